@@ -1,0 +1,31 @@
+# make demo: train, export and certify a small MNIST classifier.   make test: lint, types, tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/mnist-quick
+
+# Without an NVIDIA driver the CPU build of torch saves gigabytes; where that index is out of reach, pip goes on without it.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test install
+
+demo: install
+	@if [ -e $(RUN) ]; then $(BIN)/python cli.py train --resume $(RUN); \
+	else $(BIN)/python cli.py train mnist-quick --out $(RUN); fi
+	$(BIN)/python cli.py export $(RUN) --out $(RUN)/model.onnx
+	$(BIN)/python cli.py verify $(RUN)/model.onnx --count 1000 --json $(RUN)/result.json
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_INDEX) torch
+	$(PIP) --editable '.[test]'
+	@touch $@

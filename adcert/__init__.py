@@ -1,0 +1,1 @@
+"""Certified training and export to ONNX."""
