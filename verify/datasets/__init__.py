@@ -11,7 +11,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,7 @@ class _Source:
 
     folder: str
     shape: tuple[int, int, int]
-    splits: dict[str, tuple[str, ...]]
+    splits: Mapping[str, tuple[str, ...]]
     read: Callable[[list[Path], _Source], tuple[NDArray[np.uint8], NDArray[np.int64]]]
     url: str
     md5: dict[str, str]

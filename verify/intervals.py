@@ -1,0 +1,175 @@
+"""Interval bound propagation, in float64 rounded outward, for the network as its contract lets a runtime execute it.
+
+An interval of an element contains every value that any execution allowed by the contract can produce there, for every
+input in the box. An element for which no such statement can be made (possible overflow, division by an interval with
+zero) is NaN from there on, and no comparison with NaN proves anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from verify.interpreter import Rules
+from verify.primitives import (
+    Clip,
+    Concatenate,
+    Constant,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Product,
+    Quotient,
+    Reshape,
+    Select,
+    Sum,
+)
+from verify.rounding import FLOAT64_UNIT, Array, Contract, down, kappa, up
+
+_OWN_UNDERFLOW = 2.0**-1060
+"""More than what a float64 operation of the verifier can lose to underflow, with room for a few thousand of them."""
+
+
+class Interval(NamedTuple):
+    """Elementwise lower and upper bounds; the leading axis holds lanes."""
+
+    lower: Array
+    upper: Array
+
+
+def interval_rules(contract: Contract) -> Rules:
+    """The rules of interval bound propagation under a contract."""
+    rounded: dict[type, Callable[..., Interval]] = {
+        Linear: linear,
+        LeakyRelu: leaky_relu,
+        Sum: sum_,
+        Product: product,
+        Quotient: quotient,
+    }
+    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, MaxPool), monotone)
+    return {Constant: constant, **exact, **{kind: partial(rule, contract=contract) for kind, rule in rounded.items()}}
+
+
+def constant(primitive: Constant) -> Interval:
+    """A float32 number is itself."""
+    return Interval(primitive.apply(), primitive.apply())
+
+
+def monotone(primitive: Reshape | Select | Concatenate | Clip | MaxPool | LeakyRelu, *operands: Interval) -> Interval:
+    """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
+    return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))
+
+
+def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
+    """A x + b in any order of summation, with centre c, radius r and M = max |x| (Rump's midpoint-radius product):
+
+        centre  A c + b
+        radius  |A| (r + kappa M) + kappa m + (n + 16) g (1 + max M) underflow
+
+    for n terms, magnitude m of b and gain g. kappa is the sum of the contract's, for all roundings between the exact
+    result and the deployed one, and of the verifier's own, for rounding c, A and A c + b in float64.
+    """
+    centre, radius, magnitude = _midpoint(x)
+    largest = magnitude.reshape(len(magnitude), -1).max(axis=1, initial=0.0)
+    result = primitive.apply(centre)
+    spread = primitive.map.absolute
+    if primitive.roundings == 0:  # an exact operation, in float64 as in float32 (a sign, a multiplication by zero)
+        return _around(result, spread(radius))
+
+    terms = primitive.map.terms + 16 + primitive.scalings
+    own = kappa(terms, FLOAT64_UNIT)
+    both = kappa(primitive.roundings, contract.unit) + own
+    underflow = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW)
+    error = both * primitive.magnitude + _lanes(underflow * (1.0 + largest), result.ndim)
+    # Of the sums below all terms are non-negative, so that their own rounding is a relative error below 4 `own`.
+    width = (spread(radius + both * magnitude) + error) * (1.0 + 4.0 * own)
+    safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
+    return _around(result, np.where(_lanes(safe, result.ndim), width, np.nan))
+
+
+def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Interval:
+    """Extremes lie at the endpoints and at the kink; one rounding of slope * x."""
+    if primitive.slope == 0:
+        return monotone(primitive, x)
+    at_lower, at_upper = primitive.apply(x.lower), primitive.apply(x.upper)
+    kink = np.where((x.lower < 0) & (x.upper > 0), 0.0, at_lower)
+    lowest = np.minimum(np.minimum(at_lower, at_upper), kink)
+    highest = np.maximum(np.maximum(at_lower, at_upper), kink)
+    return _rounded(lowest, highest, 0.0, contract)
+
+
+def sum_(primitive: Sum, a: Interval, b: Interval, *, contract: Contract) -> Interval:
+    """a + sign * b: one rounding of the sum; and where a runtime fuses the addition into the dot product that makes one
+    operand, the other meets every rounding of it."""
+    b_lower, b_upper = (b.lower, b.upper) if primitive.sign > 0 else (-b.upper, -b.lower)
+    roundings_in_a, roundings_in_b = primitive.fused_roundings
+    of_a, of_b = _magnitude(a), _magnitude(b)
+    fused = kappa(roundings_in_a, contract.unit) * of_b + kappa(roundings_in_b, contract.unit) * of_a
+    fused = np.where(np.maximum(of_a, of_b) < contract.limit, fused, np.nan)
+    return _rounded(a.lower + b_lower, a.upper + b_upper, fused, contract)
+
+
+def product(primitive: Product, a: Interval, b: Interval, *, contract: Contract) -> Interval:
+    """a * b: the extremes are products of endpoints; one rounding."""
+    corners = (a.lower * b.lower, a.lower * b.upper, a.upper * b.lower, a.upper * b.upper)
+    return _rounded(_least(*corners), _greatest(*corners), 0.0, contract)
+
+
+def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contract) -> Interval:
+    """a / b: the extremes are quotients of endpoints, where b cannot be zero; at most two roundings (a runtime may
+    multiply by the reciprocal, which must not overflow or underflow)."""
+    defined = (b.lower > 0) | (b.upper < 0)
+    reach = np.where(defined, _magnitude(b), 1.0)
+    defined &= (reach < 2.0**126) & (np.minimum(np.abs(b.lower), np.abs(b.upper)) > 2.0**-126)
+    lower, upper = np.where(defined, b.lower, np.nan), np.where(defined, b.upper, np.nan)
+    corners = (a.lower / lower, a.lower / upper, a.upper / lower, a.upper / upper)
+    lowest, highest = _least(*corners), _greatest(*corners)
+    second = contract.unit * np.maximum(np.abs(lowest), np.abs(highest)) * (1.0 + 2.0**-20)
+    return _rounded(lowest, highest, second, contract)
+
+
+def _rounded(lower: Array, upper: Array, error: Array | float, contract: Contract) -> Interval:
+    """Endpoints that float64 rounded once each, widened by one float32 rounding of the result and by `error`."""
+    largest = np.maximum(np.abs(lower), np.abs(upper))
+    rounding = kappa(1, contract.unit) + kappa(8, FLOAT64_UNIT)
+    width = (rounding * largest + error + max(contract.underflow, _OWN_UNDERFLOW)) * (1.0 + 2.0**-40)
+    return _around_both(lower, upper, np.where(largest < contract.limit, width, np.nan))
+
+
+def _midpoint(x: Interval) -> tuple[Array, Array, Array]:
+    """Centre, a radius that is not too small, and the largest magnitude."""
+    centre = 0.5 * x.lower + 0.5 * x.upper
+    radius = up(np.maximum(x.upper - centre, centre - x.lower))
+    return centre, radius, _magnitude(x)
+
+
+def _around(centre: Array, radius: Array) -> Interval:
+    return _around_both(centre, centre, radius)
+
+
+def _around_both(lower: Array, upper: Array, width: Array) -> Interval:
+    return Interval(down(lower - width), up(upper + width))
+
+
+def _magnitude(x: Interval) -> Array:
+    return np.maximum(np.abs(x.lower), np.abs(x.upper))
+
+
+def _least(first: Array, *others: Array) -> Array:
+    for other in others:
+        first = np.minimum(first, other)
+    return first
+
+
+def _greatest(first: Array, *others: Array) -> Array:
+    for other in others:
+        first = np.maximum(first, other)
+    return first
+
+
+def _lanes(per_lane: Array, dimensions: int) -> Array:
+    """One number per lane, shaped to broadcast against an array of that many dimensions."""
+    return per_lane.reshape(-1, *[1] * (dimensions - 1))

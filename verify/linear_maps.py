@@ -1,0 +1,196 @@
+"""Linear maps in float64, kept in the structure that the network has them in: a convolution is never unrolled.
+
+Every array carries a leading axis of *lanes*, independent samples; the shapes below leave it out. The weights are the
+model's float32 numbers, exact in float64, possibly scaled (`scaled`) with a relative error of one float64 rounding per
+scaling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from verify.rounding import Array
+from verify.windows import Window
+
+_WORKSPACE = 2**22
+"""Elements of the unfolded windows that a convolution holds at a time (32 MiB), where one lane's are not more."""
+
+
+class LinearMap(Protocol):
+    """y = A x."""
+
+    @property
+    def terms(self) -> int:
+        """The largest number of non-zero weights in a row of A."""
+
+    @property
+    def absolute(self) -> LinearMap:
+        """|A|: the same map with the magnitudes of its weights."""
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of a weight."""
+
+    def __call__(self, x: Array) -> Array:
+        """A x, for every lane."""
+
+    def scaled(self, scale: Array) -> LinearMap:
+        """diag(scale) A, for a scale that broadcasts to the output."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """y = scale * x, elementwise; `scale` broadcasts to the shape of x."""
+
+    scale: Array
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+    @cached_property
+    def absolute(self) -> Diagonal:
+        return Diagonal(np.abs(self.scale))
+
+    @cached_property
+    def largest(self) -> float:
+        return _largest(self.scale)
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.scale
+
+    def scaled(self, scale: Array) -> Diagonal:
+        return Diagonal(self.scale * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """y = x W over the last axis of x; W is ... x K x N, its leading axes broadcast against those of x."""
+
+    weight: Array
+
+    @cached_property
+    def terms(self) -> int:
+        return int(np.count_nonzero(self.weight, axis=-2).max(initial=0))
+
+    @cached_property
+    def absolute(self) -> Dense:
+        return Dense(np.abs(self.weight))
+
+    @cached_property
+    def largest(self) -> float:
+        return _largest(self.weight)
+
+    def __call__(self, x: Array) -> Array:
+        if self.weight.ndim == 2 and x.ndim > 2:  # one product instead of one per lane
+            return (x.reshape(-1, x.shape[-1]) @ self.weight).reshape(*x.shape[:-1], -1)
+        return np.asarray(np.matmul(x, self.weight))
+
+    def scaled(self, scale: Array) -> LinearMap:
+        if scale.size == 1 or scale.size == scale.shape[-1]:
+            return Dense(self.weight * scale.reshape(-1))
+        return Scaled(self, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """Cross-correlation of N x C x spatial with a weight of O x C/groups x kernel."""
+
+    weight: Array
+    window: Window
+    groups: int
+
+    @cached_property
+    def terms(self) -> int:
+        return int(np.count_nonzero(self.weight.reshape(len(self.weight), -1), axis=1).max(initial=0))
+
+    @cached_property
+    def absolute(self) -> Convolution:
+        return Convolution(np.abs(self.weight), self.window, self.groups)
+
+    @cached_property
+    def largest(self) -> float:
+        return _largest(self.weight)
+
+    def __call__(self, x: Array) -> Array:
+        axes = len(self.window.kernel)
+        lead, channels, spatial = x.shape[: -axes - 1], x.shape[-axes - 1], x.shape[-axes:]
+        samples = x.reshape(-1, channels, *spatial)
+        output = self.window.output(spatial)
+        result = np.empty((len(samples), self.groups, len(self.weight) // self.groups, int(np.prod(output))))
+        kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1)
+        chunk = max(1, _WORKSPACE // max(1, channels * int(np.prod(self.window.kernel)) * result.shape[-1]))
+        for start in range(0, len(samples), chunk):
+            columns = self._columns(samples[start : start + chunk], output)
+            np.matmul(kernel, columns, out=result[start : start + chunk])
+        return result.reshape(*lead, len(self.weight), *output)
+
+    def _columns(self, x: Array, output: tuple[int, ...]) -> Array:
+        """The windows of x as columns: samples x groups x (channels of a group, kernel) x output positions."""
+        columns = np.empty((*x.shape[:2], int(np.prod(self.window.kernel)), *output))
+        for index, tap in enumerate(self.window.taps(x, 0.0)):
+            columns[:, :, index] = tap
+        return columns.reshape(len(x), self.groups, -1, int(np.prod(output)))
+
+    def scaled(self, scale: Array) -> LinearMap:
+        channel = -len(self.window.kernel) - 1
+        if scale.size == 1 or (scale.ndim >= -channel and scale.size == scale.shape[channel]):
+            return Convolution(self.weight * scale.reshape(-1, *[1] * (self.weight.ndim - 1)), self.window, self.groups)
+        return Scaled(self, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """The sum over `axes` of an array of shape `shape`, whose axes stay with length one."""
+
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    largest: float = 1.0
+
+    @property
+    def terms(self) -> int:
+        return int(np.prod([self.shape[axis] for axis in self.axes], dtype=np.int64))
+
+    @property
+    def absolute(self) -> Reduction:
+        return self
+
+    def __call__(self, x: Array) -> Array:
+        return np.asarray(x.sum(axis=tuple(axis + 1 for axis in self.axes), keepdims=True))
+
+    def scaled(self, scale: Array) -> LinearMap:
+        return Scaled(self, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """y = scale * (A x): for a scale that varies where the weights of A are shared."""
+
+    map: LinearMap
+    scale: Array
+
+    @property
+    def terms(self) -> int:
+        return self.map.terms
+
+    @cached_property
+    def absolute(self) -> Scaled:
+        return Scaled(self.map.absolute, np.abs(self.scale))
+
+    @cached_property
+    def largest(self) -> float:
+        return self.map.largest * _largest(self.scale)
+
+    def __call__(self, x: Array) -> Array:
+        return self.map(x) * self.scale
+
+    def scaled(self, scale: Array) -> Scaled:
+        return Scaled(self.map, self.scale * scale)
+
+
+def _largest(weights: Array) -> float:
+    return float(np.abs(weights).max(initial=0.0))

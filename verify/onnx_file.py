@@ -1,0 +1,116 @@
+"""Read an ONNX file into nodes and constants; refuse what cannot be a self-contained float32 network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from verify.errors import ModelProblem
+
+_OLDEST_OPSET = 6
+_FLOAT = onnx.TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class OnnxValue:
+    """An input of the graph. shape: None for each dimension that the model leaves open."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """The content of a model file, its structure checked, its operators not yet looked at."""
+
+    sha256: str
+    opset: int
+    metadata: Mapping[str, str]
+    inputs: tuple[OnnxValue, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, NDArray[Any]]
+    nodes: tuple[onnx.NodeProto, ...]
+
+
+def read(path: Path) -> OnnxFile:
+    """Read and check a model file.
+
+    Raises ModelProblem when it is missing, no ONNX model, invalid, keeps weights in other files, or holds
+    non-finite weights.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelProblem(f"cannot read the model {path}: {error.strerror}") from error
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ModelProblem(f"{path} is not an ONNX file (or is truncated)") from error
+    graph = model.graph
+    if not graph.node and not graph.output:
+        raise ModelProblem(f"{path} is not an ONNX file: it holds no graph")
+    _refuse_external_data(graph, path)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelProblem(f"{path} is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    if graph.sparse_initializer:
+        raise ModelProblem(f"{path} holds sparse weights, which are not supported")
+    constants = {tensor.name: constant(tensor) for tensor in graph.initializer}
+    return OnnxFile(
+        sha256=hashlib.sha256(content).hexdigest(),
+        opset=_opset(model),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        inputs=tuple(_input(value) for value in graph.input if value.name not in constants),
+        outputs=tuple(value.name for value in graph.output),
+        constants=constants,
+        nodes=tuple(graph.node),
+    )
+
+
+def constant(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A tensor's value; raises ModelProblem when it is malformed or holds numbers that are not finite."""
+    try:
+        value = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelProblem(f"the constant {tensor.name!r} is malformed ({error})") from error
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ModelProblem(f"the constant {tensor.name!r} holds numbers that are not finite")
+    return value
+
+
+def _refuse_external_data(graph: onnx.GraphProto, path: Path) -> None:
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ModelProblem(
+                f"{path} keeps weights in other files, which its hash does not cover: "
+                f"save it as one file, with onnx.save(onnx.load({path.name!r}), 'single.onnx')"
+            )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    for imported in model.opset_import:
+        if imported.domain in ("", "ai.onnx"):
+            newest = onnx.defs.onnx_opset_version()
+            if not _OLDEST_OPSET <= imported.version <= newest:
+                raise ModelProblem(f"opset {imported.version} is not supported: {_OLDEST_OPSET} to {newest} are")
+            return int(imported.version)
+    raise ModelProblem("the model names no version of the ONNX operator set")
+
+
+def _input(value: onnx.ValueInfoProto) -> OnnxValue:
+    kind = value.type.tensor_type
+    if kind.elem_type != _FLOAT:
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT inputs are supported")
+    dims = (d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+    return OnnxValue(value.name, tuple(dims))

@@ -1,0 +1,6 @@
+"""The ONNX operators that adcert understands; importing this package fills the registry's table."""
+
+from verify.operators import activations, arithmetic, constants, movement, pooling
+from verify.operators.registry import Operand, express, supported
+
+__all__ = ["Operand", "activations", "arithmetic", "constants", "express", "movement", "pooling", "supported"]

@@ -1,0 +1,207 @@
+"""Sums, products and means."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verify.linear_maps import Dense, LinearMap, Reduction
+from verify.operators.movement import axes_of, move, reduced
+from verify.operators.registry import Node, Operand, operator
+from verify.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
+from verify.rounding import Array
+
+
+def _integers(*operands: Operand) -> bool:
+    return all(isinstance(x, np.ndarray) and x.dtype.kind in "iu" for x in operands)
+
+
+def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
+    """x as a tensor of the shape that it takes together with the others."""
+    shape = np.broadcast_shapes(x.shape, *(other.shape for other in others))
+    return node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape)))
+
+
+def _elementwise(node: Node, x: Operand, weights: Operand, primitive: Linear) -> Tensor:
+    x = _broadcast(node, x, weights)
+    return node.result(primitive, x, shape=x.shape)
+
+
+def _of_two(node: Node, primitive: Primitive, a: Operand, b: Operand) -> Tensor:
+    first, second = _broadcast(node, a, b), _broadcast(node, b, a)
+    return node.result(primitive, first, second, shape=first.shape)
+
+
+@operator("Add", 7, 13, 14)
+def add(node: Node, a: Operand, b: Operand) -> Operand:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
+        return a + b
+    if isinstance(a, np.ndarray):
+        a, b = b, a
+    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+        return _elementwise(node, a, b, Linear.elementwise(np.ones(()), node.weights(b, "a summand"), roundings=1))
+    return _of_two(node, Sum(1), a, b)
+
+
+@operator("Sub", 7, 13, 14)
+def sub(node: Node, a: Operand, b: Operand) -> Operand:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
+        return a - b
+    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+        return _elementwise(node, a, b, Linear.elementwise(np.ones(()), -node.weights(b, "a summand"), roundings=1))
+    if isinstance(a, np.ndarray) and isinstance(b, Tensor):
+        return _elementwise(node, b, a, Linear.elementwise(-np.ones(()), node.weights(a, "a summand"), roundings=1))
+    return _of_two(node, Sum(-1), a, b)
+
+
+@operator("Mul", 7, 13, 14)
+def mul(node: Node, a: Operand, b: Operand) -> Operand:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
+        return a * b
+    if isinstance(a, np.ndarray):
+        a, b = b, a
+    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+        return _elementwise(node, a, b, Linear.elementwise(node.weights(b, "a factor"), np.zeros(()), roundings=1))
+    return _of_two(node, Product(), a, b)
+
+
+@operator("Div", 7, 13, 14)
+def div(node: Node, a: Operand, b: Operand) -> Operand:
+    if isinstance(b, np.ndarray) and not b.all():
+        node.refuse("the divisor holds a zero")
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
+        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))  # rounds toward zero, as C does
+    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+        # Two roundings: a runtime may multiply by the rounded reciprocal.
+        inverse = 1.0 / node.weights(b, "the divisor")
+        return _elementwise(node, a, b, Linear.elementwise(inverse, np.zeros(()), roundings=2, scalings=1))
+    return _of_two(node, Quotient(), a, b)
+
+
+@operator("Neg", 6, 13)
+def neg(node: Node, x: Operand) -> Operand:
+    if isinstance(x, np.ndarray) and _integers(x):
+        return -x
+    x = node.tensor(x)
+    return node.result(Linear.elementwise(-np.ones(()), np.zeros(()), roundings=0), x, shape=x.shape)
+
+
+@operator("MatMul", 1, 9, 13)
+def matmul(node: Node, a: Operand, b: Operand) -> Operand:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        node.refuse("a product of two values that depend on the input is not supported")
+    if isinstance(b, np.ndarray):
+        return _product(node, node.tensor(a), node.weights(b, "the matrix"), None)
+    # a x = (x' a')': the last two axes change places (a vector stays as it is).
+    weight = node.weights(a, "the matrix")
+    if weight.ndim == 1 or len(b.shape) == 1:
+        if weight.ndim == 1:
+            return _product(node, node.tensor(_swapped(node, b)), weight, None)
+        return _product(node, node.tensor(b), np.swapaxes(weight, -1, -2), None)
+    return _swapped(node, _product(node, node.tensor(_swapped(node, b)), np.swapaxes(weight, -1, -2), None))
+
+
+def _swapped(node: Node, x: Operand) -> Operand:
+    return move(node, x, lambda a: np.swapaxes(a, -1, -2) if a.ndim > 1 else a)
+
+
+def _product(node: Node, x: Tensor, weight: Array, bias: Array | None, *, roundings: int = 0) -> Tensor:
+    """x W + b by the rules of matrix multiplication, for a constant W."""
+    if weight.ndim == 1:
+        column = _product(node, x, weight[:, np.newaxis], bias, roundings=roundings)
+        return node.tensor(move(node, column, lambda a: a[..., 0]))
+    if weight.ndim > len(x.shape):
+        missing = weight.ndim - len(x.shape)
+        row = (1,) if len(x.shape) == 1 else ()
+        lead = (1,) * (missing - len(row))
+        batched = node.tensor(move(node, x, lambda a: a.reshape(*lead, *row, *a.shape)))
+        product = _product(node, batched, weight, bias, roundings=roundings)
+        return node.tensor(move(node, product, lambda a: a[..., 0, :])) if row else product
+    shape = np.matmul(np.broadcast_to(0.0, x.shape), np.broadcast_to(0.0, weight.shape)).shape
+    primitive = Linear.dot(Dense(weight), bias, x.shape, roundings=roundings, scalings=2 if roundings else 0)
+    return node.result(primitive, x, shape=shape)
+
+
+@operator("Gemm", 7, 9, 11, 13)
+def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operand:
+    alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
+    bias = None if c is None else beta * node.weights(c, "the matrix C")
+    roundings = 0 if alpha == beta == 1 else 2
+    if node.attribute("transA", 0):
+        a = _swapped(node, a)
+    if node.attribute("transB", 0):
+        b = _swapped(node, b)
+    if isinstance(b, np.ndarray):
+        return _product(node, node.tensor(a), alpha * node.weights(b, "the matrix B"), bias, roundings=roundings)
+    weight = alpha * node.weights(a, "the matrix A").T
+    bias = None if bias is None else np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (1, 1))).T
+    return _swapped(node, _product(node, node.tensor(_swapped(node, b)), weight, bias, roundings=roundings))
+
+
+@operator("BatchNormalization", 7, 9, 14, 15)
+def batch_normalization(
+    node: Node, x: Operand, scale: Operand, shift: Operand, mean: Operand, variance: Operand
+) -> Tensor:
+    """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): at most eight roundings, in any arrangement."""
+    if node.attribute("training_mode", 0) or not node.attribute("spatial", 1):
+        node.refuse("training mode and per-element statistics are not supported")
+    node.attribute("momentum")
+    x = node.tensor(x)
+    per_channel = (-1, *[1] * (len(x.shape) - 2))
+    gamma, beta, mu, sigma2 = (
+        node.weights(operand, what).reshape(per_channel)
+        for operand, what in (
+            (scale, "the scale"),
+            (shift, "the shift"),
+            (mean, "the mean"),
+            (variance, "the variance"),
+        )
+    )
+    total = sigma2 + float(np.float32(node.attribute("epsilon", 1e-5)))
+    if not ((total > 0) & (total < 2.0**126)).all():
+        node.refuse("the variance plus epsilon is not positive, or overflows")
+    inverse = 1.0 / np.sqrt(total)
+    s = gamma * inverse
+    primitive = Linear.elementwise(
+        s,
+        beta - mu * s,
+        roundings=8,
+        magnitude=np.abs(beta) + np.abs(mu * s),
+        largest=float(np.max([1.0 + np.abs(mu), inverse * (1.0 + np.abs(mu))])),
+        scalings=6,
+    )
+    return node.result(primitive, x, shape=x.shape)
+
+
+def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bool) -> Tensor:
+    """Sum or mean over axes; the mean takes two more roundings."""
+    x = node.tensor(x)
+    over = tuple(sorted({reduced(axis, len(x.shape), node) for axis in axes}))
+    reduction: LinearMap = Reduction(over, x.shape)
+    if mean and not reduction.terms:
+        node.refuse("the mean of no element")
+    if mean:
+        reduction = reduction.scaled(np.array(1.0 / reduction.terms))
+    kept = tuple(1 if axis in over else size for axis, size in enumerate(x.shape))
+    primitive = Linear.dot(reduction, None, x.shape, roundings=2 if mean else 0, scalings=2)
+    result = node.result(primitive, x, shape=kept)
+    return result if keep else node.tensor(move(node, result, lambda a: np.squeeze(a, over)))
+
+
+def _reduction(node: Node, x: Operand, axes: Operand | None, *, mean: bool, operand_since: int) -> Operand:
+    over = axes_of(node, axes, operand_since=operand_since)
+    keep = bool(node.attribute("keepdims", 1))
+    if not over:
+        if node.attribute("noop_with_empty_axes", 0):
+            return x
+        over = list(range(len(x.shape)))
+    return reduce_over(node, x, over, mean=mean, keep=keep)
+
+
+@operator("ReduceMean", 1, 11, 13, 18)
+def reduce_mean(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
+    return _reduction(node, x, axes, mean=True, operand_since=18)
+
+
+@operator("ReduceSum", 1, 11, 13)
+def reduce_sum(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
+    return _reduction(node, x, axes, mean=False, operand_since=13)

@@ -1,0 +1,109 @@
+"""Operators on constants: how exporters compute shapes and indices. They fold away while the network is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from verify.onnx_file import constant as constant_of
+from verify.operators.registry import Node, Operand, operator
+from verify.primitives import Tensor
+
+
+def _folded(node: Node, *operands: Operand | None) -> list[NDArray[Any]]:
+    """The operands as arrays of integers or booleans; float arithmetic rounds, and is not done beforehand."""
+    for operand in operands:
+        if not isinstance(operand, np.ndarray):
+            node.refuse("is supported on constants only")
+        if operand.dtype.kind not in "iub":
+            node.refuse(f"is supported on integers only, not on {operand.dtype}")
+    return [operand for operand in operands if isinstance(operand, np.ndarray)]
+
+
+@operator("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
+def constant(node: Node) -> Operand:
+    if (tensor := node.attribute("value")) is not None:
+        return constant_of(tensor)
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if (value := node.attribute(name)) is not None:
+            return np.array(value, dtype)
+    return node.refuse(f"a constant given by {', '.join(node.attributes)} is not supported")
+
+
+@operator("ConstantOfShape", 9, 20, 21, 23, 24, 25)
+def constant_of_shape(node: Node, shape: Operand) -> Operand:
+    value = node.attribute("value")
+    element = np.zeros(1, np.float32) if value is None else constant_of(value)
+    return np.full(node.integers(shape, "the shape"), element.item(), element.dtype)
+
+
+@operator("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
+def shape(node: Node, x: Operand) -> Operand:
+    return np.array(x.shape[node.attribute("start", 0) : node.attribute("end")], np.int64)
+
+
+@operator("Size", 1, 13, 19, 21, 23, 24, 25)
+def size(node: Node, x: Operand) -> Operand:
+    return np.array(np.prod(x.shape, dtype=np.int64))
+
+
+@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
+def cast(node: Node, x: Operand) -> Operand:
+    node.attribute("saturate")
+    node.attribute("round_mode")
+    dtype = helper.tensor_dtype_to_np_dtype(node.attribute("to"))
+    if isinstance(x, Tensor):
+        if dtype != np.float32:
+            node.refuse(f"a cast of the network's values to {dtype} is not supported")
+        return x
+    if x.dtype == dtype:
+        return x
+    with np.errstate(all="ignore"):
+        result = x.astype(dtype)
+    if x.dtype.kind not in "iub" and not np.array_equal(result, x):
+        node.refuse(f"a cast of constants from {x.dtype} to {dtype} that changes them is not supported")
+    return result
+
+
+@operator("Range", 11, 27)
+def range_(node: Node, start: Operand, limit: Operand, delta: Operand) -> Operand:
+    first, last, step = (value.item() for value in _folded(node, start, limit, delta))
+    return np.arange(first, last, step, dtype=np.int64)
+
+
+@operator("Equal", 7, 11, 13, 19)
+def equal(node: Node, a: Operand, b: Operand) -> Operand:
+    first, second = _folded(node, a, b)
+    return np.asarray(np.equal(first, second))
+
+
+@operator("Where", 9, 16)
+def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
+    chosen, first, second = _folded(node, condition, a, b)
+    return np.where(chosen, first, second)
+
+
+@operator("Min", 8, 12, 13)
+def minimum(node: Node, *operands: Operand) -> Operand:
+    return np.asarray(np.minimum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
+
+
+@operator("Max", 8, 12, 13)
+def maximum(node: Node, *operands: Operand) -> Operand:
+    return np.asarray(np.maximum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
+
+
+@operator("ReduceProd", 1, 11, 13, 18)
+def reduce_prod(node: Node, x: Operand) -> Operand:
+    (values,) = _folded(node, x)
+    axes = node.attribute("axes")
+    kept = bool(node.attribute("keepdims", 1))
+    return np.asarray(np.prod(values, axis=None if axes is None else tuple(axes), keepdims=kept, dtype=np.int64))

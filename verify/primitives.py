@@ -1,0 +1,270 @@
+"""The few operations that every ONNX operator is expressed in; each abstract domain has one rule per primitive.
+
+A network is a graph of `Tensor`s without cycles, each the result of a primitive applied to other tensors. Shapes are
+those of the model for one execution (its batch axis included, of length one where the model leaves it open).
+
+`apply` is the primitive's function over the real numbers, in float64, on arrays whose leading axis holds *lanes*:
+independent executions of the model, side by side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.linear_maps import Diagonal, LinearMap
+from verify.rounding import Array
+from verify.windows import Window
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A float32 value of the network that depends on its input (or is a constant that takes part in its arithmetic).
+
+    name: the ONNX value's name, for messages.
+    """
+
+    primitive: Primitive
+    operands: tuple[Tensor, ...]
+    shape: Shape
+    name: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the network."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A float32 constant."""
+
+    value: Array
+
+    def apply(self) -> Array:
+        return self.value[np.newaxis]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """y = A x + b, with what bounds the rounding error of every way to compute it in float32.
+
+    bias: b, broadcastable to the output.
+    magnitude: per output, at least the sum of the magnitudes that make up b (`|s| (|b| + |mu|) + |beta|` for a folded
+        batch norm): cancellation inside b costs accuracy.
+    roundings: the largest number of roundings that any term of the sum goes through. 0: the operation is exact.
+    gain: the largest factor by which the absolute error of one underflow can grow on its way to y, for inputs within
+        [-1, 1].
+    row_sum, offset: over every intermediate result of every way to compute y, `row_sum * max|x| + offset` bounds its
+        magnitude.
+    scalings: number of float64 roundings in each weight of A, and in b and magnitude relative to magnitude.
+    """
+
+    map: LinearMap
+    bias: Array
+    magnitude: Array
+    roundings: int
+    gain: float
+    row_sum: float
+    offset: float
+    scalings: int = 0
+
+    def apply(self, x: Array) -> Array:
+        return self.map(x) + self.bias
+
+    @staticmethod
+    def dot(map: LinearMap, bias: Array | None, input_shape: Shape, *, roundings: int = 0, scalings: int = 0) -> Linear:
+        """One dot product per output: the terms, the bias and a fused residual make `map.terms + 2` roundings, to which
+        `roundings` are added."""
+        bias = np.zeros(()) if bias is None else bias
+        magnitude = np.abs(bias)
+        offset = float(magnitude.max(initial=0.0))
+        row_sum = float(map.absolute(np.ones((1, *input_shape))).max(initial=0.0))
+        return Linear(
+            map,
+            bias,
+            magnitude,
+            roundings=map.terms + 2 + roundings,
+            gain=1.0 + map.largest + offset,
+            row_sum=max(map.largest, row_sum),
+            offset=offset,
+            scalings=scalings,
+        )
+
+    @staticmethod
+    def elementwise(
+        scale: Array,
+        shift: Array,
+        *,
+        roundings: int,
+        magnitude: Array | None = None,
+        largest: float = 1.0,
+        scalings: int = 0,
+    ) -> Linear:
+        """y = scale * x + shift; `largest` bounds the other constants that an intermediate result may hold."""
+        magnitude = np.abs(shift) if magnitude is None else magnitude
+        diagonal = Diagonal(scale)
+        row_sum = max(largest, diagonal.largest)
+        offset = max(largest, float(magnitude.max(initial=0.0)))
+        gain = 1.0 + row_sum + offset
+        return Linear(diagonal, shift, magnitude, roundings, gain, row_sum, offset, scalings)
+
+    def then(self, scale: Linear) -> Linear:
+        """This map followed by an elementwise one, as one map that bounds the rounding of both ways to compute it: one
+        after the other, and folded into the weights beforehand, in float32.
+
+        Folding multiplies the magnitudes that cancel inside the first result, so that the separate bounds would not
+        cover it.
+        """
+        assert isinstance(scale.map, Diagonal)
+        factor = np.abs(scale.map.scale)
+        return Linear(
+            self.map.scaled(scale.map.scale),
+            self.bias * scale.map.scale + scale.bias,
+            self.magnitude * factor + scale.magnitude,
+            roundings=self.roundings + scale.roundings + 2,
+            gain=(self.gain + self.row_sum + self.offset) * scale.gain,
+            row_sum=self.row_sum * scale.row_sum,
+            offset=self.offset * scale.row_sum + scale.offset,
+            scalings=self.scalings + scale.scalings + 4,
+        )
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same elements in the same order."""
+
+    shape: Shape
+
+    def apply(self, x: Array) -> Array:
+        return x.reshape(len(x), *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Select:
+    """y.flat[i] = x.flat[index.flat[i]], or `fill` where the index is -1; index has the shape of y."""
+
+    index: NDArray[np.intp]
+    fill: float = 0.0
+
+    def apply(self, x: Array) -> Array:
+        flat = x.reshape(len(x), -1)
+        if self._pads:
+            flat = np.concatenate([flat, np.full((len(x), 1), self.fill)], axis=1)
+        return flat[:, self.index]
+
+    @cached_property
+    def _pads(self) -> bool:
+        return bool((self.index < 0).any())
+
+
+@dataclass(frozen=True)
+class Concatenate:
+    """The operands joined along an axis."""
+
+    axis: int
+
+    def apply(self, *operands: Array) -> Array:
+        lanes = max(len(x) for x in operands)  # a constant has one lane, whatever the others have
+        return np.concatenate([np.broadcast_to(x, (lanes, *x.shape[1:])) for x in operands], axis=self.axis + 1)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """y = min(max(x, lower), upper)."""
+
+    lower: float
+    upper: float
+
+    def apply(self, x: Array) -> Array:
+        return np.minimum(np.maximum(x, self.lower), self.upper)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest element of each window; padding never wins."""
+
+    window: Window
+
+    def apply(self, x: Array) -> Array:
+        taps = self.window.taps(x, -np.inf)
+        result = next(taps).copy()
+        for tap in taps:
+            np.maximum(result, tap, out=result)
+        return result
+
+
+@dataclass(frozen=True)
+class LeakyRelu:
+    """y = x for x >= 0, slope * x otherwise; slope 0 is the ReLU."""
+
+    slope: float
+
+    def apply(self, x: Array) -> Array:
+        return np.maximum(x, 0.0) if self.slope == 0 else np.where(x >= 0, x, self.slope * x)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """y = a + sign * b, for operands of one shape.
+
+    fused_roundings: for each operand, how many roundings the *other* one meets when a runtime adds it inside the
+    operand's own dot product (0: the operand is not a dot product of which this is the only use).
+    """
+
+    sign: int
+    fused_roundings: tuple[int, int] = (0, 0)
+
+    def apply(self, a: Array, b: Array) -> Array:
+        return a + self.sign * b
+
+
+@dataclass(frozen=True)
+class Product:
+    """y = a * b, for operands of one shape."""
+
+    def apply(self, a: Array, b: Array) -> Array:
+        return a * b
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """y = a / b, for operands of one shape."""
+
+    def apply(self, a: Array, b: Array) -> Array:
+        return a / b
+
+
+Primitive = (
+    Input | Constant | Linear | Reshape | Select | Concatenate | Clip | MaxPool | LeakyRelu | Sum | Product | Quotient
+)
+
+
+def topological(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Every tensor that the outputs depend on, each after its operands; iterative, so that deep graphs are no limit."""
+    seen: set[Tensor] = set()
+    stack = [(tensor, False) for tensor in reversed(list(outputs))]
+    while stack:
+        tensor, ready = stack.pop()
+        if ready:
+            yield tensor
+        elif tensor not in seen:
+            seen.add(tensor)
+            stack.append((tensor, True))
+            stack.extend((operand, False) for operand in reversed(tensor.operands) if operand not in seen)
+
+
+def uses(outputs: Iterable[Tensor]) -> Counter[Tensor]:
+    """How often each tensor is an operand or an output."""
+    outputs = list(outputs)
+    counts = Counter(outputs)
+    for tensor in topological(outputs):
+        counts.update(tensor.operands)
+    return counts

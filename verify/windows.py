@@ -1,0 +1,46 @@
+"""Sliding windows over the trailing (spatial) axes of an array, as convolution and pooling use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel size, strides, dilations, and padding at the begin and end of each spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+
+    def output(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """The spatial shape of the result: one entry per position at which the dilated kernel fits."""
+        return tuple(
+            (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation, begin, end in zip(
+                spatial, self.kernel, self.strides, self.dilations, self.begin, self.end, strict=True
+            )
+        )
+
+    def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
+        """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""
+        axes = len(self.kernel)
+        spatial = x.shape[-axes:]
+        if any(self.begin) or any(self.end):
+            margins = [(0, 0)] * (x.ndim - axes) + list(zip(self.begin, self.end, strict=True))
+            x = np.pad(x, margins, constant_values=padding)
+        output = self.output(spatial)
+        for position in product(*map(range, self.kernel)):
+            cut: list[Any] = [...]
+            for tap, dilation, stride, count in zip(position, self.dilations, self.strides, output, strict=True):
+                start = tap * dilation
+                cut.append(slice(start, start + (count - 1) * stride + 1, stride))
+            yield x[tuple(cut)]
