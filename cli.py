@@ -8,6 +8,8 @@ Human output goes to stderr, machine output to stdout. Exit codes are the projec
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
 import click
 
@@ -17,12 +19,97 @@ def commands() -> None:
     """Train certifiably robust classifiers, export them to ONNX, and prove what the deployed file answers."""
 
 
+@commands.command("verify")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="mnist, fashion-mnist, cifar10, or FILE.npz with x and y. Default: the model's own.")
+@click.option("--eps", help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.")
+@click.option("--start", default=0, show_default=True, help="Index of the first sample.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
+@click.option("--method", type=click.Choice(["ibp"]), default="ibp", show_default=True, help="How to bound.")
+@click.option(
+    "--contract",
+    type=click.Choice(["float32-any-order", "real"]),
+    default="float32-any-order",
+    show_default=True,
+    help="What is assumed of the arithmetic that executes the model.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
+@click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
+def verify_command(
+    model: Path,
+    data: str | None,
+    eps: str | None,
+    start: int,
+    count: int | None,
+    method: str,
+    contract: str,
+    json_path: Path | None,
+    resume: bool,
+    fail_under: float | None,
+) -> int:
+    """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers."""
+    from verify import terminal
+    from verify.errors import Problem
+    from verify.network import load
+    from verify.result import Summary, read_verdicts, result_json, write_result
+    from verify.robustness import verify_classifier
+    from verify.rounding import contract_named
+    from verify.task import question_about
+
+    network = load(model)
+    question = question_about(
+        network, str(model), data=data, eps=eps, start=start, count=count, method=method, contract=contract
+    )
+    to_file = json_path if json_path and str(json_path) != "-" else None
+    if resume and not to_file:
+        raise Problem("--resume needs --json FILE, the result file of the interrupted run")
+    verdicts = read_verdicts(to_file, question) if resume and to_file else []
+    remaining = verify_classifier(
+        network,
+        question.data.after(len(verdicts)),
+        eps=question.eps,
+        input_range=question.input_range,
+        contract=contract_named(question.contract),
+    )
+    saved = time.monotonic()
+    try:
+        for verdict in terminal.with_progress(remaining, verdicts, len(question.data)):
+            verdicts.append(verdict)
+            if to_file and time.monotonic() - saved > 5:
+                write_result(to_file, question, verdicts)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        terminal.show_summary(question, Summary.of(verdicts))
+        if to_file:
+            write_result(to_file, question, verdicts)
+            raise Problem(f"interrupted; to go on, repeat the command with --resume (so far: {to_file})") from None
+        raise
+    if to_file:
+        write_result(to_file, question, verdicts)
+    elif json_path:
+        sys.stdout.buffer.write(result_json(question, verdicts))
+    summary = Summary.of(verdicts)
+    terminal.show_summary(question, summary)
+    return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+
+
+@commands.command("inspect")
+@click.argument("model", type=click.Path(path_type=Path))
+def inspect_command(model: Path) -> None:
+    """Show what MODEL takes, yields and consists of; say what of it is not supported."""
+    from verify import terminal
+    from verify.network import load
+
+    terminal.show_network(model, load(model))
+
+
 def main() -> None:
     """Run the command line; whatever a user can cause ends in one sentence and an exit code, not in a traceback."""
     from verify.errors import Problem
 
     try:
-        commands(standalone_mode=False)
+        sys.exit(commands(standalone_mode=False) or 0)
     except Problem as problem:
         fail(str(problem), problem.exit_code)
     except click.ClickException as error:

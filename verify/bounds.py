@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from verify.interpreter import evaluate
 from verify.intervals import Interval, interval_rules
 from verify.network import Network
-from verify.primitives import (
-    Clip,
-    Concatenate,
-    Constant,
-    LeakyRelu,
-    Linear,
-    MaxPool,
-    Product,
-    Quotient,
-    Reshape,
-    Select,
-    Sum,
-    Tensor,
-)
+from verify.primitives import Input, Primitive, Tensor
 from verify.rounding import Array, Contract
 
-_POINT_RULES = {
-    kind: kind.apply
-    for kind in (Clip, Concatenate, Constant, LeakyRelu, Linear, MaxPool, Product, Quotient, Reshape, Select, Sum)
-}
+_POINT_RULES = {kind: kind.apply for kind in get_args(Primitive) if kind is not Input}
 
 
 def values(network: Network, x: Array, outputs: Sequence[Tensor] | None = None) -> list[Array]:

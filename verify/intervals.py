@@ -67,27 +67,48 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
     """A x + b in any order of summation, with centre c, radius r and M = max |x| (Rump's midpoint-radius product):
 
         centre  A c + b
-        radius  |A| (r + kappa M) + kappa m + (n + 16) g (1 + max M) underflow
+        radius  |A| (r + kappa M) + kappa m + e
 
-    for n terms, magnitude m of b and gain g. kappa is the sum of the contract's, for all roundings between the exact
-    result and the deployed one, and of the verifier's own, for rounding c, A and A c + b in float64.
+    for the magnitude m of b, and kappa and e of `LinearError`.
     """
-    centre, radius, magnitude = _midpoint(x)
-    largest = magnitude.reshape(len(magnitude), -1).max(axis=1, initial=0.0)
+    centre, radius, magnitude = midpoint(x)
     result = primitive.apply(centre)
     spread = primitive.map.absolute
-    if primitive.roundings == 0:  # an exact operation, in float64 as in float32 (a sign, a multiplication by zero)
+    if primitive.roundings == 0:  # an exact operation, in float64 as in float32 (a change of sign)
         return _around(result, spread(radius))
+    error = LinearError.of(primitive, magnitude, contract)
+    width = spread(radius + error.kappa * magnitude) + error.kappa * primitive.magnitude
+    return _around(result, error.widened(width))
 
-    terms = primitive.map.terms + 16 + primitive.scalings
-    own = kappa(terms, FLOAT64_UNIT)
-    both = kappa(primitive.roundings, contract.unit) + own
-    underflow = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW)
-    error = both * primitive.magnitude + _lanes(underflow * (1.0 + largest), result.ndim)
-    # Of the sums below all terms are non-negative, so that their own rounding is a relative error below 4 `own`.
-    width = (spread(radius + both * magnitude) + error) * (1.0 + 4.0 * own)
-    safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
-    return _around(result, np.where(_lanes(safe, result.ndim), width, np.nan))
+
+class LinearError(NamedTuple):
+    """What bounds the rounding of A x + b, by the contract's arithmetic and by the verifier's own.
+
+    kappa: relative to the sum of the magnitudes of all terms: the contract's, for all roundings between the exact
+        result and the deployed one, and the verifier's, for rounding A, c and A c + b in float64.
+    absolute: per lane, what underflow can add; NaN where an intermediate result might overflow.
+    own: the verifier's part of kappa.
+    """
+
+    kappa: float
+    absolute: Array
+    own: float
+
+    @staticmethod
+    def of(primitive: Linear, magnitude: Array, contract: Contract) -> LinearError:
+        """For n terms, gain g and M = max |x|: absolute = (n + 16 + scalings) g (1 + M) underflow."""
+        largest = magnitude.reshape(len(magnitude), -1).max(axis=1, initial=0.0)
+        terms = primitive.map.terms + 16 + primitive.scalings
+        own = kappa(terms, FLOAT64_UNIT)
+        absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
+        safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
+        return LinearError(kappa(primitive.roundings, contract.unit) + own, np.where(safe, absolute, np.nan), own)
+
+    def widened(self, width: Array) -> Array:
+        """A sum of non-negative terms with the absolute error added; its own rounding is a relative error below
+        4 `own`."""
+        absolute = self.absolute.reshape(-1, *[1] * (width.ndim - 1))
+        return (width + absolute) * (1.0 + 4.0 * self.own)
 
 
 def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Interval:
@@ -139,7 +160,7 @@ def _rounded(lower: Array, upper: Array, error: Array | float, contract: Contrac
     return _around_both(lower, upper, np.where(largest < contract.limit, width, np.nan))
 
 
-def _midpoint(x: Interval) -> tuple[Array, Array, Array]:
+def midpoint(x: Interval) -> tuple[Array, Array, Array]:
     """Centre, a radius that is not too small, and the largest magnitude."""
     centre = 0.5 * x.lower + 0.5 * x.upper
     radius = up(np.maximum(x.upper - centre, centre - x.lower))
@@ -168,8 +189,3 @@ def _greatest(first: Array, *others: Array) -> Array:
     for other in others:
         first = np.maximum(first, other)
     return first
-
-
-def _lanes(per_lane: Array, dimensions: int) -> Array:
-    """One number per lane, shaped to broadcast against an array of that many dimensions."""
-    return per_lane.reshape(-1, *[1] * (dimensions - 1))

@@ -11,7 +11,7 @@ from verify import onnx_file
 from verify.errors import ModelProblem
 from verify.linear_maps import Diagonal
 from verify.onnx_file import OnnxFile, OnnxValue
-from verify.operators import Operand, express
+from verify.operators import Operand, express, require_supported
 from verify.primitives import Input, Linear, Shape, Sum, Tensor, topological, uses
 
 
@@ -50,6 +50,7 @@ def load(path: str | Path) -> Network:
 
 def build(file: OnnxFile) -> Network:
     """Express every node of the file in primitives, by the table of operators."""
+    require_supported(file.nodes, file.opset)
     inputs = tuple(Tensor(Input(), (), _shape(value), value.name) for value in file.inputs)
     values: dict[str, Operand] = {**file.constants, **{tensor.name: tensor for tensor in inputs}}
     for proto in file.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def read(path: Path) -> OnnxFile:
     if not graph.node and not graph.output:
         raise ModelProblem(f"{path} is not an ONNX file: it holds no graph")
     _refuse_external_data(graph, path)
+    _sort(graph, path)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -95,6 +97,21 @@ def _refuse_external_data(graph: onnx.GraphProto, path: Path) -> None:
                 f"{path} keeps weights in other files, which its hash does not cover: "
                 f"save it as one file, with onnx.save(onnx.load({path.name!r}), 'single.onnx')"
             )
+
+
+def _sort(graph: onnx.GraphProto, path: Path) -> None:
+    """Put every node after those that it depends on: the standard wants that, runtimes do not insist on it."""
+    nodes = list(graph.node)
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    needs = {index: [producer[n] for n in node.input if n in producer] for index, node in enumerate(nodes)}
+    if all(max(before, default=-1) < index for index, before in needs.items()):
+        return
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        raise ModelProblem(f"{path} is not a valid ONNX model: its nodes form a cycle") from error
+    del graph.node[:]
+    graph.node.extend(nodes[index] for index in order)
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -1,6 +1,16 @@
 """The ONNX operators that adcert understands; importing this package fills the registry's table."""
 
 from verify.operators import activations, arithmetic, constants, movement, pooling
-from verify.operators.registry import Operand, express, supported
+from verify.operators.registry import Operand, express, require_supported, supported
 
-__all__ = ["Operand", "activations", "arithmetic", "constants", "express", "movement", "pooling", "supported"]
+__all__ = [
+    "Operand",
+    "activations",
+    "arithmetic",
+    "constants",
+    "express",
+    "movement",
+    "pooling",
+    "require_supported",
+    "supported",
+]

@@ -7,7 +7,8 @@ is no longer exact in float32: it becomes a tensor, and its rounding is bounded 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -72,6 +73,7 @@ class Node:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
 
+_DOMAINS = ("", "ai.onnx")
 _TABLE: dict[str, tuple[frozenset[int], Rule]] = {}
 
 
@@ -92,8 +94,22 @@ def supported() -> dict[str, frozenset[int]]:
     return {name: versions for name, (versions, _) in _TABLE.items()}
 
 
+def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
+    """Raise ModelProblem that names every operator outside the table, if there is any."""
+    unknown = Counter(
+        f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
+        for node in nodes
+        if node.domain not in _DOMAINS or node.op_type not in _TABLE
+    )
+    if unknown:
+        found = ", ".join(f"{name} ({count}x)" for name, count in sorted(unknown.items()))
+        raise ModelProblem(
+            f"operators that are not supported (opset {opset}): {found}; supported are {', '.join(sorted(_TABLE))}"
+        )
+
+
 def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -> list[Operand]:
-    """The outputs of a node; raises ModelProblem for whatever is outside the table."""
+    """The outputs of a node whose operator is in the table; raises ModelProblem for what the table does not cover."""
     node = _node(proto, opset)
     versions, rule = _TABLE[node.operator]
     if node.version not in versions:
@@ -109,12 +125,6 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
 
 def _node(proto: onnx.NodeProto, opset: int) -> Node:
     name = proto.name or (proto.output[0] if proto.output else "")
-    if proto.domain not in ("", "ai.onnx") or proto.op_type not in _TABLE:
-        domain = f" of domain {proto.domain}" if proto.domain else ""
-        raise ModelProblem(
-            f"node {name!r}: the operator {proto.op_type}{domain} (opset {opset}) is not supported; "
-            f"supported are {', '.join(sorted(_TABLE))}"
-        )
     version = onnx.defs.get_schema(proto.op_type, opset).since_version
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
     return Node(proto.op_type, version, name, attributes, len(proto.output))

@@ -1,0 +1,63 @@
+"""Boxes of inputs: every float32 point within eps of an image, in each coordinate."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.errors import Problem
+from verify.intervals import Interval
+from verify.rounding import Array, down
+
+InputRange = tuple[float, float]
+
+
+def parse_eps(text: str) -> Fraction:
+    """A radius given as a decimal or a fraction, such as 0.1 or 2/255, exactly; raises Problem for anything else."""
+    try:
+        eps = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError) as error:
+        raise Problem(f"eps must be a decimal or a fraction such as 2/255, not {text!r}") from error
+    if eps < 0:
+        raise Problem(f"eps must not be negative, but is {text}")
+    return eps
+
+
+def box_around(x: NDArray[np.float32], eps: Fraction, input_range: InputRange | None) -> Interval:
+    """The box of radius eps around each point of x (lanes x shape), rounded outward to float32, within the input range.
+
+    Every real point of the exact box, and so every float32 one, is inside. Raises Problem when x holds a number that is
+    not finite or lies outside the input range.
+    """
+    if not np.isfinite(x).all():
+        raise Problem("the inputs hold numbers that are not finite")
+    radius = float(eps)
+    if Fraction(radius) < eps:
+        radius = float(np.nextafter(radius, np.inf))
+    lower = _float32_below(_exact_sum_below(x.astype(np.float64), -radius))
+    upper = -_float32_below(_exact_sum_below(-x.astype(np.float64), -radius))
+    if input_range is not None:
+        low, high = input_range
+        if not ((x >= np.float32(low)) & (x <= np.float32(high))).all():
+            raise Problem(f"the inputs leave the range [{low}, {high}] that the model is meant for")
+        floor, ceiling = _float32_below(np.float64(low)), -_float32_below(np.float64(-high))
+        lower, upper = np.maximum(lower, floor), np.minimum(upper, ceiling)
+    return Interval(lower, upper)
+
+
+def _exact_sum_below(x: Array, y: float) -> Array:
+    """The largest float64 not above x + y: the rounded sum, or its neighbour below where it was rounded up."""
+    total = x + y
+    rest = total - x
+    error = (x - (total - rest)) + (y - rest)  # exact (Knuth's two-sum)
+    return np.where(error < 0, down(total), total)
+
+
+def _float32_below(x: Any) -> Any:
+    """The largest float32 not above x, as float64."""
+    nearest = np.asarray(x).astype(np.float32)
+    below = np.where(nearest > x, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return below.astype(np.float64)

@@ -1,0 +1,164 @@
+"""The result of verifying a classifier on many samples, and its JSON form (schema version 1)."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from verify.boxes import InputRange
+from verify.errors import Problem
+from verify.files import write_atomically
+from verify.robustness import Status, Verdict
+from verify.samples import Samples
+from verify.version import __version__
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: everything that a verdict depends on. eps: in the units of the model's input."""
+
+    model_path: str
+    model_sha256: str
+    contract: str
+    method: str
+    eps: Fraction
+    input_range: InputRange | None
+    data: Samples
+
+    def as_json(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            "model": {"path": self.model_path, "sha256": self.model_sha256},
+            "contract": self.contract,
+            "method": self.method,
+            "norm": "linf",
+            "eps": float(self.eps),
+            "eps_exact": str(self.eps),
+            "input_range": self.input_range,
+            "data": {
+                "name": data.name,
+                "split": data.split,
+                "start": data.start,
+                "count": len(data),
+                "sha256": data.sha256,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracies in percent of the samples that have a verdict. undecided: how many samples have none of the others."""
+
+    samples: int
+    clean_accuracy: float
+    certified_accuracy: float
+    undecided: int
+    time_s: float
+
+    @staticmethod
+    def of(verdicts: Sequence[Verdict]) -> Summary:
+        def percent(hits: int) -> float:
+            return 100.0 * hits / len(verdicts) if verdicts else 0.0
+
+        return Summary(
+            samples=len(verdicts),
+            clean_accuracy=percent(sum(v.prediction == v.label for v in verdicts)),
+            certified_accuracy=percent(sum(v.status is Status.VERIFIED for v in verdicts)),
+            undecided=sum(v.status is Status.UNKNOWN for v in verdicts),
+            time_s=sum(v.time_s for v in verdicts),
+        )
+
+
+def result_json(question: Question, verdicts: Sequence[Verdict]) -> bytes:
+    """The result file's content; attacked_accuracy is null as long as no attack was run."""
+    summary = Summary.of(verdicts)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        **question.as_json(),
+        "summary": {
+            "clean_accuracy": summary.clean_accuracy,
+            "attacked_accuracy": None,
+            "certified_accuracy": summary.certified_accuracy,
+            "undecided": summary.undecided,
+            "time_s": summary.time_s,
+        },
+        "samples": [_sample_json(verdict) for verdict in verdicts],
+        "versions": versions(),
+    }
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def write_result(path: Path, question: Question, verdicts: Sequence[Verdict]) -> None:
+    """Write the result file in one step; raises Problem when that fails."""
+    write_atomically(path, result_json(question, verdicts))
+
+
+def read_verdicts(path: Path, question: Question) -> list[Verdict]:
+    """The verdicts of an earlier, interrupted run on the same question; raises Problem if it was another question."""
+    try:
+        content = json.loads(path.read_bytes())
+        asked = {key: content[key] for key in question.as_json()}
+        verdicts = [_verdict(sample) for sample in content["samples"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Problem(f"{path} is not a result file that can be continued ({error})") from error
+    asked["model"]["path"] = question.model_path  # the same file may have moved
+    expected = json.loads(json.dumps(question.as_json()))
+    if different := [key for key, value in expected.items() if asked[key] != value]:
+        raise Problem(f"{path} cannot be continued: its {' and '.join(different)} differ from what is asked now")
+    return verdicts
+
+
+def versions() -> dict[str, str | None]:
+    """Of adcert and of what a result may depend on; null for what is not installed."""
+
+    def of(*names: str) -> str | None:
+        for name in names:
+            try:
+                return metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return None
+
+    return {
+        "adcert": __version__,
+        "python": platform.python_version(),
+        "numpy": of("numpy"),
+        "onnx": of("onnx"),
+        "onnxruntime": of("onnxruntime", "onnxruntime-gpu"),
+        "torch": of("torch"),
+    }
+
+
+def _sample_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "index": verdict.index,
+        "label": verdict.label,
+        "prediction": verdict.prediction,
+        "status": verdict.status.value,
+        "decided_by": verdict.decided_by,
+        "margin_lower": None if math.isnan(verdict.margin_lower) else verdict.margin_lower,
+        "time_s": verdict.time_s,
+        "certificate": None,
+    }
+
+
+def _verdict(sample: dict[str, Any]) -> Verdict:
+    margin = sample["margin_lower"]
+    return Verdict(
+        index=sample["index"],
+        label=sample["label"],
+        prediction=sample["prediction"],
+        status=Status(sample["status"]),
+        decided_by=sample["decided_by"],
+        margin_lower=math.nan if margin is None else margin,
+        time_s=sample["time_s"],
+    )

@@ -1,0 +1,100 @@
+"""Is a classifier's answer the same for every input in a box around each sample?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+import numpy as np
+
+from verify.bounds import values
+from verify.boxes import InputRange, box_around
+from verify.datasets import DataProblem
+from verify.margins import classes, margin_bounds
+from verify.network import Network
+from verify.primitives import topological, uses
+from verify.rounding import Contract
+from verify.samples import Samples
+
+_MEMORY = 256 * 2**20
+"""Bytes that the values of one batch may take, where one sample's do not take more."""
+
+
+class Status(StrEnum):
+    """What is known of a sample."""
+
+    VERIFIED = "verified"
+    MISCLASSIFIED = "misclassified"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about one sample.
+
+    index: in its data. prediction: of the network at the sample itself. margin_lower: lower bound of the least margin
+    of the label over the box, NaN where none could be given. time_s: the sample's share of its batch's time.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    status: Status
+    decided_by: str | None
+    margin_lower: float
+    time_s: float
+
+
+def verify_classifier(
+    network: Network, samples: Samples, *, eps: Fraction, input_range: InputRange | None, contract: Contract
+) -> Iterator[Verdict]:
+    """Verdicts, sample by sample, by interval bound propagation.
+
+    A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
+    within the input range, under the contract. Raises ModelProblem and DataProblem where model and samples do not fit.
+    """
+    count = classes(network)
+    if ((samples.labels < 0) | (samples.labels >= count)).any():
+        raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")
+    batch = lanes_within(network, _MEMORY)
+    for first in range(0, len(samples), batch):
+        began = time.perf_counter()
+        part = slice(first, first + batch)
+        x, labels = samples.inputs[part], samples.labels[part]
+        margins = margin_bounds(network, box_around(x, eps, input_range), labels, contract).min(axis=1)
+        logits = values(network, x.astype(np.float64))[0].reshape(len(x), count)
+        predictions = logits.argmax(axis=1)
+        time_s = (time.perf_counter() - began) / len(x)
+        for lane, (label, prediction, margin) in enumerate(zip(labels, predictions, margins, strict=True)):
+            undecided = Status.UNKNOWN if prediction == label else Status.MISCLASSIFIED
+            status = Status.VERIFIED if margin > 0 else undecided
+            yield Verdict(
+                index=samples.start + first + lane,
+                label=int(label),
+                prediction=int(prediction),
+                status=status,
+                decided_by="ibp" if status is Status.VERIFIED else None,
+                margin_lower=float(margin),
+                time_s=time_s,
+            )
+
+
+def lanes_within(network: Network, memory: int) -> int:
+    """How many samples can be bounded at a time in about `memory` bytes; at least one.
+
+    Counts two float64 numbers per value that is alive, and eight per element of the operation in progress.
+    """
+    waiting = uses(network.outputs)
+    alive = peak = 0
+    for tensor in topological(network.outputs):
+        size = int(np.prod(tensor.shape))
+        alive += 2 * size
+        peak = max(peak, alive + 8 * max(size, *(int(np.prod(x.shape)) for x in tensor.operands), 1))
+        for operand in tensor.operands:
+            waiting[operand] -= 1
+            if not waiting[operand]:
+                alive -= 2 * int(np.prod(operand.shape))
+    return int(np.clip(memory // (8 * peak), 1, 256))

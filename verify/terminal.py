@@ -1,0 +1,86 @@
+"""What people see of a verification: a progress bar, a table, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from verify.network import Network
+from verify.primitives import Linear, topological
+from verify.result import Question, Summary
+from verify.robustness import Verdict
+
+CONSOLE = Console(stderr=True, highlight=False)
+
+_MEANING = {
+    "float32-any-order": "as executed in float32 by a runtime that keeps the contract float32-any-order",
+    "real": "over the real numbers only: says nothing about execution in float32",
+}
+
+
+def with_progress(verdicts: Iterable[Verdict], found: list[Verdict], total: int) -> Iterator[Verdict]:
+    """Pass verdicts through, with a progress bar on a terminal; `found` holds those that were there before."""
+    bar = Progress(
+        TextColumn("verifying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[running]}"),
+        TimeRemainingColumn(),
+        console=CONSOLE,
+        transient=True,
+        disable=not CONSOLE.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=len(found), running="")
+        for verdict in verdicts:
+            yield verdict
+            summary = Summary.of(found)
+            running = f"clean {summary.clean_accuracy:.1f} %, certified {summary.certified_accuracy:.1f} %"
+            bar.update(task, completed=len(found), running=running)
+
+
+def show_summary(question: Question, summary: Summary) -> None:
+    """The outcome as a table, with what it means."""
+    data = question.data
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("model", f"{question.model_path} (SHA-256 {question.model_sha256[:16]}...)")
+    which = f"{data.name} {data.split or ''}".strip()
+    table.add_row("samples", f"{summary.samples} of {which}, from {data.start}")
+    bounds = "" if question.input_range is None else " within [{:g}, {:g}]".format(*question.input_range)
+    table.add_row("perturbation", f"l_inf, eps {question.eps}{bounds}")
+    table.add_row("clean accuracy", f"{summary.clean_accuracy:.2f} %")
+    table.add_row("certified accuracy", f"{summary.certified_accuracy:.2f} %  ({question.method})")
+    table.add_row("undecided", str(summary.undecided))
+    table.add_row("time", f"{summary.time_s:.2f} s")
+    table.add_row("proved", _MEANING[question.contract])
+    CONSOLE.print(table)
+
+
+def show_network(path: Path, network: Network) -> None:
+    """What a model takes and yields, how it is expressed, and what it says of itself."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("model", str(path))
+    table.add_row("SHA-256", network.sha256)
+    table.add_row("opset", str(network.opset))
+    for kind, tensors in (("input", network.inputs), ("output", network.outputs)):
+        for tensor in tensors:
+            table.add_row(kind, f"{tensor.name}  {' x '.join(map(str, tensor.shape))}")
+    for key, value in sorted(network.metadata.items()):
+        table.add_row(key, value if len(value) <= 100 else value[:97] + "...")
+    CONSOLE.print(table)
+    steps = Table("primitive", "shape", "terms", "value", box=None, padding=(0, 1))
+    for tensor in topological(network.outputs):
+        primitive = tensor.primitive
+        name, terms = type(primitive).__name__, ""
+        if isinstance(primitive, Linear):
+            name, terms = f"Linear ({type(primitive.map).__name__})", str(primitive.map.terms)
+        steps.add_row(name, " x ".join(map(str, tensor.shape)), terms, tensor.name)
+    CONSOLE.print(steps)
