@@ -43,30 +43,37 @@ class OnnxFile:
 
 
 def read(path: Path) -> OnnxFile:
-    """Read and check a model file.
-
-    Raises ModelProblem when it is missing, no ONNX model, invalid, keeps weights in other files, or holds
-    non-finite weights.
-    """
+    """Read and check a model file; raises ModelProblem when it cannot be read, and as `parse` does."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelProblem(f"cannot read the model {path}: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> OnnxFile:
+    """Check a model file's content; `name` is what messages call it.
+
+    Raises ModelProblem when it is no ONNX model, invalid, keeps weights in other files, or holds non-finite weights.
+    """
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise ModelProblem(f"{path} is not an ONNX file (or is truncated)") from error
+        raise ModelProblem(f"{name} is not an ONNX file (or is truncated)") from error
     graph = model.graph
     if not graph.node and not graph.output:
-        raise ModelProblem(f"{path} is not an ONNX file: it holds no graph")
-    _refuse_external_data(graph, path)
-    _sort(graph, path)
+        raise ModelProblem(f"{name} is not an ONNX file: it holds no graph")
+    _refuse_external_data(graph, name)
+    _sort(graph, name)
+    for value in graph.output:  # the standard demands a shape there; runtimes do not, and nothing here reads it
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ModelProblem(f"{path} is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+        raise ModelProblem(f"{name} is not a valid ONNX model: {str(error).splitlines()[0]}") from error
     if graph.sparse_initializer:
-        raise ModelProblem(f"{path} holds sparse weights, which are not supported")
+        raise ModelProblem(f"{name} holds sparse weights, which are not supported")
     constants = {tensor.name: constant(tensor) for tensor in graph.initializer}
     return OnnxFile(
         sha256=hashlib.sha256(content).hexdigest(),
@@ -90,26 +97,26 @@ def constant(tensor: onnx.TensorProto) -> NDArray[Any]:
     return value
 
 
-def _refuse_external_data(graph: onnx.GraphProto, path: Path) -> None:
+def _refuse_external_data(graph: onnx.GraphProto, name: str) -> None:
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelProblem(
-                f"{path} keeps weights in other files, which its hash does not cover: "
-                f"save it as one file, with onnx.save(onnx.load({path.name!r}), 'single.onnx')"
+                f"{name} keeps weights in other files, which its hash does not cover: "
+                f"save it as one file, with onnx.save(onnx.load({name!r}), 'single.onnx')"
             )
 
 
-def _sort(graph: onnx.GraphProto, path: Path) -> None:
+def _sort(graph: onnx.GraphProto, name: str) -> None:
     """Put every node after those that it depends on: the standard wants that, runtimes do not insist on it."""
     nodes = list(graph.node)
-    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    producer = {value: index for index, node in enumerate(nodes) for value in node.output if value}
     needs = {index: [producer[n] for n in node.input if n in producer] for index, node in enumerate(nodes)}
     if all(max(before, default=-1) < index for index, before in needs.items()):
         return
     try:
         order = list(TopologicalSorter(needs).static_order())
     except CycleError as error:
-        raise ModelProblem(f"{path} is not a valid ONNX model: its nodes form a cycle") from error
+        raise ModelProblem(f"{name} is not a valid ONNX model: its nodes form a cycle") from error
     del graph.node[:]
     graph.node.extend(nodes[index] for index in order)
 
@@ -129,5 +136,7 @@ def _input(value: onnx.ValueInfoProto) -> OnnxValue:
     if kind.elem_type != _FLOAT:
         name = onnx.TensorProto.DataType.Name(kind.elem_type)
         raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT inputs are supported")
-    dims = (d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
-    return OnnxValue(value.name, tuple(dims))
+    sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in kind.shape.dim)
+    if 0 in sizes:
+        raise ModelProblem(f"the input {value.name!r} of shape {sizes} is empty")
+    return OnnxValue(value.name, sizes)

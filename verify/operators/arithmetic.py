@@ -189,9 +189,9 @@ def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bo
 
 def _reduction(node: Node, x: Operand, axes: Operand | None, *, mean: bool, operand_since: int) -> Operand:
     over = axes_of(node, axes, operand_since=operand_since)
-    keep = bool(node.attribute("keepdims", 1))
+    keep, nothing_to_do = bool(node.attribute("keepdims", 1)), node.attribute("noop_with_empty_axes", 0)
     if not over:
-        if node.attribute("noop_with_empty_axes", 0):
+        if nothing_to_do:
             return x
         over = list(range(len(x.shape)))
     return reduce_over(node, x, over, mean=mean, keep=keep)

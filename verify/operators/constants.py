@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from verify.onnx_file import constant as constant_of
+from verify.operators.movement import axes_of
 from verify.operators.registry import Node, Operand, operator
 from verify.primitives import Tensor
 
@@ -91,19 +92,21 @@ def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
     return np.where(chosen, first, second)
 
 
-@operator("Min", 8, 12, 13)
+@operator("Min", 12, 13)
 def minimum(node: Node, *operands: Operand) -> Operand:
     return np.asarray(np.minimum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
 
 
-@operator("Max", 8, 12, 13)
+@operator("Max", 12, 13)
 def maximum(node: Node, *operands: Operand) -> Operand:
     return np.asarray(np.maximum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
 
 
 @operator("ReduceProd", 1, 11, 13, 18)
-def reduce_prod(node: Node, x: Operand) -> Operand:
+def reduce_prod(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
     (values,) = _folded(node, x)
-    axes = node.attribute("axes")
+    over = axes_of(node, axes, operand_since=18)
     kept = bool(node.attribute("keepdims", 1))
-    return np.asarray(np.prod(values, axis=None if axes is None else tuple(axes), keepdims=kept, dtype=np.int64))
+    if not over and node.attribute("noop_with_empty_axes", 0):
+        return values
+    return np.asarray(np.prod(values, axis=tuple(over) if over else None, keepdims=kept, dtype=np.int64))

@@ -1,0 +1,477 @@
+"""For every operator of the table and each of its versions: nodes that use its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from support.onnx_models import node
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Nodes from "x" to "y", with constants."""
+
+    nodes: list[onnx.NodeProto]
+    shape: Shape
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("y",)
+
+
+CASES: dict[str, Callable[[int, np.random.Generator], list[Case]]] = {}
+
+
+def cases_of(operator: str, version: int) -> list[Case]:
+    return CASES[operator](version, np.random.default_rng(version))
+
+
+def _for(name: str) -> Callable[[Any], Any]:
+    def register(function: Any) -> Any:
+        CASES[name] = function
+        return function
+
+    return register
+
+
+def floats(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def _single(operator: str, shape: Shape, extra: dict[str, NDArray[Any]] | None = None, **attributes: Any) -> Case:
+    extra = extra or {}
+    return Case([node(operator, ["x", *extra], "y", **attributes)], shape, extra)
+
+
+def _in_front(operator: str, shape: Shape, constant: NDArray[Any], **attributes: Any) -> Case:
+    return Case([node(operator, ["c", "x"], "y", **attributes)], shape, {"c": constant})
+
+
+@_for("Conv")
+def conv(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(shape: Shape, weight: Shape, *, bias: bool = True, **attributes: Any) -> Case:
+        constants = {"w": floats(rng, *weight)}
+        if bias:
+            constants["b"] = floats(rng, weight[0])
+        return _single("Conv", shape, constants, **attributes)
+
+    return [
+        case((1, 3, 6, 5), (4, 3, 3, 2)),
+        case((1, 3, 6, 5), (4, 3, 3, 3), bias=False, pads=[1, 0, 2, 1], strides=[2, 1]),
+        case((1, 4, 9, 8), (6, 2, 3, 3), group=2, dilations=[2, 1], pads=[1, 1, 1, 1]),
+        case((1, 4, 7, 7), (4, 1, 3, 3), group=4, auto_pad="SAME_UPPER", strides=[2, 2]),
+        case((1, 4, 6, 7), (8, 1, 2, 3), group=4, auto_pad="SAME_LOWER", strides=[2, 2]),
+        case((1, 2, 7, 7), (3, 2, 3, 3), auto_pad="VALID", strides=[3, 2], kernel_shape=[3, 3]),
+        case((1, 2, 11), (3, 2, 4), strides=[3], pads=[2, 1]),
+        case((1, 2, 4, 5, 6), (3, 2, 2, 3, 2), pads=[1, 0, 1, 0, 1, 0]),
+        case((2, 3, 5, 5), (4, 3, 1, 1)),
+    ]
+
+
+@_for("Gemm")
+def gemm(version: int, rng: np.random.Generator) -> list[Case]:
+    w, v = floats(rng, 6, 4), floats(rng, 4, 6)
+    cases = [
+        _single("Gemm", (3, 6), {"w": w, "c": floats(rng, 4)}),
+        _single("Gemm", (1, 6), {"w": v, "c": floats(rng, 1, 4)}, transB=1, alpha=0.3, beta=-1.7),
+        _single("Gemm", (6, 3), {"w": w, "c": floats(rng, 3, 4)}, transA=1),
+        _single("Gemm", (6, 3), {"w": v, "c": floats(rng, 3, 1)}, transA=1, transB=1, beta=0.5),
+        Case([node("Gemm", ["w", "x", "c"], "y", alpha=2.5)], (4, 3), {"w": w, "c": floats(rng, 6, 1)}),
+        Case([node("Gemm", ["w", "x", "c"], "y", transA=1, transB=1)], (3, 6), {"w": w, "c": floats(rng, 3)}),
+    ]
+    return cases + ([_single("Gemm", (2, 6), {"w": w})] if version >= 11 else [])
+
+
+@_for("MatMul")
+def matmul(version: int, rng: np.random.Generator) -> list[Case]:
+    return [
+        _single("MatMul", (1, 6), {"w": floats(rng, 6, 4)}),
+        _single("MatMul", (2, 3, 6), {"w": floats(rng, 6, 4)}),
+        _single("MatMul", (6,), {"w": floats(rng, 6, 4)}),
+        _single("MatMul", (3, 6), {"w": floats(rng, 6)}),
+        _single("MatMul", (3, 6), {"w": floats(rng, 2, 6, 4)}),
+        _single("MatMul", (6,), {"w": floats(rng, 2, 6, 4)}),
+        _single("MatMul", (2, 3, 6), {"w": floats(rng, 2, 6, 4)}),
+        _in_front("MatMul", (6, 2), floats(rng, 4, 6)),
+        _in_front("MatMul", (2, 6, 3), floats(rng, 4, 6)),
+        _in_front("MatMul", (6, 3), floats(rng, 2, 4, 6)),
+        _in_front("MatMul", (6, 3), floats(rng, 6)),
+        _in_front("MatMul", (6,), floats(rng, 4, 6)),
+    ]
+
+
+def _binary(operator: str) -> None:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        def constant(*shape: int) -> NDArray[np.float32]:
+            return (1.5 + rng.random(shape)).astype(np.float32)
+
+        two = [node("Relu", ["x"], "r"), node("Add", ["r", "one"], "p"), node(operator, ["x", "p"], "y")]
+        narrow = [*two[:2], node("Gather", ["p", "first"], "s", axis=1), node(operator, ["s", "p"], "y")]
+        one = {"one": np.float32([1.0])}
+        cases = [
+            _single(operator, (1, 3, 4, 2), {"c": constant(3, 1, 1)}),
+            _single(operator, (1, 3, 4, 2), {"c": constant()}),
+            _single(operator, (3, 1), {"c": constant(2, 3, 4)}),
+            _in_front(operator, (2, 3), constant(3)),
+            Case(two, (2, 3), one),
+            Case(narrow, (2, 3), one | {"first": ints(0)}),
+        ]
+        if operator == "Div":  # the quotient of a constant by the input needs an input away from zero
+            cases[3] = Case([*two[:2], node("Div", ["c", "p"], "y")], (2, 3), one | {"c": constant(3)})
+        return cases
+
+    CASES[operator] = make
+
+
+for _operator in ("Add", "Sub", "Mul", "Div"):
+    _binary(_operator)
+
+
+@_for("Neg")
+def neg(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Neg", (2, 3))]
+
+
+@_for("BatchNormalization")
+def batch_normalization(version: int, rng: np.random.Generator) -> list[Case]:
+    def statistics() -> dict[str, NDArray[np.float32]]:
+        return {"s": floats(rng, 3), "b": floats(rng, 3), "m": floats(rng, 3), "v": np.abs(floats(rng, 3))}
+
+    names = ["s", "b", "m", "v"]
+    kernel = {"w": floats(rng, 3, 2, 3, 3)}
+    behind = [node("Conv", ["x", "w"], "c"), node("BatchNormalization", ["c", *names], "y")]
+    return [
+        _single("BatchNormalization", (2, 3, 4, 4), statistics()),
+        _single("BatchNormalization", (4, 3), statistics(), epsilon=0.1, momentum=0.5),
+        Case(behind, (1, 2, 5, 5), kernel | statistics()),
+    ]
+
+
+@_for("ReduceMean")
+def reduce_mean(version: int, rng: np.random.Generator, operator: str = "ReduceMean", since: int = 18) -> list[Case]:
+    def case(axes: list[int] | None, **attributes: Any) -> Case:
+        if axes is None:
+            return _single(operator, (2, 3, 4), **attributes)
+        if version < since:
+            return _single(operator, (2, 3, 4), axes=axes, **attributes)
+        return _single(operator, (2, 3, 4), {"axes": ints(*axes)}, **attributes)
+
+    cases = [case([1]), case([2, 0], keepdims=0), case(None), case(None, keepdims=0)]
+    if version >= 11:
+        cases.append(case([-1], keepdims=0))
+    if version >= since:
+        cases.append(case(None, noop_with_empty_axes=1))
+    return cases
+
+
+@_for("ReduceSum")
+def reduce_sum(version: int, rng: np.random.Generator) -> list[Case]:
+    return reduce_mean(version, rng, "ReduceSum", 13)
+
+
+@_for("Relu")
+def relu(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Relu", (2, 3))]
+
+
+@_for("LeakyRelu")
+def leaky_relu(version: int, rng: np.random.Generator) -> list[Case]:
+    return [
+        _single("LeakyRelu", (2, 30)),
+        _single("LeakyRelu", (2, 3), alpha=-0.3),
+        _single("LeakyRelu", (9,), alpha=2.0),
+    ]
+
+
+@_for("Clip")
+def clip(version: int, rng: np.random.Generator) -> list[Case]:
+    if version == 6:
+        return [_single("Clip", (2, 9)), _single("Clip", (2, 9), min=-0.3, max=0.4)]
+    low, high = np.float32(-0.3), np.float32(0.4)
+    maximum_only = Case([node("Clip", ["x", "", "h"], "y")], (2, 9), {"h": high})
+    return [
+        _single("Clip", (2, 9)),
+        _single("Clip", (2, 9), {"l": low}),
+        maximum_only,
+        _single("Clip", (2, 9), {"l": low, "h": high}),
+    ]
+
+
+def _pooling(operator: str, version: int) -> list[Case]:
+    kernel = [3, 2]
+    cases = [
+        _single(operator, (1, 2, 7, 6), kernel_shape=kernel),
+        _single(operator, (1, 2, 7, 6), kernel_shape=kernel, strides=[2, 2], pads=[1, 0, 1, 1]),
+        _single(operator, (1, 2, 7, 6), kernel_shape=kernel, auto_pad="SAME_UPPER", strides=[2, 1]),
+        _single(operator, (1, 2, 7, 6), kernel_shape=kernel, auto_pad="SAME_LOWER", strides=[2, 1]),
+        _single(operator, (1, 2, 7, 6), kernel_shape=kernel, auto_pad="VALID", strides=[2, 1]),
+        _single(operator, (2, 2, 9), kernel_shape=[4], strides=[2]),
+        _single(operator, (1, 2, 4, 5, 4), kernel_shape=[2, 2, 2], strides=[1, 2, 2]),
+    ]
+    if version >= 10:
+        cases += [
+            _single(operator, (1, 2, 7, 6), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+            _single(operator, (1, 2, 6, 6), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 0], ceil_mode=1),
+        ]
+    return cases
+
+
+@_for("MaxPool")
+def max_pool(version: int, rng: np.random.Generator) -> list[Case]:
+    cases = _pooling("MaxPool", version)
+    if version >= 8:
+        cases.append(_single("MaxPool", (1, 2, 7, 6), kernel_shape=[2, 2], storage_order=1))
+    if version >= 10:
+        cases.append(_single("MaxPool", (1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 1, 1, 1]))
+    return cases
+
+
+@_for("AveragePool")
+def average_pool(version: int, rng: np.random.Generator) -> list[Case]:
+    cases = _pooling("AveragePool", version)
+    if version >= 7:
+        cases.append(_single("AveragePool", (1, 2, 7, 6), kernel_shape=[3, 2], pads=[1, 1, 2, 0], count_include_pad=1))
+    if version >= 19:
+        cases.append(_single("AveragePool", (1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 1, 1, 1]))
+    return cases
+
+
+@_for("GlobalAveragePool")
+def global_average_pool(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("GlobalAveragePool", (2, 3, 4, 5)), _single("GlobalAveragePool", (1, 3, 7))]
+
+
+@_for("GlobalMaxPool")
+def global_max_pool(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("GlobalMaxPool", (2, 3, 4, 5))]
+
+
+@_for("Flatten")
+def flatten(version: int, rng: np.random.Generator) -> list[Case]:
+    axes = [0, 1, 2, 3] + ([-1, -3] if version >= 11 else [])
+    return [_single("Flatten", (2, 3, 4)), *(_single("Flatten", (2, 3, 4), axis=axis) for axis in axes)]
+
+
+@_for("Reshape")
+def reshape(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Reshape", (2, 3, 4), {"s": ints(*target)}) for target in ([6, 4], [0, -1], [-1], [1, 0, 2, 4])]
+
+
+@_for("Transpose")
+def transpose(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Transpose", (2, 3, 4)), _single("Transpose", (1, 3, 4, 5), perm=[0, 2, 3, 1])]
+
+
+def _axes_case(operator: str, version: int, shape: Shape, axes: list[int] | None) -> Case:
+    if axes is None:
+        return _single(operator, shape)
+    return _single(operator, shape, axes=axes) if version < 13 else _single(operator, shape, {"a": ints(*axes)})
+
+
+@_for("Squeeze")
+def squeeze(version: int, rng: np.random.Generator) -> list[Case]:
+    axes: list[list[int] | None] = [None, [0], [0, 2]] + ([[-2]] if version >= 11 else [])
+    return [_axes_case("Squeeze", version, (1, 3, 1, 2), a) for a in axes]
+
+
+@_for("Unsqueeze")
+def unsqueeze(version: int, rng: np.random.Generator) -> list[Case]:
+    axes = [[0], [1, 3]] + ([[-1]] if version >= 11 else [])
+    return [_axes_case("Unsqueeze", version, (2, 3), a) for a in axes]
+
+
+@_for("Expand")
+def expand(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Expand", (2, 1, 3), {"s": ints(*s)}) for s in ([4, 3], [2, 2, 1, 3], [1])]
+
+
+@_for("Concat")
+def concat(version: int, rng: np.random.Generator) -> list[Case]:
+    twice = Case(
+        [node("Relu", ["x"], "r"), node("Concat", ["x", "c", "r"], "y", axis=1)], (2, 3, 2), {"c": floats(rng, 2, 1, 2)}
+    )
+    return [twice] + ([_single("Concat", (2, 3), {"c": floats(rng, 2, 4)}, axis=-1)] if version >= 11 else [])
+
+
+@_for("Split")
+def split(version: int, rng: np.random.Generator) -> list[Case]:
+    names = ("y", "z", "w")
+    even = {"num_outputs": 3} if version >= 18 else {}
+    cases = [Case([node("Split", ["x"], names, axis=1, **even)], (2, 6), outputs=names)]
+    if version >= 13:
+        cases.append(Case([node("Split", ["x", "s"], names, axis=1)], (2, 6), {"s": ints(1, 2, 3)}, names))
+    else:
+        cases.append(Case([node("Split", ["x"], names, axis=1, split=[1, 2, 3])], (2, 6), outputs=names))
+    if version >= 18:
+        cases.append(Case([node("Split", ["x"], names, axis=-1, num_outputs=3)], (2, 7), outputs=names))
+    return cases
+
+
+@_for("Slice")
+def slice_(version: int, rng: np.random.Generator) -> list[Case]:
+    if version == 1:
+        return [
+            _single("Slice", (4, 5), starts=[1, -3], ends=[3, 99]),
+            _single("Slice", (4, 5), starts=[-9], ends=[-1], axes=[1]),
+        ]
+    plain = _single("Slice", (4, 5), {"s": ints(1, -3), "e": ints(3, 99)})
+    stepped = [
+        _single("Slice", (4, 5, 3), {"s": ints(*s), "e": ints(*e), "a": ints(*a), "t": ints(*t)})
+        for s, e, a, t in (
+            ([0, 4], [4, 1], [0, 1], [2, -1]),
+            ([-1], [-99], [1], [-2]),
+            ([99], [0], [1], [-1]),
+            ([3], [-(2**63)], [0], [-1]),
+            ([1], [2**63 - 1], [2], [1]),
+        )
+    ]
+    negative = _single("Slice", (4, 5), {"s": ints(1), "e": ints(3), "a": ints(-1)})
+    return [plain, *stepped] + ([negative] if version >= 11 else [])
+
+
+@_for("Gather")
+def gather(version: int, rng: np.random.Generator) -> list[Case]:
+    cases = [_single("Gather", (4, 3), {"i": ints(2, 0, 2)}), _single("Gather", (4, 3), {"i": np.array(1)}, axis=1)]
+    return cases + ([_single("Gather", (4, 3), {"i": ints(-1, 1).reshape(2, 1)}, axis=-1)] if version >= 11 else [])
+
+
+@_for("Pad")
+def pad(version: int, rng: np.random.Generator) -> list[Case]:
+    amounts = [0, 1, 2, 1, 0, 1]
+    if version == 2:
+        return [
+            _single("Pad", (2, 4, 5), pads=amounts, value=0.7),
+            *(_single("Pad", (2, 4, 5), pads=amounts, mode=mode) for mode in ("reflect", "edge")),
+            _single("Pad", (2, 4, 5), pads=[0, -1, 0, 0, 2, -2]),
+        ]
+    modes = ["reflect", "edge"] + (["wrap"] if version >= 19 else [])
+    cases = [
+        _single("Pad", (2, 4, 5), {"p": ints(*amounts)}),
+        _single("Pad", (2, 4, 5), {"p": ints(*amounts), "v": np.float32(0.7)}),
+        _single("Pad", (2, 4, 5), {"p": ints(0, -1, 0, 0, 2, -2), "v": np.float32(-3.0)}),
+        *(_single("Pad", (2, 4, 5), {"p": ints(*amounts)}, mode=mode) for mode in modes),
+    ]
+    if version >= 18:
+        constants = {"p": ints(1, 2), "v": np.float32(0.5), "a": ints(-2)}
+        cases.append(_single("Pad", (2, 4, 5), constants))
+    return cases
+
+
+@_for("Identity")
+def identity(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Identity", (2, 3))]
+
+
+@_for("Dropout")
+def dropout(version: int, rng: np.random.Generator) -> list[Case]:
+    if version < 12:
+        return [_single("Dropout", (2, 3), ratio=0.3)]
+    return [_single("Dropout", (2, 3)), _single("Dropout", (2, 3), {"r": np.float32(0.3), "t": np.array(False)})]
+
+
+def _into_reshape(glue: list[onnx.NodeProto], shape: Shape, constants: dict[str, NDArray[Any]]) -> Case:
+    """Shape arithmetic that ends in "s", the target of a Reshape of "x"."""
+    return Case([*glue, node("Reshape", ["x", "s"], "y")], shape, constants)
+
+
+@_for("Shape")
+def shape(version: int, rng: np.random.Generator) -> list[Case]:
+    cases = [_into_reshape([node("Shape", ["x"], "s")], (2, 3), {})]
+    if version >= 15:
+        tail = [node("Shape", ["x"], "a", start=-2, end=3), node("Concat", ["a", "m"], "s", axis=0)]
+        cases.append(_into_reshape(tail, (4, 2, 3), {"m": ints(-1)}))
+    return cases
+
+
+@_for("Size")
+def size(version: int, rng: np.random.Generator) -> list[Case]:
+    glue = [node("Size", ["x"], "a"), node("Reshape", ["a", "one"], "s")]
+    return [_into_reshape(glue, (2, 3), {"one": ints(1)})]
+
+
+@_for("Constant")
+def constant(version: int, rng: np.random.Generator) -> list[Case]:
+    tensor = onnx.numpy_helper.from_array(floats(rng, 3))
+    cases = [Case([node("Constant", [], "c", value=tensor), node("Add", ["x", "c"], "y")], (2, 3))]
+    if version >= 12:
+        cases += [
+            Case([node("Constant", [], "c", value_float=0.3), node("Add", ["x", "c"], "y")], (2, 3)),
+            Case([node("Constant", [], "c", value_floats=[0.3, 1.0]), node("Mul", ["x", "c"], "y")], (3, 2)),
+            Case([node("Constant", [], "s", value_ints=[3, 2]), node("Reshape", ["x", "s"], "y")], (2, 3)),
+            Case([node("Constant", [], "i", value_int=1), node("Gather", ["x", "i"], "y")], (2, 3)),
+        ]
+    return cases
+
+
+@_for("ConstantOfShape")
+def constant_of_shape(version: int, rng: np.random.Generator) -> list[Case]:
+    value = onnx.numpy_helper.from_array(np.float32([0.3]))
+    return [
+        Case([node("ConstantOfShape", ["s"], "c"), node("Add", ["x", "c"], "y")], (2, 3), {"s": ints(2, 3)}),
+        Case([node("ConstantOfShape", ["s"], "c", value=value), node("Add", ["x", "c"], "y")], (2, 3), {"s": ints(3)}),
+    ]
+
+
+@_for("Cast")
+def cast(version: int, rng: np.random.Generator) -> list[Case]:
+    number = onnx.TensorProto
+    glue = [
+        node("Shape", ["x"], "a"),
+        node("Cast", ["a"], "b", to=number.INT32),
+        node("Cast", ["b"], "s", to=number.INT64),
+    ]
+    to_float = [node("Cast", ["c"], "f", to=number.FLOAT), node("Mul", ["x", "f"], "y")]
+    return [
+        _into_reshape(glue, (2, 3), {}),
+        Case(to_float, (2, 3), {"c": ints(1, 2, 3)}),
+        _single("Cast", (2, 3), to=number.FLOAT),
+    ]
+
+
+@_for("Range")
+def range_(version: int, rng: np.random.Generator) -> list[Case]:
+    glue = [node("Range", ["a", "b", "d"], "i"), node("Gather", ["x", "i"], "y")]
+    return [Case(glue, (7, 2), {"a": np.array(5), "b": np.array(-1), "d": np.array(-2)})]
+
+
+@_for("Equal")
+def equal(version: int, rng: np.random.Generator) -> list[Case]:
+    glue = [node("Equal", ["e", "m"], "q"), node("Where", ["q", "one", "e"], "s"), node("Expand", ["x", "s"], "y")]
+    return [Case(glue, (2, 1), {"e": ints(4, -1, 3), "m": ints(-1), "one": ints(2)})]
+
+
+@_for("Where")
+def where(version: int, rng: np.random.Generator) -> list[Case]:
+    return equal(version, rng)
+
+
+def _extreme(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        return [
+            Case(
+                [node(operator, ["a", "b"], "s"), node("Reshape", ["x", "s"], "y")],
+                (2, 3),
+                {"a": ints(3, 2), "b": ints(3, 2)},
+            )
+        ]
+
+    return make
+
+
+CASES["Min"] = _extreme("Min")
+CASES["Max"] = _extreme("Max")
+
+
+@_for("ReduceProd")
+def reduce_prod(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_into_reshape([node("Shape", ["x"], "a"), node("ReduceProd", ["a"], "s")], (2, 3), {})]
