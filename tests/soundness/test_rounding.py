@@ -1,0 +1,158 @@
+"""The rounding bounds, attacked with weights that make float32 sums go wrong, against exact rational arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from support.onnx_models import ALL, DISABLED, model, network_of, node, run
+from verify.bounds import bounds
+from verify.intervals import Interval
+from verify.network import Network
+from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
+
+F32 = np.float32
+MAGNITUDES = (1.0, 2.0**24, 2.0**-24, 2.0**60, 2.0**-60, 2.0**-126, 2.0**-140, 2.0**-149, 1e17, 3.0, 0.1)
+weights_of_any_scale = st.builds(
+    lambda m, s, f: F32(m * s * f), st.sampled_from(MAGNITUDES), st.sampled_from((-1, 1)), st.floats(0.5, 1.0, width=32)
+)
+
+
+@given(st.integers(1, 2**26), st.sampled_from((2.0**-24, FLOAT64_UNIT)))
+def test_kappa_bounds_compound_rounding(roundings: int, unit: float) -> None:
+    if roundings * unit > 1:
+        return
+    bound = Fraction(kappa(roundings, unit))
+    if roundings <= 64:
+        assert (1 + Fraction(unit)) ** roundings - 1 <= bound
+    else:  # (1 + u)^k <= e^(ku) <= 1 + ku + (ku)^2 for ku <= 1, with exact rationals
+        t = roundings * Fraction(unit)
+        assert t + t * t <= bound
+
+
+def at_point(network: Network, x: NDArray[np.float32], contract: Contract) -> tuple[Fraction, Fraction]:
+    point = x.astype(np.float64)[np.newaxis]
+    ((lower, upper),) = bounds(network, Interval(point, point), contract)
+    return Fraction(float(lower.reshape(-1)[0])), Fraction(float(upper.reshape(-1)[0]))
+
+
+def dot_product(weights: NDArray[np.float32], bias: np.float32) -> bytes:
+    nodes = [node("Gemm", ["x", "w", "b"], "y")]
+    return model(nodes, [1, len(weights)], {"w": weights.reshape(-1, 1), "b": np.array([bias])})
+
+
+@given(st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=1, max_size=5), weights_of_any_scale)
+def test_every_order_of_summation_stays_inside(terms: list[tuple[np.float32, np.float32]], bias: np.float32) -> None:
+    weights, x = (np.array(column, F32) for column in zip(*terms, strict=True))
+    network = network_of(dot_product(weights, bias))
+    lower, upper = at_point(network, x[np.newaxis], FLOAT32_ANY_ORDER)
+    exact = sum((Fraction(float(w)) * Fraction(float(v)) for w, v in terms), Fraction(float(bias)))
+    assert lower <= exact <= upper
+    real_lower, real_upper = at_point(network, x[np.newaxis], REAL)
+    assert real_lower <= exact <= real_upper
+    with np.errstate(all="ignore"):
+        products = [*(w * v for w, v in terms), bias]
+        for order in permutations(products):
+            total = F32(0)
+            for product in order:
+                total = F32(total + product)
+            assert lower <= Fraction(float(total)) <= upper
+
+
+@given(
+    st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=1, max_size=4),
+    weights_of_any_scale,
+    weights_of_any_scale,
+    weights_of_any_scale,
+    st.floats(2.0**-40, 2.0**40, width=32),
+)
+def test_batch_norm_stays_inside_whether_folded_or_not(
+    terms: list[tuple[np.float32, np.float32]], gamma: np.float32, beta: np.float32, mu: np.float32, variance: float
+) -> None:
+    weights, x = (np.array(column, F32) for column in zip(*terms, strict=True))
+    constants = {
+        "w": weights.reshape(1, -1, 1, 1),
+        "s": np.array([gamma]),
+        "t": np.array([beta]),
+        "m": np.array([mu]),
+        "v": np.array([variance], F32),
+    }
+    nodes = [node("Conv", ["x", "w"], "c"), node("BatchNormalization", ["c", "s", "t", "m", "v"], "y")]
+    content = model(nodes, [1, len(weights), 1, 1], constants)
+    point = x.reshape(1, -1, 1, 1)
+    ((lower, upper),) = bounds(
+        network_of(content), Interval(*(point[np.newaxis].astype(np.float64),) * 2), FLOAT32_ANY_ORDER
+    )
+    if not np.isfinite(lower).all():
+        return  # refused: an intermediate result may overflow
+    for level in (DISABLED, ALL):
+        (actual,) = run(content, point, level=level)
+        assert (lower[0] <= actual).all()
+        assert (actual <= upper[0]).all()
+    s = F32(gamma / np.sqrt(F32(variance + F32(1e-5))))
+    with np.errstate(all="ignore"):
+        folded = sum((F32(F32(w * s) * v) for w, v in terms), F32(F32(beta) - F32(mu * s)))
+    assert lower.item() <= folded <= upper.item()
+
+
+def test_a_sum_that_absorbs_its_terms_is_not_trusted() -> None:
+    """2^24 + 1 - 2^24: zero or one, by the order; the real-number contract believes in one."""
+    network = network_of(dot_product(np.array([2.0**24, 1.0, -(2.0**24)], F32), F32(0)))
+    ones = np.ones((1, 3), F32)
+    lower, upper = at_point(network, ones, FLOAT32_ANY_ORDER)
+    assert lower <= 0
+    assert upper >= 1
+    real_lower, real_upper = at_point(network, ones, REAL)
+    assert Fraction(1, 2) < real_lower <= 1 <= real_upper
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [[3e38, 3e38, -3e38], [1e30], [2.0**126, 2.0**126]],
+    ids=["sum", "product", "exactly-at-the-limit"],
+)
+def test_what_may_overflow_proves_nothing(weights: list[float]) -> None:
+    content = dot_product(np.array(weights, F32), F32(0))
+    point = np.full((1, 1, len(weights)), 1e9)
+    ((lower, upper),) = bounds(network_of(content), Interval(point, point), FLOAT32_ANY_ORDER)
+    assert np.isnan(lower).all()
+    assert np.isnan(upper).all()
+
+
+def test_possible_overflow_is_not_clipped_away() -> None:
+    nodes = [node("Mul", ["x", "big"], "m"), node("Sub", ["m", "m"], "d"), node("Clip", ["d", "zero", "one"], "y")]
+    constants = {"big": F32(3e38), "zero": F32(0), "one": F32(1)}
+    point = np.full((1, 1), 100.0)
+    ((lower, upper),) = bounds(network_of(model(nodes, [1], constants)), Interval(point, point), FLOAT32_ANY_ORDER)
+    assert np.isnan(lower).all()
+    assert np.isnan(upper).all()
+
+
+def test_the_residual_meets_every_rounding_of_the_sum_it_is_added_in() -> None:
+    """A runtime may start a dot product from the residual, which then absorbs the small terms one by one."""
+    count = 200
+    nodes = [
+        node("Slice", ["x", "zero", "n", "axis"], "small"),
+        node("Slice", ["x", "n", "end", "axis"], "residual"),
+        node("Gemm", ["small", "w"], "dot"),
+        node("Add", ["dot", "residual"], "y"),
+    ]
+    constants = {
+        "w": np.ones((count, 1), F32),
+        "zero": np.array([0]),
+        "n": np.array([count]),
+        "end": np.array([count + 1]),
+        "axis": np.array([1]),
+    }
+    x = np.ones((1, count + 1), F32)
+    x[0, -1] = 2.0**24
+    network = network_of(model(nodes, [1, count + 1], constants))
+    lower, upper = at_point(network, x, FLOAT32_ANY_ORDER)
+    assert lower <= 2**24 <= upper  # every one absorbed
+    assert lower <= 2**24 + count <= upper

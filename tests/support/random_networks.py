@@ -1,0 +1,145 @@
+"""Random networks of supported operators: convolutional with residual branches, then dense; small enough to attack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from support.onnx_models import model, node
+
+
+class _Builder:
+    """Grows a network node by node; `name` and `shape` are those of the latest value."""
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+        self.rng = rng
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.name, self.shape = "x", shape
+
+    def constant(self, value: Any) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.asarray(value)
+        return name
+
+    def weights(self, *shape: int, scale: float = 1.0) -> str:
+        return self.constant((scale * self.rng.normal(size=shape)).astype(np.float32))
+
+    def apply(self, operator: str, *others: str, shape: tuple[int, ...] | None = None, **attributes: Any) -> None:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(node(operator, [self.name, *others], name, **attributes))
+        self.name, self.shape = name, shape or self.shape
+
+    def convolution(self) -> None:
+        channels = self.shape[1]
+        groups = int(self.rng.choice([g for g in (1, channels) if channels % g == 0]))
+        outputs = groups * int(self.rng.integers(1, 4)) if groups > 1 else int(self.rng.integers(2, 5))
+        stride = int(self.rng.integers(1, 3)) if self.shape[2] > 4 else 1
+        size = (self.shape[2] - 1) // stride + 1
+        scale = (channels // groups * 9) ** -0.5
+        operands = [self.weights(outputs, channels // groups, 3, 3, scale=scale), self.weights(outputs)]
+        self.apply(
+            "Conv",
+            *operands[: int(self.rng.integers(1, 3))],
+            shape=(1, outputs, size, size),
+            group=groups,
+            strides=[stride, stride],
+            pads=[1, 1, 1, 1],
+        )
+
+    def batch_norm(self) -> None:
+        count = self.shape[1]
+        variance = self.constant((0.05 + self.rng.random(count)).astype(np.float32))
+        self.apply("BatchNormalization", self.weights(count), self.weights(count), self.weights(count), variance)
+
+    def activation(self) -> None:
+        kind = self.rng.integers(5)
+        if kind == 0:
+            self.apply("LeakyRelu", alpha=float(self.rng.normal()))
+        elif kind == 1:
+            ends = np.sort(self.rng.normal(size=2)).astype(np.float32)
+            self.apply("Clip", self.constant(ends[0]), self.constant(ends[1]))
+        else:
+            self.apply("Relu")
+
+    def rescale(self) -> None:
+        operator = str(self.rng.choice(["Add", "Sub", "Mul", "Div"]))
+        per_channel = (self.shape[1],) + (1,) * (len(self.shape) - 2)
+        value = self.rng.choice([-1, 1], per_channel) * (0.5 + self.rng.random(per_channel))
+        self.apply(operator, self.constant(value.astype(np.float32)))
+
+    def residual(self) -> None:
+        start = self.name
+        channels = self.shape[1]
+        for _ in range(int(self.rng.integers(1, 3))):
+            scale = (channels * 9) ** -0.5
+            self.apply("Conv", self.weights(channels, channels, 3, 3, scale=scale), pads=[1, 1, 1, 1])
+            if self.rng.random() < 0.5:
+                self.apply("Relu")
+        self.apply(str(self.rng.choice(["Add", "Sub", "Mul"])), start)
+
+    def pooling(self) -> None:
+        size = self.shape[2]
+        if size < 3:
+            return
+        operator = str(self.rng.choice(["MaxPool", "AveragePool"]))
+        pad = int(self.rng.integers(0, 2))
+        reach = size + 2 * pad
+        self.apply(
+            operator,
+            shape=(*self.shape[:2], (reach - 2) // 2 + 1, (reach - 2) // 2 + 1),
+            kernel_shape=[2, 2],
+            strides=[2, 2],
+            pads=[pad] * 4,
+        )
+
+    def movement(self) -> None:
+        _, channels, height, width = self.shape
+        kind = self.rng.integers(4)
+        if kind == 0:
+            self.apply("Transpose", shape=(1, channels, width, height), perm=[0, 1, 3, 2])
+        elif kind == 1:
+            pads = self.constant(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
+            self.apply("Pad", pads, shape=(1, channels, height + 1, width + 1))
+        elif kind == 2:
+            order = self.constant(self.rng.permutation(channels))
+            self.apply("Gather", order, axis=1)
+        else:
+            self.apply("Concat", self.name, shape=(1, 2 * channels, height, width), axis=1)
+
+    def head(self, classes: int) -> None:
+        if self.rng.random() < 0.3:
+            self.apply("GlobalAveragePool", shape=(*self.shape[:2], 1, 1))
+        count = int(np.prod(self.shape))
+        self.apply("Flatten", shape=(1, count))
+        if self.rng.random() < 0.5:
+            width = int(self.rng.integers(3, 9))
+            self.apply("MatMul", self.weights(count, width, scale=count**-0.5), shape=(1, width))
+            self.apply("Add", self.weights(width))
+            if self.rng.random() < 0.5:
+                self.batch_norm()
+            self.activation()
+            count = width
+        self.apply("Gemm", self.weights(classes, count), self.weights(classes), shape=(1, classes), transB=1)
+
+
+def random_network(seed: int, *, classes: int = 4) -> tuple[bytes, tuple[int, ...]]:
+    """A random model with output "y", an open batch axis, and the shape of its input."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(3, 7))
+    shape = (1, int(rng.integers(1, 4)), size, size)
+    builder = _Builder(rng, shape)
+    if rng.random() < 0.5:
+        builder.rescale()
+    for _ in range(int(rng.integers(1, 4))):
+        builder.convolution()
+        steps = [builder.batch_norm, builder.rescale, builder.residual, builder.pooling, builder.movement]
+        for index in rng.permutation(len(steps))[: int(rng.integers(0, 3))]:
+            steps[index]()
+        builder.activation()
+    builder.head(classes)
+    builder.nodes[-1].output[0] = "y"
+    return model(builder.nodes, ["n", *shape[1:]], builder.constants, opset=17), shape

@@ -1,0 +1,61 @@
+"""Who may import whom: the verifier stands alone, and the command line starts fast."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+VERIFY = sorted((ROOT / "verify").rglob("*.py"))
+TRUSTED_CORE = {
+    "numpy",
+    "onnx",
+    "verify",
+    "google",  # google.protobuf is what onnx reads files with
+    *sys.stdlib_module_names,
+}
+AROUND_THE_CORE = {"terminal.py": {"rich"}, "datasets/__init__.py": {"pooch", "requests"}}
+
+
+def imported(file: Path) -> set[str]:
+    found = set()
+    for part in ast.walk(ast.parse(file.read_text())):
+        if isinstance(part, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in part.names}
+        elif isinstance(part, ast.ImportFrom) and part.module:
+            found.add(part.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", VERIFY, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_verifier_imports_numpy_and_onnx_only(file: Path) -> None:
+    allowed = TRUSTED_CORE | AROUND_THE_CORE.get(str(file.relative_to(ROOT / "verify")), set())
+    assert imported(file) <= allowed
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """The top-level modules that a run of the command line leaves loaded."""
+    program = (
+        "import sys, cli\n"
+        f"sys.argv = ['adcert', *{list(arguments)!r}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["train", "--help"], ["export", "--help"]])
+def test_help_loads_no_numerical_library(arguments: list[str]) -> None:
+    assert not {"torch", "numpy", "onnx", "onnxruntime"} & modules_after(*arguments)
+
+
+def test_verification_by_intervals_loads_neither_torch_nor_onnxruntime_nor_training() -> None:
+    model = next((ROOT / "exported").glob("*.onnx"))
+    loaded = modules_after("verify", str(model), "--count", "5")
+    assert not {"torch", "onnxruntime", "adcert"} & loaded
+    assert {"numpy", "onnx", "verify"} <= loaded
