@@ -1,0 +1,229 @@
+"""`verify` and `inspect` as a script uses them: exit codes, the result file, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.onnx_models import model, node
+from verify.version import __version__
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def adcert(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """Answers the larger of two numbers: certain where they differ by more than twice eps."""
+    path = tmp_path / "model.onnx"
+    metadata = {"adcert.eps": "1/10", "adcert.dataset": str(tmp_path / "data.npz"), "adcert.input_range": "[0, 1]"}
+    weights = {"w": np.eye(2, dtype=np.float32)}
+    path.write_bytes(model([node("Gemm", ["x", "w"], "y")], ["n", 2], weights, metadata=metadata))
+    x = np.array([[0.9, 0.1], [0.2, 0.8], [0.55, 0.45], [0.1, 0.9]], np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.array([0, 1, 0, 0]))
+    return path
+
+
+def test_everything_that_can_be_known_comes_from_the_model(classifier: Path) -> None:
+    done = adcert("verify", classifier, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["schema_version"] == 1
+    assert result["eps"] == 0.1
+    assert result["eps_exact"] == "1/10"
+    assert result["input_range"] == [0, 1]
+    assert result["contract"] == "float32-any-order"
+    assert result["method"] == "ibp"
+    assert result["norm"] == "linf"
+    assert [sample["status"] for sample in result["samples"]] == ["verified", "verified", "unknown", "misclassified"]
+    assert [sample["decided_by"] for sample in result["samples"]] == ["ibp", "ibp", None, None]
+    assert [sample["prediction"] for sample in result["samples"]] == [0, 1, 0, 1]
+    assert result["samples"][0]["margin_lower"] == pytest.approx(0.6, abs=1e-5)
+    summary = result["summary"]
+    assert summary["clean_accuracy"] == 75
+    assert summary["certified_accuracy"] == 50
+    assert summary["undecided"] == 1
+    assert summary["attacked_accuracy"] is None
+    assert result["versions"]["adcert"] == __version__
+    assert result["data"]["count"] == 4
+    assert "certified accuracy" in done.stderr
+
+
+def test_options_override_the_model(classifier: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, x=np.array([[0, 255], [255, 0]], np.uint8), y=np.array([1, 1]))
+    done = adcert(
+        "verify",
+        classifier,
+        "--data",
+        other,
+        "--eps",
+        "2/255",
+        "--count",
+        1,
+        "--contract",
+        "real",
+        "--json",
+        tmp_path / "result.json",
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["eps_exact"] == "2/255"
+    assert result["contract"] == "real"
+    assert result["data"]["name"] == "other.npz"
+    assert [sample["status"] for sample in result["samples"]] == ["verified"]
+    assert done.stdout == ""
+    assert "real numbers only" in done.stderr
+
+
+@pytest.mark.parametrize(("percent", "code"), [("50", 0), ("50.1", 1)])
+def test_fail_under(classifier: Path, percent: str, code: int) -> None:
+    assert adcert("verify", classifier, "--fail-under", percent).returncode == code
+
+
+def test_start_and_count_choose_samples(classifier: Path) -> None:
+    done = adcert("verify", classifier, "--start", 1, "--count", 2, "--json", "-")
+    assert [sample["index"] for sample in json.loads(done.stdout)["samples"]] == [1, 2]
+
+
+def broken(tmp_path: Path, what: str) -> list[str]:
+    """Arguments with one thing wrong."""
+    good = str(tmp_path / "model.onnx")
+    if what == "no model":
+        return [str(tmp_path / "absent.onnx")]
+    if what == "not onnx":
+        (tmp_path / "text.onnx").write_text("hello")
+        return [str(tmp_path / "text.onnx")]
+    if what == "unsupported":
+        (tmp_path / "sin.onnx").write_bytes(model([node("Sin", ["x"], "y")], [1, 2], {}))
+        return [str(tmp_path / "sin.onnx"), "--eps", "0.1", "--data", "mnist"]
+    if what == "no data set":
+        (tmp_path / "plain.onnx").write_bytes(model([node("Relu", ["x"], "y")], [1, 2], {}))
+        return [str(tmp_path / "plain.onnx"), "--eps", "0.1"]
+    if what == "labels":
+        np.savez(tmp_path / "bad.npz", x=np.zeros((1, 2), np.float32), y=np.array([2]))
+        return [good, "--data", str(tmp_path / "bad.npz")]
+    if what == "nan":
+        np.savez(tmp_path / "bad.npz", x=np.full((1, 2), np.nan, np.float32), y=np.array([0]))
+        return [good, "--data", str(tmp_path / "bad.npz")]
+    if what == "not npz":
+        (tmp_path / "bad.npz").write_text("hello")
+        return [good, "--data", str(tmp_path / "bad.npz")]
+    if what == "no y":
+        np.savez(tmp_path / "bad.npz", x=np.zeros((1, 2), np.float32))
+        return [good, "--data", str(tmp_path / "bad.npz")]
+    return [good, *what.split()]
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("no model", 4),
+        ("not onnx", 4),
+        ("unsupported", 4),
+        ("no data set", 2),
+        ("labels", 2),
+        ("nan", 2),
+        ("not npz", 2),
+        ("no y", 2),
+        ("--data mnist", 2),
+        ("--data nothing", 2),
+        ("--eps lots", 2),
+        ("--eps -1", 2),
+        ("--count 0", 2),
+        ("--start 9", 2),
+        ("--start -1", 2),
+        ("--contract bfloat16", 2),
+        ("--json no/such/folder/r.json", 2),
+        ("--resume", 2),
+        ("--surprise", 2),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence_with_the_right_exit_code(
+    classifier: Path, tmp_path: Path, what: str, code: int
+) -> None:
+    done = adcert("verify", *broken(tmp_path, what), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error: " in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
+    path, result = tmp_path / "model.onnx", tmp_path / "result.json"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(784, 10)).astype(np.float32)}
+    nodes = [node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], "y")]
+    path.write_bytes(model(nodes, ["n", 1, 28, 28], weights))
+    arguments = ["verify", path, "--data", "mnist", "--eps", "0.001", "--count", "600", "--json", result]
+    whole = adcert(*arguments)
+    assert whole.returncode == 0, whole.stderr
+    complete = json.loads(result.read_text())
+    assert len(complete["samples"]) == 600
+    partial = complete | {"samples": complete["samples"][:250]}
+    result.write_text(json.dumps(partial))
+    assert adcert(*arguments, "--resume").returncode == 0
+    continued = json.loads(result.read_text())
+
+    for ours, theirs in zip(continued["samples"], complete["samples"], strict=True):
+        assert {**ours, "time_s": 0, "margin_lower": 0} == {**theirs, "time_s": 0, "margin_lower": 0}
+        assert ours["margin_lower"] == pytest.approx(theirs["margin_lower"])  # other batches round differently
+    assert continued["samples"][:250] == partial["samples"]
+    other = adcert(*arguments, "--resume", "--eps", "0.002")
+    assert other.returncode == 2
+    assert "eps" in other.stderr
+
+
+def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    program = (
+        "import sys, signal, cli\n"
+        "from verify import robustness\n"
+        "original = robustness.margin_bounds\n"
+        "calls = []\n"
+        "def interrupted(*arguments):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return original(*arguments)\n"
+        "robustness.margin_bounds = interrupted\n"
+        "robustness.lanes_within = lambda *arguments: 1\n"
+        f"sys.argv = ['adcert', 'verify', {str(classifier)!r}, '--json', {str(result)!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(json.loads(result.read_text())["samples"]) == 2
+    assert adcert("verify", classifier, "--json", result, "--resume").returncode == 0
+    assert len(json.loads(result.read_text())["samples"]) == 4
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback(classifier: Path) -> None:
+    command = f"{sys.executable} {ROOT / 'cli.py'} verify {classifier} --json - | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_shows_what_the_model_is(classifier: Path) -> None:
+    done = adcert("inspect", classifier)
+    assert done.returncode == 0
+    assert "1 x 2" in done.stderr
+    assert "adcert.eps" in done.stderr
+
+
+def test_the_columns_of_a_narrow_terminal_do_not_break_the_table(classifier: Path) -> None:
+    done = adcert("verify", classifier, env={**os.environ, "COLUMNS": "40"})
+    assert done.returncode == 0
