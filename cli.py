@@ -104,6 +104,74 @@ def inspect_command(model: Path) -> None:
     terminal.show_network(model, load(model))
 
 
+@commands.command("train")
+@click.argument("recipe", default="mnist-quick")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. teacher.epochs=3."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The new run folder. Default: runs/RECIPE.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue the run in this folder.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="Use this finished run, or its model.pt, as teacher.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="The same as --set seed=N.")
+@click.pass_context
+def train_command(
+    context: click.Context,
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    teacher: Path | None,
+    device: str,
+    seed: int | None,
+) -> int:
+    """Train a classifier by RECIPE: the name of one that ships with adcert, or a TOML file."""
+    given = context.get_parameter_source("recipe") is not click.core.ParameterSource.DEFAULT
+    if resume and (given or overrides or out or teacher or seed is not None):
+        raise click.UsageError("--resume takes everything but --device from the run folder")
+
+    from adcert import recipe as recipes
+    from adcert import run as runs
+    from adcert import session
+    from adcert.progress import reporter, summary
+
+    chosen = session.select_device(device)
+    if resume:
+        run = runs.open_run(resume)
+    else:
+        settings = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+        run = session.start(out or Path("runs") / Path(recipe).stem, recipes.load(recipe, settings), teacher)
+    if run.finished:
+        click.echo(f"{run.folder} is finished; export it with: export {run.folder}", err=True)
+        return 0
+    click.echo(recipes.to_toml(run.recipe), err=True)
+    try:
+        trained = session.execute(run, chosen, reporter())
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted; continue with: train --resume {run.folder}", err=True)
+        return 130
+    click.echo(f"{run.model_path}: {summary(trained.held_out)}", err=True)
+    return 0
+
+
+@commands.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file. Default: RUN/model.onnx.")
+def export_command(run: Path, out: Path | None) -> int:
+    """Write the finished model of RUN (a run folder or a model.pt) as ONNX, once onnxruntime agrees with torch."""
+    from adcert.export import export
+    from adcert.run import load_trained
+
+    path = out or (run if run.is_dir() else run.parent) / "model.onnx"
+    comparison = export(load_trained(run), path)
+    click.echo(
+        f"{path}: onnxruntime and torch differ by at most {comparison.max_difference:.2g} in a logit "
+        f"and agree on {comparison.equal_argmax} of {comparison.images} images",
+        err=True,
+    )
+    return 0
+
+
 def main() -> None:
     """Run the command line; whatever a user can cause ends in one sentence and an exit code, not in a traceback."""
     from verify.errors import Problem

@@ -1,0 +1,102 @@
+"""Training data on the device: one uint8 tensor, its held-out end, augmentation, and reproducible batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adcert.problems import RecipeProblem
+
+PADDING = 2  # pixels by which the random crop may shift an image
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a network has to know of a data set: image shape (C, H, W), classes, and the statistics of its channels."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+BENCHMARKS = {
+    "mnist": Benchmark((1, 28, 28), 10, (0.1307,), (0.3081,)),
+    "fashion-mnist": Benchmark((1, 28, 28), 10, (0.2860,), (0.3530,)),
+    "cifar10": Benchmark((3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images (uint8, N x C x H x W) and labels (int64, N) on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split, its last images held out for the accuracies that are reported while training."""
+
+    fit: Labelled
+    held_out: Labelled
+
+
+def load_training_data(name: str, held_out: int, device: torch.device) -> TrainingData:
+    """The training split of data set `name` on `device`, its last `held_out` images set aside."""
+    from verify import datasets
+
+    split = datasets.load(name, "train")
+    if held_out >= len(split.labels):
+        raise RecipeProblem(f"held_out = {held_out} leaves nothing of the {len(split.labels)} images of {name}")
+    images, labels = torch.tensor(split.images, device=device), torch.tensor(split.labels, device=device)
+    fit = Labelled(images[:-held_out], labels[:-held_out])
+    return TrainingData(fit, Labelled(images[-held_out:], labels[-held_out:]))
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+def generator(device: torch.device | str, seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+    """Random numbers that depend on nothing but the arguments: what makes a resumed run equal an uninterrupted one."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def keep(images: Tensor, random: torch.Generator) -> Tensor:
+    """No augmentation."""
+    return images
+
+
+def flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
+    """Flip half of the images horizontally and shift each by up to `PADDING` pixels, edges repeated (N x C x H x W)."""
+    count, _, height, width = images.shape
+    shifts = torch.randint(-PADDING, PADDING + 1, (2, count, 1), generator=random, device=images.device)
+    mirrored = torch.rand(count, 1, generator=random, device=images.device) < 0.5
+    rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)
+    columns = torch.where(mirrored, width - 1 - columns, columns)
+    samples = torch.arange(count, device=images.device)[:, None, None]
+    # Indices around the channel slice put the channels last.
+    return images[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"none": keep, "flip-crop": flip_crop}
+
+
+def shuffled_batches(data: Labelled, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of (uint8 images, labels); the images that do not fill a last batch sit this epoch out."""
+    # Permuted on the CPU, whose generator gives the same order on every device.
+    order = torch.randperm(len(data), generator=random).to(data.labels.device)
+    for chosen in order[: len(data) // batch_size * batch_size].reshape(-1, batch_size):
+        yield data.images[chosen], data.labels[chosen]

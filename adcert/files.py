@@ -1,0 +1,46 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from adcert.problems import FileProblem
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` in one step; raises FileProblem (disk full, permissions) and leaves what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise FileProblem(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` in one step at the end; raises FileProblem if `path` exists by then."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        staging.rename(path)
+    except OSError as error:
+        raise FileProblem(f"cannot create {path}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

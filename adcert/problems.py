@@ -1,0 +1,25 @@
+"""The errors of training and export that a user can cause and mend; each carries one sentence."""
+
+from __future__ import annotations
+
+from verify.errors import Problem
+
+
+class RecipeProblem(Problem):
+    """A recipe, or an override of one, names something that does not exist or has the wrong type."""
+
+
+class RunProblem(Problem):
+    """A run folder cannot be created, read or continued."""
+
+
+class FileProblem(Problem):
+    """A file or folder cannot be written: the disk is full, or it may not be touched."""
+
+
+class Diverged(Problem):
+    """A loss term or the gradient is no longer finite."""
+
+
+class ExportProblem(Problem):
+    """A run cannot be exported, or its ONNX file does not compute what the trained network computes."""

@@ -1,0 +1,102 @@
+"""A whole training session: the run folder, the teacher if the objective needs one, then the student."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from adcert import recipe as recipes
+from adcert import run as runs
+from adcert.data import BENCHMARKS
+from adcert.files import staged_folder
+from adcert.folding import fold_running
+from adcert.models import MODELS
+from adcert.objectives import OBJECTIVES
+from adcert.problems import RunProblem
+from adcert.recipe import Recipe
+from adcert.run import Run, Trained
+from adcert.train import Reporter, Teacher, train
+from verify.errors import Problem
+
+
+def select_device(name: str) -> torch.device:
+    """ "cpu", "cuda", or "auto": the GPU if there is one."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RunProblem("there is no usable CUDA device here; use --device cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def start(folder: Path, recipe: Recipe, teacher: Path | None) -> Run:
+    """A new run folder; its teacher is `teacher`, else one from the cache, else it will be trained in the folder."""
+    if not OBJECTIVES[recipe.objective].needs_teacher:
+        if teacher is not None:
+            raise RunProblem(f"the objective {recipe.objective} uses no teacher")
+        return runs.create(folder, recipe)
+    if teacher is not None:
+        taught = runs.load_trained(teacher).recipe.dataset
+        if taught != recipe.dataset:
+            raise RunProblem(f"the teacher {teacher} was trained on {taught}, the recipe is for {recipe.dataset}")
+        return runs.create(folder, recipe, teacher)
+    assert recipe.teacher is not None
+    cached = cached_teacher(recipe.teacher)
+    return runs.create(folder, recipe, cached if (cached / "model.pt").exists() else None)
+
+
+def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
+    """Bring `run` to its end, teacher first, and return its finished weights; a finished run is only read."""
+    if not run.finished:
+        _set_precision(run.recipe)
+        teacher = _teach(run, device, reporter)
+        train(run, teacher, device, reporter, phase="student")
+    return runs.load_trained(run.folder)
+
+
+def trained_model(trained: Trained) -> nn.Sequential:
+    """The network of finished weights, in eval mode, on the CPU."""
+    model = MODELS[trained.recipe.model](BENCHMARKS[trained.recipe.dataset])
+    try:
+        model.load_state_dict(trained.weights)
+    except (RuntimeError, AttributeError, TypeError):
+        raise RunProblem(f"the weights do not fit the model {trained.recipe.model} of their recipe") from None
+    return model.eval()
+
+
+def cached_teacher(recipe: Recipe) -> Path:
+    """Where the teacher of this recipe is kept between runs: in $ADCERT_CACHE, by default ~/.cache/adcert."""
+    root = os.environ.get("ADCERT_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "adcert") / "teachers" / recipes.key(recipe)
+
+
+def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None:
+    """The frozen teacher on `device`, trained in the run's own folder if it is not there yet."""
+    if not OBJECTIVES[run.recipe.objective].needs_teacher:
+        return None
+    if not run.teacher_folder.exists():
+        assert run.recipe.teacher is not None
+        runs.create(run.teacher_folder, run.recipe.teacher)
+    teacher = runs.open_run(run.teacher_folder)
+    if not teacher.finished:
+        train(teacher, None, device, reporter, phase="teacher")
+        _publish(teacher)
+    trained = runs.load_trained(teacher.folder)
+    return Teacher(fold_running(trained_model(trained).to(device)), trained.sha256)
+
+
+def _publish(teacher: Run) -> None:
+    """Keep a finished teacher for later runs. Only whole folders appear; the teacher of a faster run stays."""
+    target = cached_teacher(teacher.recipe)
+    with contextlib.suppress(Problem, OSError):  # without a cache the next run trains its own teacher, no more
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with staged_folder(target) as staging:
+            runs.copy_finished(teacher.folder, staging)
+
+
+def _set_precision(recipe: Recipe) -> None:
+    """TF32 off unless the recipe asks for it: it changes bounds silently."""
+    torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if recipe.tf32 else "ieee"  # type: ignore[attr-defined]
