@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 
 from verify.interpreter import evaluate
 from verify.intervals import Interval, interval_rules
 from verify.network import Network
-from verify.primitives import Input, Primitive, Tensor
+from verify.primitives import POINT_RULES, Tensor, topological, uses
 from verify.rounding import Array, Contract
 
-_POINT_RULES = {kind: kind.apply for kind in get_args(Primitive) if kind is not Input}
+_MEMORY = 128 * 2**20
+"""Bytes that the values of the lanes at work may take, unless those of a single one take more."""
 
 
 def values(network: Network, x: Array, outputs: Sequence[Tensor] | None = None) -> list[Array]:
@@ -21,8 +22,12 @@ def values(network: Network, x: Array, outputs: Sequence[Tensor] | None = None) 
 
     x: lanes x the shape of the network's only input. Returns each output, lanes x its shape.
     """
+    outputs, step = outputs or network.outputs, lanes_at_a_time(network)
     with np.errstate(all="ignore"):
-        return evaluate(outputs or network.outputs, _POINT_RULES, {network.input: x})
+        parts = [
+            evaluate(outputs, POINT_RULES, {network.input: x[start : start + step]}) for start in range(0, len(x), step)
+        ]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def bounds(
@@ -33,5 +38,31 @@ def bounds(
 
     box: lanes x the shape of the network's only input, its ends numbers of the deployed format.
     """
+    outputs, step, rules = outputs or network.outputs, lanes_at_a_time(network), interval_rules(contract)
     with np.errstate(all="ignore"):
-        return evaluate(outputs or network.outputs, interval_rules(contract), {network.input: box})
+        parts = [
+            evaluate(outputs, rules, {network.input: Interval(*(end[start : start + step] for end in box))})
+            for start in range(0, len(box.lower), step)
+        ]
+    return [
+        Interval(np.concatenate([x.lower for x in part]), np.concatenate([x.upper for x in part]))
+        for part in zip(*parts, strict=True)
+    ]
+
+
+def lanes_at_a_time(network: Network) -> int:
+    """How many lanes to bound at a time: few enough for memory and caches, at least one.
+
+    Counts two float64 numbers per value that is alive, and eight per element of the operation in progress.
+    """
+    waiting = uses(network.outputs)
+    alive = peak = 0
+    for tensor in topological(network.outputs):
+        size = math.prod(tensor.shape)
+        alive += 2 * size
+        peak = max(peak, alive + 8 * max(size, *(math.prod(x.shape) for x in tensor.operands), 1))
+        for operand in tensor.operands:
+            waiting[operand] -= 1
+            if not waiting[operand]:
+                alive -= 2 * math.prod(operand.shape)
+    return int(np.clip(_MEMORY // (8 * peak), 1, 256))

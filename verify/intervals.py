@@ -8,6 +8,7 @@ zero) is NaN from there on, and no comparison with NaN proves anything.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from verify.primitives import (
     Select,
     Sum,
 )
-from verify.rounding import FLOAT64_UNIT, Array, Contract, down, kappa, up
+from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 _OWN_UNDERFLOW = 2.0**-1060
 """More than what a float64 operation of the verifier can lose to underflow, with room for a few thousand of them."""
@@ -49,8 +50,13 @@ def interval_rules(contract: Contract) -> Rules:
         Product: product,
         Quotient: quotient,
     }
-    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, MaxPool), monotone)
-    return {Constant: constant, **exact, **{kind: partial(rule, contract=contract) for kind, rule in rounded.items()}}
+    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip), monotone)
+    return {
+        Constant: constant,
+        MaxPool: max_pool,
+        **exact,
+        **{kind: partial(rule, contract=contract) for kind, rule in rounded.items()},
+    }
 
 
 def constant(primitive: Constant) -> Interval:
@@ -58,9 +64,17 @@ def constant(primitive: Constant) -> Interval:
     return Interval(primitive.apply(), primitive.apply())
 
 
-def monotone(primitive: Reshape | Select | Concatenate | Clip | MaxPool | LeakyRelu, *operands: Interval) -> Interval:
+def monotone(primitive: Reshape | Select | Concatenate | Clip | LeakyRelu, *operands: Interval) -> Interval:
     """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
     return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))
+
+
+def max_pool(primitive: MaxPool, x: Interval) -> Interval:
+    """Exact and monotone; the padding counts for the upper bound, and not for the lower one."""
+    upper = primitive.apply(x.upper)
+    if primitive.padding:
+        primitive = replace(primitive, padding=replace(primitive.padding, fill=-np.inf))
+    return Interval(primitive.apply(x.lower), upper)
 
 
 def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
@@ -71,14 +85,18 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
 
     for the magnitude m of b, and kappa and e of `LinearError`.
     """
+    if primitive.roundings == 0:  # an exact operation on each element (a change of sign): endpoints map to endpoints
+        ends = primitive.apply(x.lower), primitive.apply(x.upper)
+        return Interval(np.minimum(*ends), np.maximum(*ends))
     centre, radius, magnitude = midpoint(x)
-    result = primitive.apply(centre)
-    spread = primitive.map.absolute
-    if primitive.roundings == 0:  # an exact operation, in float64 as in float32 (a change of sign)
-        return _around(result, spread(radius))
     error = LinearError.of(primitive, magnitude, contract)
-    width = spread(radius + error.kappa * magnitude) + error.kappa * primitive.magnitude
-    return _around(result, error.widened(width))
+    magnitude *= error.kappa
+    magnitude += radius
+    width = primitive.map.absolute(magnitude)
+    width += error.kappa * primitive.magnitude
+    width = error.widened(width)
+    result = primitive.apply(centre)
+    return Interval(result - width, result + width)
 
 
 class LinearError(NamedTuple):
@@ -87,7 +105,7 @@ class LinearError(NamedTuple):
     kappa: relative to the sum of the magnitudes of all terms: the contract's, for all roundings between the exact
         result and the deployed one, and the verifier's, for rounding A, c and A c + b in float64.
     absolute: per lane, what underflow can add; NaN where an intermediate result might overflow.
-    own: the verifier's part of kappa.
+    own: the verifier's part of kappa; it has room for the last operation too, centre plus or minus radius.
     """
 
     kappa: float
@@ -105,10 +123,11 @@ class LinearError(NamedTuple):
         return LinearError(kappa(primitive.roundings, contract.unit) + own, np.where(safe, absolute, np.nan), own)
 
     def widened(self, width: Array) -> Array:
-        """A sum of non-negative terms with the absolute error added; its own rounding is a relative error below
-        4 `own`."""
-        absolute = self.absolute.reshape(-1, *[1] * (width.ndim - 1))
-        return (width + absolute) * (1.0 + 4.0 * self.own)
+        """A sum of non-negative terms with the absolute error added, in place; its own rounding is a relative error
+        below 4 `own`."""
+        width += self.absolute.reshape(-1, *[1] * (width.ndim - 1))
+        width *= 1.0 + 4.0 * self.own
+        return width
 
 
 def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Interval:
@@ -153,26 +172,29 @@ def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contrac
 
 
 def _rounded(lower: Array, upper: Array, error: Array | float, contract: Contract) -> Interval:
-    """Endpoints that float64 rounded once each, widened by one float32 rounding of the result and by `error`."""
+    """Endpoints that float64 rounded once each, widened by one float32 rounding of the result and by `error`; with room
+    for rounding the widened endpoints."""
     largest = np.maximum(np.abs(lower), np.abs(upper))
     rounding = kappa(1, contract.unit) + kappa(8, FLOAT64_UNIT)
     width = (rounding * largest + error + max(contract.underflow, _OWN_UNDERFLOW)) * (1.0 + 2.0**-40)
-    return _around_both(lower, upper, np.where(largest < contract.limit, width, np.nan))
+    width = np.where(largest < contract.limit, width, np.nan)
+    return Interval(lower - width, upper + width)
 
 
 def midpoint(x: Interval) -> tuple[Array, Array, Array]:
-    """Centre, a radius that is not too small, and the largest magnitude."""
-    centre = 0.5 * x.lower + 0.5 * x.upper
-    radius = up(np.maximum(x.upper - centre, centre - x.lower))
-    return centre, radius, _magnitude(x)
+    """Centre, a radius that is not too small, and a magnitude that is not too small, in new arrays.
 
-
-def _around(centre: Array, radius: Array) -> Interval:
-    return _around_both(centre, centre, radius)
-
-
-def _around_both(lower: Array, upper: Array, width: Array) -> Interval:
-    return Interval(down(lower - width), up(upper + width))
+    The differences round once; multiplying by 1 + 2^-51 rounds up again, and keeps zero (whereas the next float64 above
+    zero would be subnormal, which slows matrix products down fiftyfold).
+    """
+    centre = x.lower + x.upper
+    centre *= 0.5
+    radius = np.maximum(x.upper - centre, centre - x.lower)
+    radius *= 1.0 + 2.0**-51
+    magnitude = np.abs(centre)
+    magnitude += radius
+    magnitude *= 1.0 + 2.0**-51
+    return centre, radius, magnitude
 
 
 def _magnitude(x: Interval) -> Array:

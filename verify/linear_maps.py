@@ -16,8 +16,8 @@ import numpy as np
 from verify.rounding import Array
 from verify.windows import Window
 
-_WORKSPACE = 2**22
-"""Elements of the unfolded windows that a convolution holds at a time (32 MiB), where one lane's are not more."""
+_WORKSPACE = 2**19
+"""Elements of the unfolded windows that a convolution holds at a time (4 MiB, for the caches), or else one lane's."""
 
 
 class LinearMap(Protocol):
@@ -121,20 +121,19 @@ class Convolution:
         lead, channels, spatial = x.shape[: -axes - 1], x.shape[-axes - 1], x.shape[-axes:]
         samples = x.reshape(-1, channels, *spatial)
         output = self.window.output(spatial)
-        result = np.empty((len(samples), self.groups, len(self.weight) // self.groups, int(np.prod(output))))
+        positions, taps = int(np.prod(output)), int(np.prod(self.window.kernel))
         kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1)
-        chunk = max(1, _WORKSPACE // max(1, channels * int(np.prod(self.window.kernel)) * result.shape[-1]))
+        result = np.empty((len(samples), self.groups, kernel.shape[1], positions))
+        chunk = int(np.clip(_WORKSPACE // max(1, channels * taps * positions), 1, max(1, len(samples))))
+        columns = np.empty((chunk, channels, taps, *output))
         for start in range(0, len(samples), chunk):
-            columns = self._columns(samples[start : start + chunk], output)
-            np.matmul(kernel, columns, out=result[start : start + chunk])
+            part = samples[start : start + chunk]
+            windows = columns[: len(part)]
+            for index, tap in enumerate(self.window.taps(part, 0.0)):
+                windows[:, :, index] = tap
+            unfolded = windows.reshape(len(part), self.groups, -1, positions)
+            np.matmul(kernel, unfolded, out=result[start : start + chunk])
         return result.reshape(*lead, len(self.weight), *output)
-
-    def _columns(self, x: Array, output: tuple[int, ...]) -> Array:
-        """The windows of x as columns: samples x groups x (channels of a group, kernel) x output positions."""
-        columns = np.empty((*x.shape[:2], int(np.prod(self.window.kernel)), *output))
-        for index, tap in enumerate(self.window.taps(x, 0.0)):
-            columns[:, :, index] = tap
-        return columns.reshape(len(x), self.groups, -1, int(np.prod(output)))
 
     def scaled(self, scale: Array) -> LinearMap:
         channel = -len(self.window.kernel) - 1

@@ -60,7 +60,7 @@ def _of_functionals(primitive: Linear, weight: Array, x: Interval, labels: Label
     with the notation of `intervals.linear`.
     """
     weight = weight.reshape(-1, weight.shape[-1])
-    bias = np.broadcast_to(primitive.bias, (1, weight.shape[-1])).reshape(-1)
+    bias = np.broadcast_to(primitive.bias.reshape(-1), weight.shape[-1:])
     centre, radius, magnitude = midpoint(x)
     error = LinearError.of(primitive, magnitude, contract)
     sums = magnitude @ np.abs(weight) + primitive.magnitude.reshape(-1)

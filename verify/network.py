@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from verify import onnx_file
+from verify.batching import require_independent_samples
 from verify.errors import ModelProblem
-from verify.linear_maps import Diagonal
+from verify.fusion import with_fusions
 from verify.onnx_file import OnnxFile, OnnxValue
 from verify.operators import Operand, express, require_supported
-from verify.primitives import Input, Linear, Shape, Sum, Tensor, topological, uses
+from verify.primitives import Input, Shape, Tensor
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model as verified: for one execution, with an axis that the model leaves open of length one.
+    """A model as verified: for one execution, on one sample where the model leaves the size of a batch open.
 
     sha256: of the file's bytes.
     """
@@ -49,9 +49,20 @@ def load(path: str | Path) -> Network:
 
 
 def build(file: OnnxFile) -> Network:
-    """Express every node of the file in primitives, by the table of operators."""
+    """Express every node of the file in primitives, by the table of operators.
+
+    An open batch axis gets length one, once it is shown that the samples of a batch do not influence each other.
+    """
     require_supported(file.nodes, file.opset)
-    inputs = tuple(Tensor(Input(), (), _shape(value), value.name) for value in file.inputs)
+    inputs, outputs = _expressed(file, batch=1)
+    if any(None in value.shape for value in file.inputs):
+        require_independent_samples((inputs, outputs), _expressed(file, batch=2))
+    return Network(file.sha256, file.opset, file.metadata, inputs, with_fusions(outputs))
+
+
+def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs and outputs of the network, for that many samples where the model leaves their number open."""
+    inputs = tuple(Tensor(Input(), (), _shape(value, batch), value.name) for value in file.inputs)
     values: dict[str, Operand] = {**file.constants, **{tensor.name: tensor for tensor in inputs}}
     for proto in file.nodes:
         operands = [_value(values, name) if name else None for name in proto.input]
@@ -63,8 +74,7 @@ def build(file: OnnxFile) -> Network:
         if not isinstance(output, Tensor):
             raise ModelProblem(f"the output {name!r} does not depend on the input")
         outputs.append(output)
-    folded = fuse_additions(fold_scales(tuple(outputs)))
-    return Network(file.sha256, file.opset, file.metadata, inputs, folded)
+    return inputs, tuple(outputs)
 
 
 def _value(values: Mapping[str, Operand], name: str) -> Operand:
@@ -73,53 +83,8 @@ def _value(values: Mapping[str, Operand], name: str) -> Operand:
     return values[name]
 
 
-def _shape(value: OnnxValue) -> Shape:
-    """The batch axis, if the model leaves it open, has length one; no other axis may be open."""
+def _shape(value: OnnxValue, batch: int) -> Shape:
+    """Only the batch axis may be open."""
     if any(size is None for size in value.shape[1:]):
         raise ModelProblem(f"the input {value.name!r} leaves more than its first axis open: {value.shape}")
-    return tuple(1 if size is None else size for size in value.shape)
-
-
-def fold_scales(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Merge a linear map with the elementwise linear maps that are its only use (batch norms, added biases).
-
-    A runtime may fold these into the weights or not; the merged primitive bounds the rounding of both ways.
-    """
-
-    def merge(tensor: Tensor, count: Counter[Tensor]) -> Tensor:
-        primitive = tensor.primitive
-        if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
-            (operand,) = tensor.operands
-            if isinstance(operand.primitive, Linear) and count[operand] == 1 and operand.shape == tensor.shape:
-                return Tensor(operand.primitive.then(primitive), operand.operands, tensor.shape, tensor.name)
-        return tensor
-
-    return _rewrite(outputs, merge)
-
-
-def fuse_additions(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Note on every sum how many roundings an operand meets if it is added inside the other one's dot product."""
-
-    def note(tensor: Tensor, count: Counter[Tensor]) -> Tensor:
-        if not isinstance(tensor.primitive, Sum):
-            return tensor
-        first, second = (
-            operand.primitive.roundings if isinstance(operand.primitive, Linear) and count[operand] == 1 else 0
-            for operand in tensor.operands
-        )
-        return replace(tensor, primitive=replace(tensor.primitive, fused_roundings=(first, second)))
-
-    return _rewrite(outputs, note)
-
-
-def _rewrite(outputs: tuple[Tensor, ...], rule: Callable[[Tensor, Counter[Tensor]], Tensor]) -> tuple[Tensor, ...]:
-    """Rebuild the network from its inputs on, each tensor passed through `rule` once its operands are rebuilt."""
-    counts = uses(outputs)
-    rebuilt: dict[Tensor, Tensor] = {}
-    for tensor in topological(outputs):
-        operands = tuple(rebuilt[operand] for operand in tensor.operands)
-        candidate = tensor if operands == tensor.operands else replace(tensor, operands=operands)
-        counts[candidate] = counts[tensor]
-        rebuilt[tensor] = rule(candidate, counts)
-        counts[rebuilt[tensor]] = counts[tensor]
-    return tuple(rebuilt[output] for output in outputs)
+    return tuple(batch if size is None else size for size in value.shape)

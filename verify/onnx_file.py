@@ -61,9 +61,9 @@ def parse(content: bytes, name: str) -> OnnxFile:
     except DecodeError as error:
         raise ModelProblem(f"{name} is not an ONNX file (or is truncated)") from error
     graph = model.graph
+    constants = {tensor.name: constant(tensor) for tensor in graph.initializer}
     if not graph.node and not graph.output:
         raise ModelProblem(f"{name} is not an ONNX file: it holds no graph")
-    _refuse_external_data(graph, name)
     _sort(graph, name)
     for value in graph.output:  # the standard demands a shape there; runtimes do not, and nothing here reads it
         if value.type.HasField("tensor_type"):
@@ -74,7 +74,6 @@ def parse(content: bytes, name: str) -> OnnxFile:
         raise ModelProblem(f"{name} is not a valid ONNX model: {str(error).splitlines()[0]}") from error
     if graph.sparse_initializer:
         raise ModelProblem(f"{name} holds sparse weights, which are not supported")
-    constants = {tensor.name: constant(tensor) for tensor in graph.initializer}
     return OnnxFile(
         sha256=hashlib.sha256(content).hexdigest(),
         opset=_opset(model),
@@ -87,7 +86,13 @@ def parse(content: bytes, name: str) -> OnnxFile:
 
 
 def constant(tensor: onnx.TensorProto) -> NDArray[Any]:
-    """A tensor's value; raises ModelProblem when it is malformed or holds numbers that are not finite."""
+    """A tensor's value; raises ModelProblem when it is malformed, in another file, or holds numbers that are not
+    finite."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelProblem(
+            f"the constant {tensor.name!r} is kept in another file, which the model's hash does not cover: "
+            "save the model as one file, with onnx.save(onnx.load('model.onnx'), 'single.onnx')"
+        )
     try:
         value = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
@@ -95,15 +100,6 @@ def constant(tensor: onnx.TensorProto) -> NDArray[Any]:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise ModelProblem(f"the constant {tensor.name!r} holds numbers that are not finite")
     return value
-
-
-def _refuse_external_data(graph: onnx.GraphProto, name: str) -> None:
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelProblem(
-                f"{name} keeps weights in other files, which its hash does not cover: "
-                f"save it as one file, with onnx.save(onnx.load({name!r}), 'single.onnx')"
-            )
 
 
 def _sort(graph: onnx.GraphProto, name: str) -> None:
@@ -122,13 +118,13 @@ def _sort(graph: onnx.GraphProto, name: str) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    for imported in model.opset_import:
-        if imported.domain in ("", "ai.onnx"):
-            newest = onnx.defs.onnx_opset_version()
-            if not _OLDEST_OPSET <= imported.version <= newest:
-                raise ModelProblem(f"opset {imported.version} is not supported: {_OLDEST_OPSET} to {newest} are")
-            return int(imported.version)
-    raise ModelProblem("the model names no version of the ONNX operator set")
+    versions = [imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx")]
+    if len(versions) != 1:
+        raise ModelProblem(f"the model names {len(versions)} versions of the ONNX operator set instead of one")
+    newest = onnx.defs.onnx_opset_version()
+    if not _OLDEST_OPSET <= versions[0] <= newest:
+        raise ModelProblem(f"opset {versions[0]} is not supported: {_OLDEST_OPSET} to {newest} are")
+    return int(versions[0])
 
 
 def _input(value: onnx.ValueInfoProto) -> OnnxValue:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,11 @@ class Tensor:
     operands: tuple[Tensor, ...]
     shape: Shape
     name: str
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether the value depends on an input."""
+        return isinstance(self.primitive, Input) or any(operand.varies for operand in self.operands)
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,8 @@ class Linear:
         return self.map(x) + self.bias
 
     @staticmethod
-    def dot(map: LinearMap, bias: Array | None, input_shape: Shape, *, roundings: int = 0, scalings: int = 0) -> Linear:
-        """One dot product per output: the terms, the bias and a fused residual make `map.terms + 2` roundings, to which
-        `roundings` are added."""
+    def dot(map: LinearMap, bias: Array | None, input_shape: Shape) -> Linear:
+        """One dot product per output: the terms, the bias and a fused residual make `map.terms + 2` roundings."""
         bias = np.zeros(()) if bias is None else bias
         magnitude = np.abs(bias)
         offset = float(magnitude.max(initial=0.0))
@@ -91,11 +96,10 @@ class Linear:
             map,
             bias,
             magnitude,
-            roundings=map.terms + 2 + roundings,
+            roundings=map.terms + 2,
             gain=1.0 + map.largest + offset,
-            row_sum=max(map.largest, row_sum),
+            row_sum=max(1.0, map.largest, row_sum),
             offset=offset,
-            scalings=scalings,
         )
 
     @staticmethod
@@ -105,14 +109,16 @@ class Linear:
         *,
         roundings: int,
         magnitude: Array | None = None,
-        largest: float = 1.0,
+        factor: float = 1.0,
+        constant: float = 0.0,
         scalings: int = 0,
     ) -> Linear:
-        """y = scale * x + shift; `largest` bounds the other constants that an intermediate result may hold."""
+        """y = scale * x + shift; `factor` and `constant` bound other factors of x and other summands that intermediate
+        results may hold."""
         magnitude = np.abs(shift) if magnitude is None else magnitude
         diagonal = Diagonal(scale)
-        row_sum = max(largest, diagonal.largest)
-        offset = max(largest, float(magnitude.max(initial=0.0)))
+        row_sum = max(1.0, factor, diagonal.largest)
+        offset = max(constant, float(magnitude.max(initial=0.0)))
         gain = 1.0 + row_sum + offset
         return Linear(diagonal, shift, magnitude, roundings, gain, row_sum, offset, scalings)
 
@@ -156,13 +162,19 @@ class Select:
 
     def apply(self, x: Array) -> Array:
         flat = x.reshape(len(x), -1)
-        if self._pads:
+        if self.pads:
             flat = np.concatenate([flat, np.full((len(x), 1), self.fill)], axis=1)
         return flat[:, self.index]
 
     @cached_property
-    def _pads(self) -> bool:
+    def pads(self) -> bool:
+        """Whether any element is `fill`."""
         return bool((self.index < 0).any())
+
+    @cached_property
+    def is_permutation(self) -> bool:
+        """Whether y holds elements 0, 1, ... of x, each exactly once."""
+        return np.array_equal(np.sort(self.index, axis=None), np.arange(self.index.size))
 
 
 @dataclass(frozen=True)
@@ -189,11 +201,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest element of each window; padding never wins."""
+    """The largest element of each window; the window's own padding never wins.
+
+    padding: constants that surround x beforehand. A runtime may merge them into the window, where they do not win
+    either, so that with and without them are both the network's values.
+    """
 
     window: Window
+    padding: Select | None = None
 
     def apply(self, x: Array) -> Array:
+        x = self.padding.apply(x) if self.padding else x
         taps = self.window.taps(x, -np.inf)
         result = next(taps).copy()
         for tap in taps:
@@ -245,6 +263,9 @@ class Quotient:
 Primitive = (
     Input | Constant | Linear | Reshape | Select | Concatenate | Clip | MaxPool | LeakyRelu | Sum | Product | Quotient
 )
+
+POINT_RULES = {kind: kind.apply for kind in get_args(Primitive) if kind is not Input}
+"""The domain of points: what the network computes over the real numbers, in float64 (so: nearly)."""
 
 
 def topological(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -10,17 +10,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from verify.bounds import values
+from verify.bounds import lanes_at_a_time, values
 from verify.boxes import InputRange, box_around
 from verify.datasets import DataProblem
 from verify.margins import classes, margin_bounds
 from verify.network import Network
-from verify.primitives import topological, uses
 from verify.rounding import Contract
 from verify.samples import Samples
-
-_MEMORY = 256 * 2**20
-"""Bytes that the values of one batch may take, where one sample's do not take more."""
 
 
 class Status(StrEnum):
@@ -59,7 +55,7 @@ def verify_classifier(
     count = classes(network)
     if ((samples.labels < 0) | (samples.labels >= count)).any():
         raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")
-    batch = lanes_within(network, _MEMORY)
+    batch = lanes_at_a_time(network)
     for first in range(0, len(samples), batch):
         began = time.perf_counter()
         part = slice(first, first + batch)
@@ -80,21 +76,3 @@ def verify_classifier(
                 margin_lower=float(margin),
                 time_s=time_s,
             )
-
-
-def lanes_within(network: Network, memory: int) -> int:
-    """How many samples can be bounded at a time in about `memory` bytes; at least one.
-
-    Counts two float64 numbers per value that is alive, and eight per element of the operation in progress.
-    """
-    waiting = uses(network.outputs)
-    alive = peak = 0
-    for tensor in topological(network.outputs):
-        size = int(np.prod(tensor.shape))
-        alive += 2 * size
-        peak = max(peak, alive + 8 * max(size, *(int(np.prod(x.shape)) for x in tensor.operands), 1))
-        for operand in tensor.operands:
-            waiting[operand] -= 1
-            if not waiting[operand]:
-                alive -= 2 * int(np.prod(operand.shape))
-    return int(np.clip(memory // (8 * peak), 1, 256))

@@ -63,8 +63,3 @@ def contract_named(name: str) -> Contract:
 def down(x: Array) -> Array:
     """The next float64 below: a lower bound of any real number that was rounded to nearest to `x`."""
     return np.nextafter(x, -np.inf)
-
-
-def up(x: Array) -> Array:
-    """The next float64 above: an upper bound of any real number that was rounded to nearest to `x`."""
-    return np.nextafter(x, np.inf)

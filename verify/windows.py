@@ -35,8 +35,11 @@ class Window:
         axes = len(self.kernel)
         spatial = x.shape[-axes:]
         if any(self.begin) or any(self.end):
-            margins = [(0, 0)] * (x.ndim - axes) + list(zip(self.begin, self.end, strict=True))
-            x = np.pad(x, margins, constant_values=padding)
+            sizes = [n + b + e for n, b, e in zip(spatial, self.begin, self.end, strict=True)]
+            padded = np.full((*x.shape[:-axes], *sizes), padding)
+            inside: list[Any] = [..., *(slice(b, b + n) for n, b in zip(spatial, self.begin, strict=True))]
+            padded[tuple(inside)] = x
+            x = padded
         output = self.output(spatial)
         for position in product(*map(range, self.kernel)):
             cut: list[Any] = [...]

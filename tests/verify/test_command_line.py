@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
         "        signal.raise_signal(signal.SIGINT)\n"
         "    return original(*arguments)\n"
         "robustness.margin_bounds = interrupted\n"
-        "robustness.lanes_within = lambda *arguments: 1\n"
+        "robustness.lanes_at_a_time = lambda *arguments: 1\n"
         f"sys.argv = ['adcert', 'verify', {str(classifier)!r}, '--json', {str(result)!r}]\n"
         "cli.main()\n"
     )

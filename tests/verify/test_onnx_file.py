@@ -58,7 +58,7 @@ def changed(change: str) -> bytes:
         graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
     elif change == "computed weights":
         graph.node[0].input[1] = "v"
-        graph.node.insert(0, node("Mul", ["w", "w"], "v"))
+        graph.node.insert(0, node("Relu", ["w"], "v"))
     return bytes(proto.SerializeToString())
 
 
@@ -67,7 +67,7 @@ def changed(change: str) -> bytes:
     [
         ("nan", "not finite"),
         ("float64", "float64"),
-        ("external", "other files"),
+        ("external", "another file"),
         ("shape", "Gemm_h"),
         ("operators", "Sinh (1x), com.example.Thing (1x)"),
         ("attribute", "training mode"),
@@ -77,7 +77,7 @@ def changed(change: str) -> bytes:
         ("no opset", "version"),
         ("double input", "DOUBLE"),
         ("open axes", "more than its first axis open"),
-        ("computed weights", "must be constant"),
+        ("computed weights", "fold them before export"),
     ],
 )
 def test_an_unsupported_or_invalid_model_is_named(change: str, says: str) -> None:

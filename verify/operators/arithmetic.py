@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
-from verify.linear_maps import Dense, LinearMap, Reduction
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.linear_maps import Dense, Reduction
 from verify.operators.movement import axes_of, move, reduced
 from verify.operators.registry import Node, Operand, operator
 from verify.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
 from verify.rounding import Array
 
+Function = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
-def _integers(*operands: Operand) -> bool:
-    return all(isinstance(x, np.ndarray) and x.dtype.kind in "iu" for x in operands)
+
+def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[Any] | None:
+    """The result of a single operation on two constants of one type, which no arithmetic computes otherwise; None where
+    an operand depends on the input."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return None
+    if a.dtype != b.dtype or (a.dtype.kind not in "iu" and a.dtype != np.float32):
+        node.refuse(f"arithmetic on constants of types {a.dtype} and {b.dtype} is not supported")
+    with np.errstate(all="ignore"):
+        result = np.asarray(function(a, b))
+    if result.dtype.kind == "f" and not np.isfinite(result).all():
+        node.refuse("arithmetic on constants yields numbers that are not finite")
+    return result
 
 
 def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
@@ -21,7 +37,7 @@ def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
     return node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape)))
 
 
-def _elementwise(node: Node, x: Operand, weights: Operand, primitive: Linear) -> Tensor:
+def _elementwise(node: Node, x: Operand, weights: NDArray[Any], primitive: Linear) -> Tensor:
     x = _broadcast(node, x, weights)
     return node.result(primitive, x, shape=x.shape)
 
@@ -33,33 +49,33 @@ def _of_two(node: Node, primitive: Primitive, a: Operand, b: Operand) -> Tensor:
 
 @operator("Add", 7, 13, 14)
 def add(node: Node, a: Operand, b: Operand) -> Operand:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
-        return a + b
+    if (folded := _folded(node, np.add, a, b)) is not None:
+        return folded
     if isinstance(a, np.ndarray):
         a, b = b, a
-    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+    if isinstance(b, np.ndarray):
         return _elementwise(node, a, b, Linear.elementwise(np.ones(()), node.weights(b, "a summand"), roundings=1))
     return _of_two(node, Sum(1), a, b)
 
 
 @operator("Sub", 7, 13, 14)
 def sub(node: Node, a: Operand, b: Operand) -> Operand:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
-        return a - b
-    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+    if (folded := _folded(node, np.subtract, a, b)) is not None:
+        return folded
+    if isinstance(b, np.ndarray):
         return _elementwise(node, a, b, Linear.elementwise(np.ones(()), -node.weights(b, "a summand"), roundings=1))
-    if isinstance(a, np.ndarray) and isinstance(b, Tensor):
+    if isinstance(a, np.ndarray):
         return _elementwise(node, b, a, Linear.elementwise(-np.ones(()), node.weights(a, "a summand"), roundings=1))
     return _of_two(node, Sum(-1), a, b)
 
 
 @operator("Mul", 7, 13, 14)
 def mul(node: Node, a: Operand, b: Operand) -> Operand:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
-        return a * b
+    if (folded := _folded(node, np.multiply, a, b)) is not None:
+        return folded
     if isinstance(a, np.ndarray):
         a, b = b, a
-    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+    if isinstance(b, np.ndarray):
         return _elementwise(node, a, b, Linear.elementwise(node.weights(b, "a factor"), np.zeros(()), roundings=1))
     return _of_two(node, Product(), a, b)
 
@@ -68,20 +84,27 @@ def mul(node: Node, a: Operand, b: Operand) -> Operand:
 def div(node: Node, a: Operand, b: Operand) -> Operand:
     if isinstance(b, np.ndarray) and not b.all():
         node.refuse("the divisor holds a zero")
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _integers(a, b):
-        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))  # rounds toward zero, as C does
-    if isinstance(a, Tensor) and isinstance(b, np.ndarray):
+    if (folded := _folded(node, _divided, a, b)) is not None:
+        return folded
+    if isinstance(b, np.ndarray):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
         inverse = 1.0 / node.weights(b, "the divisor")
         return _elementwise(node, a, b, Linear.elementwise(inverse, np.zeros(()), roundings=2, scalings=1))
     return _of_two(node, Quotient(), a, b)
 
 
+def _divided(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """The quotient; of integers rounded toward zero, as C does."""
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    below = a // b
+    return np.asarray(below + ((a % b != 0) & ((a < 0) != (b < 0)))).astype(a.dtype)
+
+
 @operator("Neg", 6, 13)
 def neg(node: Node, x: Operand) -> Operand:
-    if isinstance(x, np.ndarray) and _integers(x):
+    if isinstance(x, np.ndarray):
         return -x
-    x = node.tensor(x)
     return node.result(Linear.elementwise(-np.ones(()), np.zeros(()), roundings=0), x, shape=x.shape)
 
 
@@ -104,37 +127,41 @@ def _swapped(node: Node, x: Operand) -> Operand:
     return move(node, x, lambda a: np.swapaxes(a, -1, -2) if a.ndim > 1 else a)
 
 
-def _product(node: Node, x: Tensor, weight: Array, bias: Array | None, *, roundings: int = 0) -> Tensor:
+def _product(node: Node, x: Tensor, weight: Array, bias: Array | None) -> Tensor:
     """x W + b by the rules of matrix multiplication, for a constant W."""
     if weight.ndim == 1:
-        column = _product(node, x, weight[:, np.newaxis], bias, roundings=roundings)
-        return node.tensor(move(node, column, lambda a: a[..., 0]))
+        return node.tensor(move(node, _product(node, x, weight[:, np.newaxis], bias), lambda a: a[..., 0]))
     if weight.ndim > len(x.shape):
         missing = weight.ndim - len(x.shape)
         row = (1,) if len(x.shape) == 1 else ()
         lead = (1,) * (missing - len(row))
         batched = node.tensor(move(node, x, lambda a: a.reshape(*lead, *row, *a.shape)))
-        product = _product(node, batched, weight, bias, roundings=roundings)
+        product = _product(node, batched, weight, bias)
         return node.tensor(move(node, product, lambda a: a[..., 0, :])) if row else product
     shape = np.matmul(np.broadcast_to(0.0, x.shape), np.broadcast_to(0.0, weight.shape)).shape
-    primitive = Linear.dot(Dense(weight), bias, x.shape, roundings=roundings, scalings=2 if roundings else 0)
-    return node.result(primitive, x, shape=shape)
+    return node.result(Linear.dot(Dense(weight), bias, x.shape), x, shape=shape)
 
 
 @operator("Gemm", 7, 9, 11, 13)
 def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operand:
+    """alpha A B + beta C: the factors are applied after the sum, before it, or to the weights."""
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
-    bias = None if c is None else beta * node.weights(c, "the matrix C")
-    roundings = 0 if alpha == beta == 1 else 2
     if node.attribute("transA", 0):
         a = _swapped(node, a)
     if node.attribute("transB", 0):
         b = _swapped(node, b)
+    shift = np.zeros(()) if c is None else node.weights(c, "the matrix C")
     if isinstance(b, np.ndarray):
-        return _product(node, node.tensor(a), alpha * node.weights(b, "the matrix B"), bias, roundings=roundings)
-    weight = alpha * node.weights(a, "the matrix A").T
-    bias = None if bias is None else np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (1, 1))).T
-    return _swapped(node, _product(node, node.tensor(_swapped(node, b)), weight, bias, roundings=roundings))
+        weight = node.weights(b, "the matrix B")
+        if alpha == beta == 1:
+            return _product(node, node.tensor(a), weight, shift)
+        product = _product(node, node.tensor(a), weight, None)
+    else:
+        weight = node.weights(a, "the matrix A").T
+        product = node.tensor(_swapped(node, _product(node, node.tensor(_swapped(node, b)), weight, None)))
+    constant = float(np.abs(shift).max(initial=0.0))
+    scale = Linear.elementwise(np.array(alpha), beta * shift, roundings=2, constant=constant, scalings=1)
+    return node.result(scale, product, shape=product.shape)
 
 
 @operator("BatchNormalization", 7, 9, 14, 15)
@@ -166,23 +193,25 @@ def batch_normalization(
         beta - mu * s,
         roundings=8,
         magnitude=np.abs(beta) + np.abs(mu * s),
-        largest=float(np.max([1.0 + np.abs(mu), inverse * (1.0 + np.abs(mu))])),
+        factor=float(inverse.max()),
+        constant=float((np.maximum(inverse, 1.0) * np.abs(mu)).max()),
         scalings=6,
     )
     return node.result(primitive, x, shape=x.shape)
 
 
 def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bool) -> Tensor:
-    """Sum or mean over axes; the mean takes two more roundings."""
+    """Sum or mean over axes; the mean divides by the count, or multiplies by its reciprocal."""
     x = node.tensor(x)
     over = tuple(sorted({reduced(axis, len(x.shape), node) for axis in axes}))
-    reduction: LinearMap = Reduction(over, x.shape)
-    if mean and not reduction.terms:
-        node.refuse("the mean of no element")
+    reduction = Reduction(over, x.shape)
+    primitive = Linear.dot(reduction, None, x.shape)
     if mean:
-        reduction = reduction.scaled(np.array(1.0 / reduction.terms))
+        if not reduction.terms:
+            node.refuse("the mean of no element")
+        inverse = np.array(1.0 / reduction.terms)
+        primitive = primitive.then(Linear.elementwise(inverse, np.zeros(()), roundings=2, scalings=1))
     kept = tuple(1 if axis in over else size for axis, size in enumerate(x.shape))
-    primitive = Linear.dot(reduction, None, x.shape, roundings=2 if mean else 0, scalings=2)
     result = node.result(primitive, x, shape=kept)
     return result if keep else node.tensor(move(node, result, lambda a: np.squeeze(a, over)))
 

@@ -109,4 +109,6 @@ def reduce_prod(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
     kept = bool(node.attribute("keepdims", 1))
     if not over and node.attribute("noop_with_empty_axes", 0):
         return values
-    return np.asarray(np.prod(values, axis=tuple(over) if over else None, keepdims=kept, dtype=np.int64))
+    if np.prod(np.abs(values, dtype=np.float64)) >= 2.0**31:
+        node.refuse("a product of more than 2^31 is not supported")
+    return np.asarray(np.prod(values, axis=tuple(over) if over else None, keepdims=kept, dtype=values.dtype))

@@ -84,8 +84,8 @@ def transpose(node: Node, x: Operand) -> Operand:
 
 @operator("Squeeze", 1, 11, 13, *_SINCE_21)
 def squeeze(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    dropped = axes_of(node, axes, operand_since=13)
-    return move(node, x, lambda a: np.squeeze(a, None if dropped is None else tuple(dropped)))
+    dropped = axes_of(node, axes, operand_since=13)  # no axes, or none of them: all of length one
+    return move(node, x, lambda a: np.squeeze(a, tuple(dropped) if dropped else None))
 
 
 @operator("Unsqueeze", 1, 11, 13, *_SINCE_21)
@@ -150,6 +150,8 @@ def slice_(node: Node, x: Operand, *bounds: Operand | None) -> Operand:
         node.refuse("a step is zero or an axis is sliced twice")
     slices = [slice(None)] * len(x.shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step < 0 and end in (2**31 - 1, 2**63 - 1):
+            node.refuse("a backward slice to the largest integer is not supported: runtimes disagree with the standard")
         slices[axis] = _extent(start, end, step, x.shape[axis])
     return move(node, x, lambda a: a[tuple(slices)])
 
@@ -187,6 +189,8 @@ def pad(
     margins = [(0, 0)] * rank
     for axis, begin, end in zip(chosen, amounts[: len(chosen)], amounts[len(chosen) :], strict=True):
         margins[axis] = (begin, end)
+    if any(max(-b, 0) + max(-e, 0) > size for (b, e), size in zip(margins, x.shape, strict=True)):
+        node.refuse("more is cropped than is there")
     if mode != "constant" and min(amounts) < 0:
         node.refuse(f"negative pads in mode {mode!r} are not supported")
 

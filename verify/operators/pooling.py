@@ -7,44 +7,51 @@ import numpy as np
 from verify.linear_maps import Convolution
 from verify.operators.arithmetic import reduce_over
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Linear, MaxPool, Tensor
+from verify.primitives import Linear, MaxPool, Select, Tensor
 from verify.rounding import Array
 from verify.windows import Window
 
 
-def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
-    """The window that the attributes describe. With `ceil_mode`, the padding at the end grows until the last, partial
-    window fits; a window that would start in the padding at the end is dropped."""
+def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
+    """The window that the attributes describe, and the padding at the end that they ask for. With `ceil_mode` the
+    window has more of it, so that the last, partial one fits; one that would start in the padding at the end is
+    dropped."""
     axes = len(spatial)
     strides = tuple(node.attribute("strides", [1] * axes))
     dilations = tuple(node.attribute("dilations", [1] * axes))
     pads = list(node.attribute("pads", [0] * (2 * axes)))
     automatic = node.attribute("auto_pad", b"NOTSET").decode()
-    rounding_up = bool(node.attribute("ceil_mode", 0))
     if not len(kernel) == len(strides) == len(dilations) == len(pads) // 2 == axes:
         node.refuse(f"a window of {len(kernel)} axes does not fit {axes} spatial axes")
     if min(pads, default=0) < 0 or min(*kernel, *strides, *dilations) < 1:
         node.refuse("negative pads and windows without extent are not supported")
-    begin, end = list(pads[:axes]), list(pads[axes:])
-    for axis, (size, stride) in enumerate(zip(spatial, strides, strict=True)):
-        reach = dilations[axis] * (kernel[axis] - 1) + 1
-        if automatic in ("SAME_UPPER", "SAME_LOWER"):
-            total = max(0, (-(-size // stride) - 1) * stride + reach - size)
-            small, large = total // 2, total - total // 2
-            begin[axis], end[axis] = (small, large) if automatic == "SAME_UPPER" else (large, small)
-        elif automatic == "VALID":
-            begin[axis] = end[axis] = 0
-        elif automatic != "NOTSET":
-            node.refuse(f"auto_pad {automatic!r} is not supported")
-        if rounding_up:
-            count = -(-(size + begin[axis] + end[axis] - reach) // stride) + 1
-            if (count - 1) * stride >= size + begin[axis]:
-                count -= 1
-            end[axis] = max(end[axis], (count - 1) * stride + reach - size - begin[axis])
-    window = Window(kernel, strides, dilations, tuple(begin), tuple(end))
+    if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        if max(dilations) > 1:
+            node.refuse(f"auto_pad {automatic} with dilations is not supported: runtimes disagree")
+        total = [(-(-n // s) - 1) * s + k - n for n, s, k in zip(spatial, strides, kernel, strict=True)]
+        if min(total) < -1:
+            node.refuse(f"auto_pad {automatic} with strides that skip elements is not supported: runtimes disagree")
+        small, large = [max(0, t) // 2 for t in total], [max(0, t) - max(0, t) // 2 for t in total]
+        begin, end = (small, large) if automatic == "SAME_UPPER" else (large, small)
+    elif automatic == "VALID":
+        begin = end = [0] * axes
+    elif automatic == "NOTSET":
+        begin, end = pads[:axes], pads[axes:]
+    else:
+        node.refuse(f"auto_pad {automatic!r} is not supported")
+    needed = tuple(end)
+    if node.attribute("ceil_mode", 0):
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+        count = [
+            -(-(n + b + e - r) // s) + 1 for n, b, e, r, s in zip(spatial, begin, end, reach, strides, strict=True)
+        ]
+        count = [c - ((c - 1) * s >= n + b) for c, n, b, s in zip(count, spatial, begin, strides, strict=True)]
+        last = [(c - 1) * s + r - n - b for c, n, b, r, s in zip(count, spatial, begin, reach, strides, strict=True)]
+        needed = tuple(map(max, end, last))
+    window = Window(kernel, strides, dilations, tuple(begin), needed)
     if min(window.output(spatial)) < 1:
         node.refuse(f"the window does not fit into {spatial} elements")
-    return window
+    return window, tuple(end)
 
 
 @operator("Conv", 1, 11, 22)
@@ -56,7 +63,7 @@ def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -
         node.refuse("kernel_shape differs from the kernel's shape")
     if len(x.shape) != kernel.ndim or x.shape[1] != kernel.shape[1] * groups or len(kernel) % groups:
         node.refuse(f"a kernel of shape {kernel.shape} in {groups} groups does not fit an input of shape {x.shape}")
-    window = _window(node, x.shape[2:], kernel.shape[2:])
+    window, _ = _window(node, x.shape[2:], kernel.shape[2:])
     shift = None if bias is None else node.weights(bias, "the bias").reshape(-1, *[1] * (kernel.ndim - 2))
     primitive = Linear.dot(Convolution(kernel, window, groups), shift, x.shape)
     return node.result(primitive, x, shape=(x.shape[0], len(kernel), *window.output(x.shape[2:])))
@@ -77,20 +84,16 @@ def average_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x)
     spatial, channels = x.shape[2:], x.shape[1]
     kernel = tuple(node.attribute("kernel_shape"))
-    window = _window(node, spatial, kernel)
+    window, end = _window(node, spatial, kernel)
     counts = _covered(window, spatial)
     if node.attribute("count_include_pad", 0):
-        pads = list(node.attribute("pads", [0] * (2 * len(spatial))))
-        if node.attribute("auto_pad", b"NOTSET") != b"NOTSET":
-            pads = [*window.begin, *window.end]
-        end = tuple(pads[len(spatial) :])
-        padded = tuple(n + b + e for n, b, e in zip(spatial, window.begin, end, strict=True))
+        padded = tuple(map(sum, zip(spatial, window.begin, end, strict=True)))
         beyond = tuple(e - given for e, given in zip(window.end, end, strict=True))
         counts = _covered(Window(kernel, window.strides, window.dilations, (0,) * len(spatial), beyond), padded)
     if counts.min() < 1:
         node.refuse("a window covers nothing but padding")
-    total = Convolution(np.ones((channels, 1, *kernel)), window, channels)
-    primitive = Linear.dot(total.scaled(1.0 / counts), None, x.shape, roundings=2, scalings=2)
+    total = Linear.dot(Convolution(np.ones((channels, 1, *kernel)), window, channels), None, x.shape)
+    primitive = total.then(Linear.elementwise(1.0 / counts, np.zeros(()), roundings=2, scalings=1))
     return node.result(primitive, x, shape=(*x.shape[:2], *window.output(spatial)))
 
 
@@ -98,10 +101,16 @@ def average_pool(node: Node, x: Operand) -> Tensor:
 def max_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x)
     node.attribute("storage_order")  # orders the indices of the maxima only, which are not supported
-    window = _window(node, x.shape[2:], tuple(node.attribute("kernel_shape")))
-    if _covered(window, x.shape[2:]).min() < 1:
+    window, _ = _window(node, x.shape[2:], tuple(node.attribute("kernel_shape")))
+    shape = (*x.shape[:2], *window.output(x.shape[2:]))
+    own = np.ones(x.shape)
+    padding = x.primitive if isinstance(x.primitive, Select) and x.primitive.pads else None
+    if padding:
+        own[padding.index < 0] = 0
+        (x,) = x.operands
+    if sum(window.taps(own, 0.0)).min() < 1:  # type: ignore[union-attr]
         node.refuse("a window covers nothing but padding")
-    return node.result(MaxPool(window), x, shape=(*x.shape[:2], *window.output(x.shape[2:])))
+    return node.result(MaxPool(window, padding), x, shape=shape)
 
 
 @operator("GlobalAveragePool", 1, 22)

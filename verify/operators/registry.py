@@ -1,8 +1,7 @@
 """The table of ONNX operators: name and checked versions -> how the operator is expressed in primitives.
 
 A rule is a pure function of a node's attributes and its operands. Operands are tensors of the network, or constants
-(arrays), so that shape arithmetic folds away while the network is read. A constant that takes part in float arithmetic
-is no longer exact in float32: it becomes a tensor, and its rounding is bounded like any other.
+(arrays), so that shape arithmetic folds away while the network is read.
 """
 
 from __future__ import annotations
@@ -116,11 +115,15 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
         node.refuse(f"this version is not supported: {', '.join(map(str, sorted(versions)))} are")
     try:
         outcome = rule(node, *operands)
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, KeyError) as error:
         raise ModelProblem(f"node {node.name!r} ({node.operator}): operands do not fit ({error})") from error
     if unread := set(node.attributes) - node.read:
         node.refuse(f"the attribute {', '.join(sorted(unread))} is not supported")
-    return outcome if isinstance(outcome, list) else [outcome]
+    results = outcome if isinstance(outcome, list) else [outcome]
+    if any(isinstance(result, Tensor) and not result.varies for result in results):
+        # A runtime may compute such a value beforehand and fold it into weights, which the bounds would not cover.
+        node.refuse("computing float constants inside the network is not supported: fold them before export")
+    return results
 
 
 def _node(proto: onnx.NodeProto, opset: int) -> Node:

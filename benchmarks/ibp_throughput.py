@@ -1,0 +1,114 @@
+"""How much slower is a proof by intervals than plain inference of the same file?
+
+Runs onnxruntime and the rigorous float64 bounds in turn, in one process on one machine, and prints the ratio of their
+median times per sample: `python benchmarks/ibp_throughput.py [--repeat N]`. The networks have random weights, which
+cost the same as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from verify.bounds import bounds
+from verify.intervals import Interval
+from verify.network import build
+from verify.onnx_file import parse
+from verify.rounding import FLOAT32_ANY_ORDER
+
+Layer = tuple[str, int, int]
+"""Kind ("conv" or "dense"), outputs, stride."""
+
+NETWORKS: dict[str, tuple[tuple[int, int, int], int, list[Layer]]] = {
+    "cnn-7 (CIFAR-10)": (
+        (3, 32, 32),
+        3,
+        [("conv", 64, 1), ("conv", 64, 1), ("conv", 128, 2), ("conv", 128, 1), ("conv", 128, 1), ("dense", 512, 0)],
+    ),
+    "small CNN (MNIST)": ((1, 28, 28), 4, [("conv", 16, 2), ("conv", 32, 2), ("dense", 100, 0)]),
+}
+
+
+def network(shape: tuple[int, int, int], kernel: int, layers: list[Layer]) -> bytes:
+    """Convolutions, each with a ReLU, then dense layers, as an ONNX file with an open batch axis."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+    name, (channels, size, _) = "x", shape
+    features = None
+
+    def tensor(*extents: int) -> str:
+        value = rng.normal(size=extents) / np.sqrt(np.prod(extents[1:]) or 1)
+        weights.append(numpy_helper.from_array(value.astype(np.float32), f"w{len(weights)}"))
+        return weights[-1].name
+
+    for index, (kind, outputs, stride) in enumerate([*layers, ("dense", 10, 0)]):
+        result = f"h{index}"
+        if kind == "conv":
+            operands = [name, tensor(outputs, channels, kernel, kernel), tensor(outputs)]
+            nodes.append(helper.make_node("Conv", operands, [result], strides=[stride] * 2, pads=[1] * 4))
+            channels, size = outputs, (size + 2 - kernel) // stride + 1
+        else:
+            if features is None:
+                nodes.append(helper.make_node("Flatten", [name], ["flat"]))
+                name, features = "flat", channels * size * size
+            operands = [name, tensor(outputs, features), tensor(outputs)]
+            nodes.append(helper.make_node("Gemm", operands, [result], transB=1))
+            features = outputs
+        if index < len(layers):
+            nodes.append(helper.make_node("Relu", [result], [f"r{index}"]))
+            result = f"r{index}"
+        name = result
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])
+    y = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 10])
+    graph = helper.make_graph(nodes, "benchmark", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def interleaved(first: Callable[[], object], second: Callable[[], object], repeat: int) -> tuple[float, float]:
+    """Median times in seconds of two functions that run in turn."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(repeat + 2):
+        for function, found in zip((first, second), times, strict=True):
+            began = time.perf_counter()
+            function()
+            if round_ >= 2:  # the first two rounds warm caches up
+                found.append(time.perf_counter() - began)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=15)
+    repeat = parser.parse_args().repeat
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}"
+    )
+    print(f"{'network':20} {'batch':>5} {'onnxruntime ms':>15} {'bounds ms':>10} {'ratio':>6}")
+    for title, (shape, kernel, layers) in NETWORKS.items():
+        content = network(shape, kernel, layers)
+        parsed = build(parse(content, title))
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        for batch in (1, 64):
+            x = np.random.default_rng(1).random((batch, *shape)).astype(np.float32)
+            point = x.astype(np.float64)[:, np.newaxis]
+            box = Interval(point - 2 / 255, point + 2 / 255)
+            plain, rigorous = interleaved(
+                lambda x=x: session.run(None, {"x": x}),  # type: ignore[misc]
+                lambda box=box: bounds(parsed, box, FLOAT32_ANY_ORDER),  # type: ignore[misc]
+                repeat,
+            )
+            print(f"{title:20} {batch:5} {1e3 * plain:15.2f} {1e3 * rigorous:10.2f} {rigorous / plain:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What runtimes may rearrange, written into the network so that its bounds hold for every arrangement.
+
+Over the real numbers the rearranged network is the same; in float32 it rounds, underflows and overflows differently. A
+runtime removes common subexpressions and moves transpositions about before it fuses, so neither other uses of a value
+nor moves of elements between two operations keep it from fusing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.linear_maps import Dense, Diagonal
+from verify.primitives import Concatenate, Linear, Reshape, Select, Sum, Tensor, topological
+from verify.rounding import Array
+
+Outputs = tuple[Tensor, ...]
+_ANY_ORDER = NDArray[np.intp]
+
+
+def with_fusions(outputs: Outputs) -> Outputs:
+    """The network that bounds every arrangement."""
+    return fused_additions(folded_scales(_rewritten(outputs, _scale_inside_product)))
+
+
+def folded_scales(outputs: Outputs) -> Outputs:
+    """Merge a linear map with the elementwise linear maps that follow it (batch norms, scales, added biases): a runtime
+    may fold them into the weights. The merged primitive bounds the rounding of both ways."""
+    return _rewritten(outputs, _folded_scale)
+
+
+def fused_additions(outputs: Outputs) -> Outputs:
+    """Note on every sum how many roundings an operand meets if it is added inside the other one's dot product."""
+    roundings: dict[Tensor, int] = {}
+
+    def noted(tensor: Tensor) -> Tensor:
+        primitive = tensor.primitive
+        inside = [roundings[operand] for operand in tensor.operands]
+        if isinstance(primitive, Sum):
+            tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(inside[0], inside[1])))
+            roundings[tensor] = max(inside) + 1
+        elif isinstance(primitive, Reshape | Select | Concatenate):
+            roundings[tensor] = max(inside)
+        else:
+            roundings[tensor] = primitive.roundings if isinstance(primitive, Linear) else 0
+        return tensor
+
+    return _rewritten(outputs, noted)
+
+
+def _folded_scale(tensor: Tensor) -> Tensor:
+    primitive = tensor.primitive
+    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
+        return tensor
+    source, index = _before_moves(tensor.operands[0])
+    if not isinstance(source.primitive, Linear):
+        return tensor
+    if index is None:
+        return Tensor(source.primitive.then(primitive), source.operands, tensor.shape, tensor.name)
+
+    def before_moves(values: Array) -> Array:
+        moved = np.empty(source.shape)
+        moved.reshape(-1)[index] = np.broadcast_to(values, tensor.shape).reshape(-1)
+        return _compressed(moved)
+
+    commuted = replace(
+        primitive,
+        map=Diagonal(before_moves(primitive.map.scale)),
+        bias=before_moves(primitive.bias),
+        magnitude=before_moves(primitive.magnitude),
+    )
+    merged = Tensor(source.primitive.then(commuted), source.operands, source.shape, tensor.name)
+    in_order = np.array_equal(index, np.arange(index.size))
+    move = Reshape(tensor.shape) if in_order else Select(index.reshape(tensor.shape))
+    return Tensor(move, (merged,), tensor.shape, tensor.name)
+
+
+def _before_moves(tensor: Tensor) -> tuple[Tensor, _ANY_ORDER | None]:
+    """The tensor whose elements, each exactly once, `tensor` holds in another order or shape; and, for each of its
+    elements, the flat index that it has there (None: the same tensor)."""
+    index = None
+    while isinstance(tensor.primitive, Reshape) or (
+        isinstance(tensor.primitive, Select) and tensor.primitive.is_permutation
+    ):
+        (source,) = tensor.operands
+        order = (
+            tensor.primitive.index.reshape(-1)
+            if isinstance(tensor.primitive, Select)
+            else np.arange(int(np.prod(source.shape)))
+        )
+        index = order if index is None else order[index]
+        tensor = source
+    return tensor, index
+
+
+def _compressed(values: Array) -> Array:
+    """The smallest array that broadcasts to `values`: axes along which it does not change get length one."""
+    for axis in range(values.ndim):
+        first = values.take([0], axis=axis)
+        if (values == first).all():
+            values = first
+    return values
+
+
+def _scale_inside_product(tensor: Tensor) -> Tensor:
+    """A scalar factor of a matrix product's operand may be applied to the result instead: (s x) W = s (x W).
+
+    Underflow in x W is then amplified by s, and its magnitude is that of (s x) W divided by s.
+    """
+    primitive = tensor.primitive
+    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Dense)):
+        return tensor
+    factor = 1.0
+    source, _ = _before_moves(tensor.operands[0])
+    while isinstance(source.primitive, Linear) and isinstance(source.primitive.map, Diagonal):
+        if source.primitive.map.scale.size != 1:
+            break
+        factor *= abs(source.primitive.map.scale.item())
+        source, _ = _before_moves(source.operands[0])
+    if factor == 1.0:
+        return tensor
+    either_way = max(factor, 1.0 / factor) if factor else np.inf
+    widened = replace(primitive, gain=primitive.gain * (1.0 + either_way), row_sum=primitive.row_sum * either_way)
+    return replace(tensor, primitive=widened)
+
+
+def _rewritten(outputs: Outputs, rule: Callable[[Tensor], Tensor]) -> Outputs:
+    """Rebuild the network from its inputs on, each tensor passed through `rule` once its operands are rebuilt."""
+    rebuilt: dict[Tensor, Tensor] = {}
+    for tensor in topological(outputs):
+        operands = tuple(rebuilt[operand] for operand in tensor.operands)
+        rebuilt[tensor] = rule(tensor if operands == tensor.operands else replace(tensor, operands=operands))
+    return tuple(rebuilt[output] for output in outputs)
