@@ -8,10 +8,12 @@ Human output goes to stderr, machine output to stdout. Exit codes are the projec
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
+
+INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +36,7 @@ def commands() -> None:
     help="What is assumed of the arithmetic that executes the model.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
+@click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
 def verify_command(
@@ -45,52 +48,39 @@ def verify_command(
     method: str,
     contract: str,
     json_path: Path | None,
+    card: Path | None,
     resume: bool,
     fail_under: float | None,
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers."""
     from verify import terminal
+    from verify.card import write_card
     from verify.errors import Problem
     from verify.network import load
-    from verify.result import Summary, read_verdicts, result_json, write_result
-    from verify.robustness import verify_classifier
-    from verify.rounding import contract_named
-    from verify.task import question_about
+    from verify.result import Summary, read_verdicts, result_json
+    from verify.task import answer, question_about
 
     network = load(model)
     question = question_about(
         network, str(model), data=data, eps=eps, start=start, count=count, method=method, contract=contract
     )
-    to_file = json_path if json_path and str(json_path) != "-" else None
-    if resume and not to_file:
+    result_path = json_path if json_path and str(json_path) != "-" else None
+    if resume and not result_path:
         raise Problem("--resume needs --json FILE, the result file of the interrupted run")
-    verdicts = read_verdicts(to_file, question) if resume and to_file else []
-    remaining = verify_classifier(
-        network,
-        question.data.after(len(verdicts)),
-        eps=question.eps,
-        input_range=question.input_range,
-        contract=contract_named(question.contract),
-    )
-    saved = time.monotonic()
+    verdicts = read_verdicts(result_path, question) if resume and result_path else []
     try:
-        for verdict in terminal.with_progress(remaining, verdicts, len(question.data)):
-            verdicts.append(verdict)
-            if to_file and time.monotonic() - saved > 5:
-                write_result(to_file, question, verdicts)
-                saved = time.monotonic()
+        watch = terminal.progress(verdicts, len(question.data))
+        answer(network, question, verdicts, result_path=result_path, watch=watch)
     except KeyboardInterrupt:
         terminal.show_summary(question, Summary.of(verdicts))
-        if to_file:
-            write_result(to_file, question, verdicts)
-            raise Problem(f"interrupted; to go on, repeat the command with --resume (so far: {to_file})") from None
-        raise
-    if to_file:
-        write_result(to_file, question, verdicts)
-    elif json_path:
-        sys.stdout.buffer.write(result_json(question, verdicts))
+        advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
+        fail(f"interrupted{advice}", INTERRUPTED)
     summary = Summary.of(verdicts)
     terminal.show_summary(question, summary)
+    if json_path and not result_path:
+        sys.stdout.buffer.write(result_json(question, verdicts))
+    if card:
+        write_card(card, question, summary, network.metadata)
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
 
 
@@ -149,7 +139,7 @@ def train_command(
         trained = session.execute(run, chosen, reporter())
     except KeyboardInterrupt:
         click.echo(f"Interrupted; continue with: train --resume {run.folder}", err=True)
-        return 130
+        return INTERRUPTED
     click.echo(f"{run.model_path}: {summary(trained.held_out)}", err=True)
     return 0
 
@@ -184,7 +174,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
     except OSError as error:
         fail(str(error), 2)
     except Exception:
@@ -194,7 +184,7 @@ def main() -> None:
         fail("this is a defect of adcert: please report it with the lines above", 70)
 
 
-def fail(sentence: str, exit_code: int) -> None:
+def fail(sentence: str, exit_code: int) -> NoReturn:
     """Say what went wrong on stderr and leave with `exit_code`."""
     click.echo(f"Error: {sentence}", err=True)
     sys.exit(exit_code)

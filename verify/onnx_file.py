@@ -118,13 +118,13 @@ def _sort(graph: onnx.GraphProto, name: str) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    versions = [imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx")]
+    versions = {imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx")}
     if len(versions) != 1:
         raise ModelProblem(f"the model names {len(versions)} versions of the ONNX operator set instead of one")
-    newest = onnx.defs.onnx_opset_version()
-    if not _OLDEST_OPSET <= versions[0] <= newest:
-        raise ModelProblem(f"opset {versions[0]} is not supported: {_OLDEST_OPSET} to {newest} are")
-    return int(versions[0])
+    (version,), newest = versions, onnx.defs.onnx_opset_version()
+    if not _OLDEST_OPSET <= version <= newest:
+        raise ModelProblem(f"opset {version} is not supported: {_OLDEST_OPSET} to {newest} are")
+    return int(version)
 
 
 def _input(value: onnx.ValueInfoProto) -> OnnxValue:

@@ -1,14 +1,21 @@
-"""From what the user said, and what the model says of itself, to a complete question."""
+"""Verification as a task: from what the user said, and what the model says of itself, to a question and its answer."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from verify.boxes import InputRange, parse_eps
 from verify.errors import ModelProblem, Problem
 from verify.network import Network
-from verify.result import Question
+from verify.result import Question, write_result
+from verify.robustness import Verdict, verify_classifier
+from verify.rounding import contract_named
 from verify.samples import load_samples
+
+_SECONDS_BETWEEN_SAVES = 5
 
 
 def question_about(
@@ -39,6 +46,38 @@ def question_about(
         input_range=_input_range(network) or samples.natural_range,
         data=samples,
     )
+
+
+def answer(
+    network: Network,
+    question: Question,
+    verdicts: list[Verdict],
+    *,
+    result_path: Path | None = None,
+    watch: Callable[[Iterator[Verdict]], Iterator[Verdict]] = iter,
+) -> None:
+    """Append to `verdicts`, which may hold those of an interrupted run, until every sample has one.
+
+    result_path: kept up to date every few seconds, and whatever ends the run, be it Ctrl-C.
+    watch: passes the verdicts through as they are found, for a progress bar.
+    """
+    found = verify_classifier(
+        network,
+        question.data.after(len(verdicts)),
+        eps=question.eps,
+        input_range=question.input_range,
+        contract=contract_named(question.contract),
+    )
+    saved = time.monotonic()
+    try:
+        for verdict in watch(found):
+            verdicts.append(verdict)
+            if result_path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                write_result(result_path, question, verdicts)
+                saved = time.monotonic()
+    finally:
+        if result_path:
+            write_result(result_path, question, verdicts)
 
 
 def _input_range(network: Network) -> InputRange | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Table
 from verify.network import Network
 from verify.primitives import Linear, topological
 from verify.result import Question, Summary
-from verify.robustness import Verdict
+from verify.robustness import Status, Verdict
 
 CONSOLE = Console(stderr=True, highlight=False)
 
@@ -22,8 +22,21 @@ _MEANING = {
 }
 
 
-def with_progress(verdicts: Iterable[Verdict], found: list[Verdict], total: int) -> Iterator[Verdict]:
-    """Pass verdicts through, with a progress bar on a terminal; `found` holds those that were there before."""
+def progress(found: list[Verdict], total: int) -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
+    """A watcher that shows a bar on a terminal; `found` is the list that the verdicts are collected in."""
+
+    def watch(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
+        clean = sum(verdict.prediction == verdict.label for verdict in found)
+        certified = sum(verdict.status is Status.VERIFIED for verdict in found)
+        with bar:
+            task = bar.add_task("", total=total, completed=len(found), running="")
+            for done, verdict in enumerate(verdicts, start=len(found) + 1):
+                yield verdict
+                clean += verdict.prediction == verdict.label
+                certified += verdict.status is Status.VERIFIED
+                running = f"clean {100 * clean / done:.1f} %, certified {100 * certified / done:.1f} %"
+                bar.update(task, completed=done, running=running)
+
     bar = Progress(
         TextColumn("verifying"),
         BarColumn(),
@@ -32,15 +45,8 @@ def with_progress(verdicts: Iterable[Verdict], found: list[Verdict], total: int)
         TimeRemainingColumn(),
         console=CONSOLE,
         transient=True,
-        disable=not CONSOLE.is_terminal,
     )
-    with bar:
-        task = bar.add_task("", total=total, completed=len(found), running="")
-        for verdict in verdicts:
-            yield verdict
-            summary = Summary.of(found)
-            running = f"clean {summary.clean_accuracy:.1f} %, certified {summary.certified_accuracy:.1f} %"
-            bar.update(task, completed=len(found), running=running)
+    return watch if CONSOLE.is_terminal else iter
 
 
 def show_summary(question: Question, summary: Summary) -> None:
