@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
@@ -40,7 +41,8 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], int, list[Layer]]] = {
 def network(shape: tuple[int, int, int], kernel: int, layers: list[Layer]) -> bytes:
     """Convolutions, each with a ReLU, then dense layers, as an ONNX file with an open batch axis."""
     rng = np.random.default_rng(0)
-    nodes, weights = [], []
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
     name, (channels, size, _) = "x", shape
     features = None
 
@@ -103,9 +105,7 @@ def main() -> None:
             point = x.astype(np.float64)[:, np.newaxis]
             box = Interval(point - 2 / 255, point + 2 / 255)
             plain, rigorous = interleaved(
-                lambda x=x: session.run(None, {"x": x}),  # type: ignore[misc]
-                lambda box=box: bounds(parsed, box, FLOAT32_ANY_ORDER),  # type: ignore[misc]
-                repeat,
+                partial(session.run, None, {"x": x}), partial(bounds, parsed, box, FLOAT32_ANY_ORDER), repeat
             )
             print(f"{title:20} {batch:5} {1e3 * plain:15.2f} {1e3 * rigorous:10.2f} {rigorous / plain:6.1f}")
 
