@@ -48,7 +48,7 @@ class Ledger:
         broken = [name for name, fine in zip(self._names, finite[step].tolist(), strict=True) if not fine]
         raise Diverged(
             f"the loss is not finite in epoch {self._epoch + 1}, step {step + 1} ({', '.join(broken)}); "
-            "the checkpoint of the epoch before is kept, and a smaller learning_rate may help"
+            "nothing of this epoch was saved, and a smaller learning_rate may help"
         )
 
     def means(self) -> dict[str, float]:

@@ -1,12 +1,12 @@
-"""What a person sees while training: a bar on a terminal, one plain line per epoch anywhere else. Both on stderr."""
+"""What a person sees while training: one line per epoch, and below them a bar if stderr is a terminal."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from adcert.evaluate import Accuracies
 from adcert.recipe import Recipe
@@ -16,12 +16,13 @@ from adcert.train import Reporter
 class Lines:
     """One line per epoch."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._prefix = ""
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = ""
+        self._epochs = 0
 
     def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
-        self._prefix = f"{phase} epoch %d/{recipe.epochs}"
+        self._phase, self._epochs = phase, recipe.epochs
         if epochs_done:
             self._say(f"{phase}: continuing after epoch {epochs_done} of {recipe.epochs}")
 
@@ -29,62 +30,48 @@ class Lines:
         pass
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        self._say(f"{self._prefix % metrics['epoch']}  {epoch_summary(metrics)}  {metrics['time_s']:.1f} s")
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
+        held_out = Accuracies(metrics["clean_accuracy"], metrics["pgd_accuracy"], metrics["ibp_accuracy"])
+        self._say(
+            f"{self._phase} epoch {metrics['epoch']}/{self._epochs}  eps {metrics['eps']:.4g}  {losses}  "
+            f"{summary(held_out)}  {metrics['time_s']:.1f} s"
+        )
 
     def end(self) -> None:
         pass
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-class Bar:
-    """A progress bar over all steps of a phase, with the figures of the last finished epoch."""
+class Bar(Lines):
+    """The lines, and below them a bar over all steps of the phase with the time left."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream)
-        self._progress: Progress | None = None
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
         self._task = TaskID(0)
-        self._epochs = 0
 
     def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
-        self._epochs = recipe.epochs
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-        )
-        self._task = self._progress.add_task(
-            phase,
-            total=recipe.epochs * steps_per_epoch,
-            completed=epochs_done * steps_per_epoch,
-            figures="",
-        )
+        super().begin(phase, recipe, epochs_done=epochs_done, steps_per_epoch=steps_per_epoch)
+        total, done = recipe.epochs * steps_per_epoch, epochs_done * steps_per_epoch
+        self._task = self._progress.add_task(self._description(epochs_done), total=total, completed=done)
         self._progress.start()
 
     def step(self) -> None:
-        if self._progress is not None:
-            self._progress.advance(self._task)
+        self._progress.advance(self._task)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        if self._progress is not None:
-            figures = f"epoch {metrics['epoch']}/{self._epochs}  {epoch_summary(metrics)}"
-            self._progress.update(self._task, figures=figures)
+        super().epoch(metrics)
+        self._progress.update(self._task, description=self._description(metrics["epoch"]))
 
     def end(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._progress.stop()
+        self._progress.remove_task(self._task)
 
-
-def epoch_summary(metrics: dict[str, Any]) -> str:
-    """Radius, losses and held-out accuracies of one epoch on one line."""
-    losses = " ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
-    held_out = Accuracies(metrics["clean_accuracy"], metrics["pgd_accuracy"], metrics["ibp_accuracy"])
-    return f"eps {metrics['eps']:.4g}  {losses}  {summary(held_out)}"
+    def _description(self, epochs_done: int) -> str:
+        return f"{self._phase} epoch {min(epochs_done + 1, self._epochs)}/{self._epochs}"
 
 
 def summary(held_out: Accuracies) -> str:
@@ -94,4 +81,5 @@ def summary(held_out: Accuracies) -> str:
 
 def reporter() -> Reporter:
     """The one that fits stderr."""
-    return Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
+    console = Console(file=sys.stderr)
+    return Bar(console) if console.is_terminal else Lines(console)

@@ -25,6 +25,7 @@ from adcert.folding import Network, fold_batch, fold_running
 from adcert.ledger import Ledger
 from adcert.models import INITIALIZATIONS, MODELS, weighted_layers
 from adcert.objectives import OBJECTIVES, Passes, Terms
+from adcert.problems import RecipeProblem
 from adcert.recipe import Recipe
 from adcert.regularizer import warm_up_regularizer
 from adcert.run import Run
@@ -62,47 +63,51 @@ def build_model(recipe: Recipe) -> nn.Sequential:
 def train(run: Run, teacher: Teacher | None, device: torch.device, reporter: Reporter, *, phase: str) -> None:
     """Train `run` from wherever it stands to its finished weights, keeping a checkpoint after each epoch.
 
-    Raises Diverged if a loss is no longer finite, and RunProblem if the folder cannot be read or written.
+    Raises Diverged if a loss is no longer finite, RunProblem if the folder is damaged, FileProblem if it cannot
+    be written, and RecipeProblem if the batches are larger than the data.
     """
     recipe = run.recipe
-    teacher_sha256 = None if teacher is None else teacher.sha256
-    run.describe(device, teacher_sha256)
     data = load_training_data(recipe.dataset, recipe.held_out, device)
     steps = len(data.fit) // recipe.batch_size
+    if steps == 0:
+        raise RecipeProblem(f"batch_size = {recipe.batch_size} is more than the {len(data.fit)} images to train on")
+    teacher_sha256 = None if teacher is None else teacher.sha256
+    run.describe(device, teacher_sha256)
     model = build_model(recipe).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     done = run.restore(model, optimizer)
     reporter.begin(phase, recipe, epochs_done=done, steps_per_epoch=steps)
-    for epoch in range(done, recipe.epochs):
-        started = time.monotonic()
-        losses = train_epoch(
-            model, optimizer, None if teacher is None else teacher.network, data, recipe, epoch, reporter
-        )
-        STATISTICS[recipe.statistics](model, data.fit, recipe.batch_size)
-        held_out = held_out_accuracies(model, data, recipe, epoch)
-        metrics = {
-            "epoch": epoch + 1,
-            "eps": radius(recipe, epoch + 1),
-            "losses": losses,
-            "clean_accuracy": held_out.clean,
-            "pgd_accuracy": held_out.pgd,
-            "ibp_accuracy": held_out.ibp,
-            "time_s": round(time.monotonic() - started, 3),
-        }
-        run.record(metrics)
-        run.save_checkpoint(epoch + 1, model, optimizer)
-        reporter.epoch(metrics)
-    run.finish(model, held_out_accuracies(model, data, recipe, recipe.epochs - 1), teacher_sha256)
-    reporter.end()
+    try:
+        for epoch in range(done, recipe.epochs):
+            started = time.monotonic()
+            losses = train_epoch(model, optimizer, data, recipe=recipe, epoch=epoch, teacher=teacher, reporter=reporter)
+            STATISTICS[recipe.statistics](model, data.fit, recipe.batch_size)
+            held_out = held_out_accuracies(model, data, recipe, epoch)
+            metrics = {
+                "epoch": epoch + 1,
+                "eps": radius(recipe, epoch + 1),
+                "losses": losses,
+                "clean_accuracy": held_out.clean,
+                "pgd_accuracy": held_out.pgd,
+                "ibp_accuracy": held_out.ibp,
+                "time_s": round(time.monotonic() - started, 3),
+            }
+            run.record(metrics)
+            run.save_checkpoint(epoch + 1, model, optimizer)
+            reporter.epoch(metrics)
+        run.finish(model, held_out_accuracies(model, data, recipe, recipe.epochs - 1), teacher_sha256)
+    finally:
+        reporter.end()
 
 
 def train_epoch(
     model: nn.Sequential,
     optimizer: torch.optim.Optimizer,
-    teacher: Network | None,
     data: TrainingData,
+    *,
     recipe: Recipe,
     epoch: int,
+    teacher: Teacher | None,
     reporter: Reporter,
 ) -> dict[str, float]:
     """One epoch over `data.fit`; returns the mean of each term of the loss."""
@@ -128,7 +133,7 @@ def train_epoch(
             attack_radius=current * recipe.attack_range_scale,
             attack=Pgd(recipe.attack_steps, recipe.attack_restarts),
             random=random,
-            teacher=teacher,
+            teacher=None if teacher is None else teacher.network,
         )
         terms = loss_terms(passes, model, recipe)
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ import torch
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session, train
-from adcert.problems import Diverged, FileProblem, RunProblem
+from adcert.problems import Diverged, FileProblem, RecipeProblem, RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
 
@@ -326,6 +326,11 @@ def test_every_other_objective_trains_without_a_teacher(objective: str, tmp_path
     run = start(tmp_path / "run", recipe_file, f"objective={objective}", "epochs=1", "lr_milestones=[]")
     assert finish(run).teacher_sha256 is None
     assert not run.teacher_folder.exists()
+
+
+def test_batches_larger_than_the_data(tmp_path: Path, recipe_file: Path) -> None:
+    with pytest.raises(RecipeProblem, match="batch_size = 500 is more than the 160 images to train on"):
+        finish(start(tmp_path / "run", recipe_file, "objective=ibp", "batch_size=500"))
 
 
 def test_augmentation_and_population_statistics_change_the_weights(tmp_path: Path, recipe_file: Path) -> None:

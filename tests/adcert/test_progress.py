@@ -1,0 +1,59 @@
+"""What is shown while training: lines anywhere, a bar on a terminal, and a terminal left in order."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from adcert import recipe as recipes
+from adcert.progress import Bar, Lines
+
+METRICS = {
+    "epoch": 2,
+    "eps": 0.05,
+    "losses": {"ibp": 0.25, "distillation": 0.125},
+    "clean_accuracy": 98.4,
+    "pgd_accuracy": 97.0,
+    "ibp_accuracy": 93.95,
+    "time_s": 12.34,
+}
+LINE = (
+    "student epoch 2/4  eps 0.05  ibp 0.250  distillation 0.125  "
+    "held-out: clean 98.40 %, PGD 97.00 %, IBP 93.95 %  12.3 s"
+)
+SHOW_CURSOR = "\x1b[?25h"
+
+
+def show(reporter: Lines) -> None:
+    recipe = recipes.load("mnist-quick", ["epochs=4", "lr_milestones=[]"])
+    reporter.begin("student", recipe, epochs_done=1, steps_per_epoch=10)
+    for _ in range(10):
+        reporter.step()
+    reporter.epoch(METRICS)
+    reporter.end()
+
+
+def test_plain_lines() -> None:
+    stream = StringIO()
+    show(Lines(Console(file=stream, width=40)))
+    assert stream.getvalue().splitlines() == ["student: continuing after epoch 1 of 4", LINE]
+
+
+def test_a_bar_with_the_same_lines_above_it() -> None:
+    stream = StringIO()
+    show(Bar(Console(file=stream, width=100, force_terminal=True, color_system=None)))
+    assert LINE in stream.getvalue()
+    assert "student epoch 3/4" in stream.getvalue()
+    assert " 50%" in stream.getvalue()
+    assert SHOW_CURSOR in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [Lines, Bar])
+def test_two_phases_in_a_row(kind: type[Lines]) -> None:
+    stream = StringIO()
+    reporter = kind(Console(file=stream, width=100, force_terminal=True, color_system=None))
+    show(reporter)
+    show(reporter)
+    assert stream.getvalue().count(LINE) == 2
