@@ -35,6 +35,7 @@ def commands() -> None:
     show_default=True,
     help="What is assumed of the arithmetic that executes the model.",
 )
+@click.option("--certificates", type=click.Path(path_type=Path), help="Write a certificate per verified sample here.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
 @click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
@@ -47,6 +48,7 @@ def verify_command(
     count: int | None,
     method: str,
     contract: str,
+    certificates: Path | None,
     json_path: Path | None,
     card: Path | None,
     resume: bool,
@@ -70,7 +72,7 @@ def verify_command(
     verdicts = read_verdicts(result_path, question) if resume and result_path else []
     try:
         watch = terminal.progress(verdicts, len(question.data))
-        answer(network, question, verdicts, result_path=result_path, watch=watch)
+        answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
     except KeyboardInterrupt:
         terminal.show_summary(question, Summary.of(verdicts))
         advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
@@ -82,6 +84,30 @@ def verify_command(
     if card:
         write_card(card, question, summary, network.metadata)
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+
+
+@commands.command("check")
+@click.argument("certificates", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CERTIFICATE...")
+@click.option("--model", type=click.Path(path_type=Path), help="The model. Default: found by its name.")
+def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
+    """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
+    from verify.certificate import Rejected, read
+    from verify.check import check, model_of
+    from verify.network import Network, load
+
+    networks: dict[Path, Network] = {}
+    rejected = 0
+    for path in certificates:
+        try:
+            certificate = read(path)
+            file = model or model_of(certificate, path)
+            networks[file] = networks[file] if file in networks else load(file)
+            check(certificate, networks[file])
+            click.echo(f"{path}: valid")
+        except Rejected as reason:
+            rejected += 1
+            click.echo(f"{path}: rejected: {reason}")
+    return 1 if rejected else 0
 
 
 @commands.command("inspect")

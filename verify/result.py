@@ -147,7 +147,7 @@ def _sample_json(verdict: Verdict) -> dict[str, Any]:
         "decided_by": verdict.decided_by,
         "margin_lower": None if math.isnan(verdict.margin_lower) else verdict.margin_lower,
         "time_s": verdict.time_s,
-        "certificate": None,
+        "certificate": verdict.certificate,
     }
 
 
@@ -161,4 +161,5 @@ def _verdict(sample: dict[str, Any]) -> Verdict:
         decided_by=sample["decided_by"],
         margin_lower=math.nan if margin is None else margin,
         time_s=sample["time_s"],
+        certificate=sample["certificate"],
     )

@@ -13,6 +13,7 @@ import numpy as np
 from verify.bounds import lanes_at_a_time, values
 from verify.boxes import InputRange, box_around
 from verify.datasets import DataProblem
+from verify.environment import require_ieee_arithmetic
 from verify.margins import classes, margin_bounds
 from verify.network import Network
 from verify.rounding import Contract
@@ -33,6 +34,7 @@ class Verdict:
 
     index: in its data. prediction: of the network at the sample itself. margin_lower: lower bound of the least margin
     of the label over the box, NaN where none could be given. time_s: the sample's share of its batch's time.
+    certificate: its file.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Verdict:
     decided_by: str | None
     margin_lower: float
     time_s: float
+    certificate: str | None = None
 
 
 def verify_classifier(
@@ -50,8 +53,10 @@ def verify_classifier(
     """Verdicts, sample by sample, by interval bound propagation.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
-    within the input range, under the contract. Raises ModelProblem and DataProblem where model and samples do not fit.
+    within the input range, under the contract. Raises ModelProblem and DataProblem where model and samples do not fit,
+    and BrokenArithmetic where this process cannot compute soundly.
     """
+    require_ieee_arithmetic()
     count = classes(network)
     if ((samples.labels < 0) | (samples.labels >= count)).any():
         raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")

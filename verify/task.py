@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from verify.boxes import InputRange, parse_eps
+import numpy as np
+
+from verify.boxes import InputRange, box_around, parse_eps
+from verify.certificate import Certificate, Rejected
+from verify.certificate import write as write_certificate
+from verify.check import check
 from verify.errors import ModelProblem, Problem
 from verify.network import Network
 from verify.result import Question, write_result
-from verify.robustness import Verdict, verify_classifier
+from verify.robustness import Status, Verdict, verify_classifier
 from verify.rounding import contract_named
 from verify.samples import load_samples
 
@@ -54,11 +60,13 @@ def answer(
     verdicts: list[Verdict],
     *,
     result_path: Path | None = None,
+    certificates: Path | None = None,
     watch: Callable[[Iterator[Verdict]], Iterator[Verdict]] = iter,
 ) -> None:
     """Append to `verdicts`, which may hold those of an interrupted run, until every sample has one.
 
     result_path: kept up to date every few seconds, and whatever ends the run, be it Ctrl-C.
+    certificates: a folder for one certificate per verified sample, each checked before it is written.
     watch: passes the verdicts through as they are found, for a progress bar.
     """
     found = verify_classifier(
@@ -71,6 +79,8 @@ def answer(
     saved = time.monotonic()
     try:
         for verdict in watch(found):
+            if certificates and verdict.status is Status.VERIFIED:
+                verdict = _certified(network, question, verdict, certificates)
             verdicts.append(verdict)
             if result_path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 write_result(result_path, question, verdicts)
@@ -78,6 +88,31 @@ def answer(
     finally:
         if result_path:
             write_result(result_path, question, verdicts)
+
+
+def _certified(network: Network, question: Question, verdict: Verdict, folder: Path) -> Verdict:
+    """The verdict with its certificate written; `unknown` in the rare case that the checker, which computes one sample
+    at a time and so rounds differently, does not confirm it."""
+    data = question.data
+    x = data.inputs[verdict.index - data.start][np.newaxis]
+    box = box_around(x, question.eps, question.input_range)
+    certificate = Certificate(
+        model_sha256=network.sha256,
+        model_file=Path(question.model_path).name,
+        contract=question.contract,
+        label=verdict.label,
+        lower=box.lower[0].astype(np.float32),
+        upper=box.upper[0].astype(np.float32),
+        proof=question.method,
+    )
+    try:
+        check(certificate, network)
+    except Rejected:
+        return replace(verdict, status=Status.UNKNOWN, decided_by=None)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{Path(data.name).stem}-{verdict.index:05}.json"
+    write_certificate(path, certificate)
+    return replace(verdict, certificate=str(path))
 
 
 def _input_range(network: Network) -> InputRange | None:

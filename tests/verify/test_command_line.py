@@ -227,3 +227,23 @@ def test_inspect_shows_what_the_model_is(classifier: Path) -> None:
 def test_the_columns_of_a_narrow_terminal_do_not_break_the_table(classifier: Path) -> None:
     done = adcert("verify", classifier, env={**os.environ, "COLUMNS": "40"})
     assert done.returncode == 0
+
+
+def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    done = adcert("verify", classifier, "--certificates", folder, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    files = sorted(folder.iterdir())
+    named = [sample["certificate"] for sample in json.loads(done.stdout)["samples"]]
+    assert named == [*map(str, files), None, None]
+    done = adcert("check", *files)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{file}: valid" for file in files]
+    fields = json.loads(files[0].read_text())
+    fields["property"]["label"] = 1
+    files[0].write_text(json.dumps(fields))
+    done = adcert("check", *files)
+    assert done.returncode == 1
+    assert "rejected: interval bounds do not prove it" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1] == f"{files[1]}: valid"
+    assert adcert("check", tmp_path / "absent.json").returncode == 2

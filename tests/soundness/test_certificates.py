@@ -1,0 +1,181 @@
+"""A certificate that is accepted is a proof, whatever was done to its bytes or to the model's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.onnx_models import ALL, DISABLED, model, network_of, node, run
+from verify.boxes import box_around
+from verify.certificate import Certificate, Rejected, decode, encode, read
+from verify.check import check, model_of
+from verify.errors import Problem
+from verify.network import Network
+
+SIDE = 3
+RNG = np.random.default_rng(5)
+CONSTANTS = {
+    "k": RNG.normal(size=(4, 1, 2, 2)).astype(np.float32),
+    "w": RNG.normal(size=(16, 3)).astype(np.float32),
+    "b": RNG.normal(size=3).astype(np.float32),
+}
+NODES = [
+    node("Conv", ["x", "k"], "c"),
+    node("Relu", ["c"], "r"),
+    node("Flatten", ["r"], "f"),
+    node("Gemm", ["f", "w", "b"], "y"),
+]
+CONTENT = model(NODES, ["n", 1, SIDE, SIDE], CONSTANTS)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return network_of(CONTENT)
+
+
+@pytest.fixture(scope="module")
+def certificate(network: Network) -> Certificate:
+    """Valid, with little to spare: the largest of some radii that can be certified."""
+    image = np.random.default_rng(1).random((1, 1, 1, SIDE, SIDE)).astype(np.float32)
+    label = int(run(CONTENT, image[0])[0].argmax())
+    for thousandths in range(200, 0, -1):
+        box = box_around(image, Fraction(thousandths, 1000), (0.0, 1.0))
+        lower, upper = (end[0].astype(np.float32) for end in box)
+        found = Certificate(network.sha256, "model.onnx", "float32-any-order", label, lower, upper, "ibp")
+        try:
+            check(found, network)
+        except Rejected:
+            continue
+        return found
+    raise AssertionError("nothing can be certified")
+
+
+def accepted(content: bytes, network: Network) -> Certificate | None:
+    """The certificate in `content` if it is valid; a problem other than a rejection fails the test."""
+    try:
+        found = decode(content)
+        check(found, network)
+    except Rejected:
+        return None
+    return found
+
+
+def assert_true(found: Certificate, rng: np.random.Generator) -> None:
+    """What the certificate says holds at sampled points and corners, as onnxruntime executes the model."""
+    share = rng.random((40, *found.lower.shape[1:]))
+    share[20:] = np.round(share[20:])
+    points = found.lower + share * (found.upper.astype(np.float64) - found.lower)
+    points = np.clip(points.astype(np.float32), found.lower, found.upper)
+    if found.contract == "float32-any-order":
+        for level in (DISABLED, ALL):
+            (logits,) = run(CONTENT, points, level=level)
+            others = np.delete(logits, found.label, axis=1)
+            assert (logits[:, found.label, np.newaxis] > others).all()
+
+
+def test_a_certificate_survives_writing_and_reading(certificate: Certificate, network: Network) -> None:
+    again = decode(encode(certificate))
+    assert encode(again) == encode(certificate)
+    check(again, network)
+
+
+def test_one_changed_byte_is_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
+    content = encode(certificate)
+    rng = np.random.default_rng(0)
+    survivors = 0
+    for _ in range(2000):
+        position, value = int(rng.integers(len(content))), int(rng.integers(256))
+        changed = content[:position] + bytes([value]) + content[position + 1 :]
+        if (found := accepted(changed, network)) is not None:
+            survivors += 1
+            assert_true(found, rng)
+    assert survivors < 1000  # white space, the verifier's version, the file's name
+
+
+STRUCTURAL: dict[str, Any] = {
+    "other label": {"property": {"kind": "class", "label": 1}},
+    "label out of range": {"property": {"kind": "class", "label": 3}},
+    "negative label": {"property": {"kind": "class", "label": -1}},
+    "label true": {"property": {"kind": "class", "label": True}},
+    "label 0.0": {"property": {"kind": "class", "label": 0.0}},
+    "other property": {"property": {"kind": "range", "label": 0}},
+    "other contract": {"contract": "bfloat16"},
+    "other proof": {"proof": {"kind": "trust me"}},
+    "no proof": {"proof": {}},
+    "other format": {"format": "adcert result"},
+    "newer version": {"format_version": 2},
+    "a list": [],
+    "other model": {"model": {"sha256": "0" * 64, "file": "model.onnx"}},
+    "shape of a scalar": {"box": {"shape": []}},
+    "huge shape": {"box": {"shape": [2**62]}},
+    "negative shape": {"box": {"shape": [-1, 1, 3, 3]}},
+    "empty box": {"box": {}},
+}
+
+
+@pytest.mark.parametrize("change", STRUCTURAL)
+def test_structural_changes_are_rejected(change: str, certificate: Certificate, network: Network) -> None:
+    fields = json.loads(encode(replace(certificate, label=0)))
+    if isinstance(STRUCTURAL[change], dict):
+        for key, value in STRUCTURAL[change].items():
+            fields[key] = {**fields[key], **value} if change.endswith("shape") and key == "box" else value
+    else:
+        fields = STRUCTURAL[change]
+    if certificate.label == 1 and change == "other label":
+        fields["property"]["label"] = 2
+    assert accepted(json.dumps(fields).encode(), network) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[" * 100_000, b"\xff", b"1e999", b'{"format": 1}'])
+def test_what_is_no_certificate_is_rejected(content: bytes, network: Network) -> None:
+    assert accepted(content, network) is None
+
+
+@pytest.mark.parametrize("what", ["nan", "inf", "empty", "wider", "other shape"])
+def test_boxes_that_prove_nothing_are_rejected(what: str, certificate: Certificate, network: Network) -> None:
+    lower, upper = certificate.lower.copy(), certificate.upper.copy()
+    if what == "nan":
+        lower[0, 0, 0, 0] = np.nan
+    elif what == "inf":
+        upper[0, 0, 0, 0] = np.inf
+    elif what == "empty":
+        lower, upper = upper, lower
+    elif what == "wider":
+        lower, upper = lower - 1, upper + 1
+    else:
+        lower, upper = lower.reshape(1, 1, 9, 1), upper.reshape(1, 1, 9, 1)
+    assert accepted(encode(replace(certificate, lower=lower, upper=upper)), network) is None
+
+
+def test_one_changed_byte_of_the_model_is_rejected(certificate: Certificate) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        position = int(rng.integers(len(CONTENT)))
+        changed = CONTENT[:position] + bytes([CONTENT[position] ^ int(rng.integers(1, 256))]) + CONTENT[position + 1 :]
+        with pytest.raises(Problem):
+            check(certificate, network_of(changed))
+
+
+def test_a_deflated_bomb_is_not_inflated(certificate: Certificate, network: Network) -> None:
+    import base64
+    import zlib
+
+    fields = json.loads(encode(certificate))
+    fields["box"]["lower"] = base64.b64encode(zlib.compress(bytes(2**26), 9)).decode()
+    assert accepted(json.dumps(fields).encode(), network) is None
+
+
+def test_the_model_is_found_beside_the_certificate(certificate: Certificate, tmp_path: Path) -> None:
+    (tmp_path / "certificates").mkdir()
+    path = tmp_path / "certificates" / "0.json"
+    path.write_bytes(encode(certificate))
+    with pytest.raises(Problem, match="--model"):
+        model_of(read(path), path)
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    assert model_of(read(path), path) == tmp_path / "model.onnx"
