@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
 from support.random_networks import random_network
-from verify.bounds import bounds
+from verify.bounds import bounds, values
 from verify.boxes import box_around
 from verify.intervals import Interval
 from verify.margins import margin_bounds
@@ -68,6 +68,23 @@ def executions(content: bytes, points: Points) -> list[NDArray[np.float32]]:
         parts = [points[i : i + batch] for i in range(0, len(points) if batch > 1 else min(len(points), 20), batch)]
         results.append(np.concatenate([oracle.run(None, {"x": part})[0] for part in parts]))
     return results
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_at_a_point_the_network_means_what_onnxruntime_computes(seed: int) -> None:
+    content, shape = random_network(1000 + seed)
+    network = network_of(content)
+    x = np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32)
+    point = x.astype(np.float64)
+    (ours,) = values(network, point)
+    ((lower, upper),) = bounds(network, Interval(point, point), FLOAT32_ANY_ORDER)
+    assert ((lower <= ours) & (ours <= upper)).all()
+    for level in (DISABLED, ALL):
+        oracle = session(content, level=level)
+        for lane in range(len(x)):
+            (actual,) = oracle.run(None, {"x": x[lane]})
+            assert ((lower[lane] <= actual) & (actual <= upper[lane])).all()
+            np.testing.assert_allclose(actual, ours[lane], rtol=1e-3, atol=1e-3 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -37,14 +37,14 @@ class _Builder:
         channels = self.shape[1]
         groups = int(self.rng.choice([g for g in (1, channels) if channels % g == 0]))
         outputs = groups * int(self.rng.integers(1, 4)) if groups > 1 else int(self.rng.integers(2, 5))
-        stride = int(self.rng.integers(1, 3)) if self.shape[2] > 4 else 1
-        size = (self.shape[2] - 1) // stride + 1
+        stride = int(self.rng.integers(1, 3)) if min(self.shape[2:]) > 4 else 1
+        height, width = ((size - 1) // stride + 1 for size in self.shape[2:])
         scale = (channels // groups * 9) ** -0.5
         operands = [self.weights(outputs, channels // groups, 3, 3, scale=scale), self.weights(outputs)]
         self.apply(
             "Conv",
             *operands[: int(self.rng.integers(1, 3))],
-            shape=(1, outputs, size, size),
+            shape=(1, outputs, height, width),
             group=groups,
             strides=[stride, stride],
             pads=[1, 1, 1, 1],
@@ -66,10 +66,13 @@ class _Builder:
             self.apply("Relu")
 
     def rescale(self) -> None:
-        operator = str(self.rng.choice(["Add", "Sub", "Mul", "Div"]))
+        operator = str(self.rng.choice(["Add", "Sub", "Mul", "Div", "constant first"]))
         per_channel = (self.shape[1],) + (1,) * (len(self.shape) - 2)
         value = self.rng.choice([-1, 1], per_channel) * (0.5 + self.rng.random(per_channel))
-        self.apply(operator, self.constant(value.astype(np.float32)))
+        constant = self.constant(value.astype(np.float32))
+        if operator == "constant first":
+            constant, self.name, operator = self.name, constant, "Sub"
+        self.apply(operator, constant)
 
     def residual(self) -> None:
         start = self.name
@@ -82,33 +85,69 @@ class _Builder:
         self.apply(str(self.rng.choice(["Add", "Sub", "Mul"])), start)
 
     def pooling(self) -> None:
-        size = self.shape[2]
-        if size < 3:
+        if min(self.shape[2:]) < 3:
             return
         operator = str(self.rng.choice(["MaxPool", "AveragePool"]))
         pad = int(self.rng.integers(0, 2))
-        reach = size + 2 * pad
-        self.apply(
-            operator,
-            shape=(*self.shape[:2], (reach - 2) // 2 + 1, (reach - 2) // 2 + 1),
-            kernel_shape=[2, 2],
-            strides=[2, 2],
-            pads=[pad] * 4,
-        )
+        height, width = ((size + 2 * pad - 2) // 2 + 1 for size in self.shape[2:])
+        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [pad] * 4}
+        self.apply(operator, shape=(*self.shape[:2], height, width), **attributes)
 
     def movement(self) -> None:
+        """Something that moves elements, changes their sign, or does nothing."""
         _, channels, height, width = self.shape
-        kind = self.rng.integers(4)
+        kind = self.rng.integers(11)
         if kind == 0:
             self.apply("Transpose", shape=(1, channels, width, height), perm=[0, 1, 3, 2])
         elif kind == 1:
             pads = self.constant(np.array([0, 0, 1, 0, 0, 0, 0, 1]))
-            self.apply("Pad", pads, shape=(1, channels, height + 1, width + 1))
+            mode = str(self.rng.choice(["constant", "edge"]))
+            self.apply("Pad", pads, shape=(1, channels, height + 1, width + 1), mode=mode)
         elif kind == 2:
-            order = self.constant(self.rng.permutation(channels))
-            self.apply("Gather", order, axis=1)
-        else:
+            self.apply("Gather", self.constant(self.rng.permutation(channels)), axis=1)
+        elif kind == 3:
             self.apply("Concat", self.name, shape=(1, 2 * channels, height, width), axis=1)
+        elif kind == 4 and height > 1:
+            bounds = [self.constant(np.array([value])) for value in (1, height, 2)]
+            self.apply("Slice", *bounds, shape=(1, channels, height - 1, width))
+        elif kind == 5:
+            self.exchange_halves()
+        elif kind == 6:
+            self.apply("Reshape", self.constant(np.array([0, channels, -1])))
+            self.apply("Reshape", self.constant(np.array([-1, channels, height, width])))
+        elif kind == 7:
+            axis = self.constant(np.array([2]))
+            self.apply("Unsqueeze", axis)
+            self.apply("Squeeze", axis)
+        elif kind == 8:
+            self.apply("Neg")
+        elif kind == 9:
+            self.apply("Identity")
+        else:
+            self.apply("Dropout")
+
+    def exchange_halves(self) -> None:
+        """Split the channels and join the parts the other way round."""
+        channels = self.shape[1]
+        if channels < 2:
+            return
+        sizes = self.constant(np.array([1, channels - 1]))
+        first, second = f"v{len(self.nodes)}a", f"v{len(self.nodes)}b"
+        self.nodes.append(node("Split", [self.name, sizes], [first, second], axis=1))
+        self.name = second
+        self.apply("Concat", first, axis=1)
+
+    def reduction(self) -> None:
+        """Subtract from every channel its mean, its sum or its largest element."""
+        image, shape = self.name, self.shape
+        operator = str(self.rng.choice(["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum"]))
+        if operator == "ReduceMean":
+            self.apply(operator, axes=[2, 3])
+        elif operator == "ReduceSum":
+            self.apply(operator, self.constant(np.array([3])))
+        else:
+            self.apply(operator)
+        self.apply("Sub", image, shape=shape)
 
     def head(self, classes: int) -> None:
         if self.rng.random() < 0.3:
@@ -136,8 +175,11 @@ def random_network(seed: int, *, classes: int = 4) -> tuple[bytes, tuple[int, ..
         builder.rescale()
     for _ in range(int(rng.integers(1, 4))):
         builder.convolution()
-        steps = [builder.batch_norm, builder.rescale, builder.residual, builder.pooling, builder.movement]
-        for index in rng.permutation(len(steps))[: int(rng.integers(0, 3))]:
+        steps = [
+            *(builder.batch_norm, builder.rescale, builder.residual),
+            *(builder.pooling, builder.movement, builder.movement, builder.reduction),
+        ]
+        for index in rng.permutation(len(steps))[: int(rng.integers(0, 4))]:
             steps[index]()
         builder.activation()
     builder.head(classes)
