@@ -201,6 +201,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", INTERRUPTED)
+    except MemoryError:
+        fail("there is not enough memory for this model", 4)
     except OSError as error:
         fail(str(error), 2)
     except Exception:

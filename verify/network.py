@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from verify.batching import require_independent_samples
 from verify.errors import ModelProblem
 from verify.fusion import with_fusions
 from verify.onnx_file import OnnxFile, OnnxValue
-from verify.operators import Operand, express, require_supported
+from verify.operators import LARGEST, Operand, express, require_supported
 from verify.primitives import Input, Shape, Tensor
 
 
@@ -63,6 +64,8 @@ def build(file: OnnxFile) -> Network:
 def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs and outputs of the network, for that many samples where the model leaves their number open."""
     inputs = tuple(Tensor(Input(), (), _shape(value, batch), value.name) for value in file.inputs)
+    if any(math.prod(tensor.shape) > LARGEST for tensor in inputs):
+        raise ModelProblem("the input of the model is too large")
     values: dict[str, Operand] = {**file.constants, **{tensor.name: tensor for tensor in inputs}}
     for proto in file.nodes:
         operands = [_value(values, name) if name else None for name in proto.input]

@@ -1,9 +1,10 @@
 """The ONNX operators that adcert understands; importing this package fills the registry's table."""
 
 from verify.operators import activations, arithmetic, constants, movement, pooling
-from verify.operators.registry import Operand, express, require_supported, supported
+from verify.operators.registry import LARGEST, Operand, express, require_supported, supported
 
 __all__ = [
+    "LARGEST",
     "Operand",
     "activations",
     "arithmetic",

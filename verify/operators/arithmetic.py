@@ -24,6 +24,7 @@ def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[A
         return None
     if a.dtype != b.dtype or (a.dtype.kind not in "iu" and a.dtype != np.float32):
         node.refuse(f"arithmetic on constants of types {a.dtype} and {b.dtype} is not supported")
+    node.require_size(np.broadcast_shapes(a.shape, b.shape))
     with np.errstate(all="ignore"):
         result = np.asarray(function(a, b))
     if result.dtype.kind == "f" and not np.isfinite(result).all():
@@ -34,6 +35,7 @@ def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[A
 def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
     """x as a tensor of the shape that it takes together with the others."""
     shape = np.broadcast_shapes(x.shape, *(other.shape for other in others))
+    node.require_size(shape)
     return node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape)))
 
 
@@ -138,7 +140,10 @@ def _product(node: Node, x: Tensor, weight: Array, bias: Array | None) -> Tensor
         batched = node.tensor(move(node, x, lambda a: a.reshape(*lead, *row, *a.shape)))
         product = _product(node, batched, weight, bias)
         return node.tensor(move(node, product, lambda a: a[..., 0, :])) if row else product
-    shape = np.matmul(np.broadcast_to(0.0, x.shape), np.broadcast_to(0.0, weight.shape)).shape
+    if x.shape[-1] != weight.shape[-2]:
+        node.refuse(f"a matrix of shape {weight.shape} does not fit an operand of shape {x.shape}")
+    shape = (*np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), *x.shape[-2:-1], weight.shape[-1])
+    node.require_size(shape)
     return node.result(Linear.dot(Dense(weight), bias, x.shape), x, shape=shape)
 
 

@@ -43,7 +43,9 @@ def constant(node: Node) -> Operand:
 def constant_of_shape(node: Node, shape: Operand) -> Operand:
     value = node.attribute("value")
     element = np.zeros(1, np.float32) if value is None else constant_of(value)
-    return np.full(node.integers(shape, "the shape"), element.item(), element.dtype)
+    target = node.integers(shape, "the shape")
+    node.require_size(target)
+    return np.full(target, element.item(), element.dtype)
 
 
 @operator("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
@@ -77,6 +79,7 @@ def cast(node: Node, x: Operand) -> Operand:
 @operator("Range", 11, 27)
 def range_(node: Node, start: Operand, limit: Operand, delta: Operand) -> Operand:
     first, last, step = (value.item() for value in _folded(node, start, limit, delta))
+    node.require_size([max(0, -(-(last - first) // step))])
     return np.arange(first, last, step, dtype=np.int64)
 
 

@@ -99,6 +99,7 @@ def unsqueeze(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
 @operator("Expand", 8, 13)
 def expand(node: Node, x: Operand, shape: Operand) -> Operand:
     target = np.broadcast_shapes(tuple(node.integers(shape, "the shape")), x.shape)
+    node.require_size(target)
     return move(node, x, lambda a: np.broadcast_to(a, target))
 
 
@@ -191,6 +192,7 @@ def pad(
         margins[axis] = (begin, end)
     if any(max(-b, 0) + max(-e, 0) > size for (b, e), size in zip(margins, x.shape, strict=True)):
         node.refuse("more is cropped than is there")
+    node.require_size([size + b + e for (b, e), size in zip(margins, x.shape, strict=True)])
     if mode != "constant" and min(amounts) < 0:
         node.refuse(f"negative pads in mode {mode!r} are not supported")
 

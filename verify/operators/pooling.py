@@ -51,6 +51,8 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
     window = Window(kernel, strides, dilations, tuple(begin), needed)
     if min(window.output(spatial)) < 1:
         node.refuse(f"the window does not fit into {spatial} elements")
+    node.require_size(kernel)
+    node.require_size([n + b + e for n, b, e in zip(spatial, begin, needed, strict=True)])
     return window, tuple(end)
 
 
@@ -65,8 +67,9 @@ def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -
         node.refuse(f"a kernel of shape {kernel.shape} in {groups} groups does not fit an input of shape {x.shape}")
     window, _ = _window(node, x.shape[2:], kernel.shape[2:])
     shift = None if bias is None else node.weights(bias, "the bias").reshape(-1, *[1] * (kernel.ndim - 2))
-    primitive = Linear.dot(Convolution(kernel, window, groups), shift, x.shape)
-    return node.result(primitive, x, shape=(x.shape[0], len(kernel), *window.output(x.shape[2:])))
+    shape = (x.shape[0], len(kernel), *window.output(x.shape[2:]))
+    node.require_size(shape)
+    return node.result(Linear.dot(Convolution(kernel, window, groups), shift, x.shape), x, shape=shape)
 
 
 def _covered(window: Window, spatial: tuple[int, ...]) -> Array:

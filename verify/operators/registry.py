@@ -6,8 +6,9 @@ A rule is a pure function of a node's attributes and its operands. Operands are 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -63,14 +64,23 @@ class Node:
         self._require_float32(operand)
         return Tensor(Constant(operand.astype(np.float64)), (), operand.shape, self.name)
 
+    def require_size(self, shape: Sequence[int]) -> None:
+        """Refuse a value of more elements than fit."""
+        if min(shape, default=1) < 0 or math.prod(shape) > LARGEST:
+            self.refuse(f"a value of shape {tuple(shape)} is too large")
+
     def result(self, primitive: Primitive, *operands: Tensor, shape: Shape) -> Tensor:
         """A new tensor that this node brings about."""
+        self.require_size(shape)
         return Tensor(primitive, operands, shape, self.name)
 
     def _require_float32(self, value: NDArray[Any]) -> None:
         if value.dtype != np.float32:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
+
+LARGEST = 2**28
+"""Elements of a single value; a model that asks for more is refused before anything is allocated."""
 
 _DOMAINS = ("", "ai.onnx")
 _TABLE: dict[str, tuple[frozenset[int], Rule]] = {}
@@ -115,11 +125,13 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
         node.refuse(f"this version is not supported: {', '.join(map(str, sorted(versions)))} are")
     try:
         outcome = rule(node, *operands)
-    except (ValueError, IndexError, TypeError, KeyError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
         raise ModelProblem(f"node {node.name!r} ({node.operator}): operands do not fit ({error})") from error
     if unread := set(node.attributes) - node.read:
         node.refuse(f"the attribute {', '.join(sorted(unread))} is not supported")
     results = outcome if isinstance(outcome, list) else [outcome]
+    for result in results:
+        node.require_size(result.shape)
     if any(isinstance(result, Tensor) and not result.varies for result in results):
         # A runtime may compute such a value beforehand and fold it into weights, which the bounds would not cover.
         node.refuse("computing float constants inside the network is not supported: fold them before export")
