@@ -47,15 +47,19 @@ def cnn_7(benchmark: Benchmark) -> nn.Sequential:
 
 
 def cnn_small(benchmark: Benchmark) -> nn.Sequential:
-    """Two 4x4 convolutions of stride 2 (16 and 32 channels) and 100 hidden units with batch norm: minutes on a CPU."""
+    """Two strided convolutions (24 and 48 channels) and 128 hidden units, batch norm before each ReLU.
+
+    Large strides leave few neurons: an epoch takes half a minute on a CPU.
+    """
     channels, height, width = benchmark.shape
+    rows, columns = ((size - 5) // 3 // 2 + 1 for size in (height, width))
     return nn.Sequential(
         Normalization(benchmark.mean, benchmark.std),
-        *_convolution(channels, 16, kernel=4, stride=2, padding=1),
-        *_convolution(16, 32, kernel=4, stride=2, padding=1),
+        *_convolution(channels, 24, kernel=5, stride=3, padding=0),
+        *_convolution(24, 48, kernel=3, stride=2, padding=1),
         nn.Flatten(),
-        *_hidden(32 * (height // 4) * (width // 4), 100),
-        nn.Linear(100, benchmark.classes),
+        *_hidden(48 * rows * columns, 128),
+        nn.Linear(128, benchmark.classes),
     )
 
 
