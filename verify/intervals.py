@@ -145,11 +145,14 @@ def sum_(primitive: Sum, a: Interval, b: Interval, *, contract: Contract) -> Int
     """a + sign * b: one rounding of the sum; and where a runtime fuses the addition into the dot product that makes one
     operand, the other meets every rounding of it."""
     b_lower, b_upper = (b.lower, b.upper) if primitive.sign > 0 else (-b.upper, -b.lower)
-    roundings_in_a, roundings_in_b = primitive.fused_roundings
-    of_a, of_b = _magnitude(a), _magnitude(b)
-    fused = kappa(roundings_in_a, contract.unit) * of_b + kappa(roundings_in_b, contract.unit) * of_a
-    fused = np.where(np.maximum(of_a, of_b) < contract.limit, fused, np.nan)
-    return _rounded(a.lower + b_lower, a.upper + b_upper, fused, contract)
+    return _rounded(a.lower + b_lower, a.upper + b_upper, fused_error(primitive, a, b, contract), contract)
+
+
+def fused_error(primitive: Sum, a: Interval, b: Interval, contract: Contract) -> Array:
+    """What each operand can lose inside the other one's dot product; NaN where the sum might overflow there."""
+    of_a, of_b = magnitude_of(a), magnitude_of(b)
+    in_a, in_b = (kappa(roundings, contract.unit) for roundings in primitive.fused_roundings)
+    return np.where(np.maximum(of_a, of_b) < contract.limit, in_a * of_b + in_b * of_a, np.nan)
 
 
 def product(primitive: Product, a: Interval, b: Interval, *, contract: Contract) -> Interval:
@@ -162,7 +165,7 @@ def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contrac
     """a / b: the extremes are quotients of endpoints, where b cannot be zero; at most two roundings (a runtime may
     multiply by the reciprocal, which must not overflow or underflow)."""
     defined = (b.lower > 0) | (b.upper < 0)
-    reach = np.where(defined, _magnitude(b), 1.0)
+    reach = np.where(defined, magnitude_of(b), 1.0)
     defined &= (reach < 2.0**126) & (np.minimum(np.abs(b.lower), np.abs(b.upper)) > 2.0**-126)
     lower, upper = np.where(defined, b.lower, np.nan), np.where(defined, b.upper, np.nan)
     corners = (a.lower / lower, a.lower / upper, a.upper / lower, a.upper / upper)
@@ -197,7 +200,8 @@ def midpoint(x: Interval) -> tuple[Array, Array, Array]:
     return centre, radius, magnitude
 
 
-def _magnitude(x: Interval) -> Array:
+def magnitude_of(x: Interval) -> Array:
+    """The largest magnitude of each element."""
     return np.maximum(np.abs(x.lower), np.abs(x.upper))
 
 

@@ -38,6 +38,10 @@ class LinearMap(Protocol):
     def __call__(self, x: Array) -> Array:
         """A x, for every lane."""
 
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        """A' y, for every lane, where A takes arrays of that shape; a sum of at most as many terms as y has elements
+        in a lane."""
+
     def scaled(self, scale: Array) -> LinearMap:
         """diag(scale) A, for a scale that broadcasts to the output."""
 
@@ -62,6 +66,9 @@ class Diagonal:
 
     def __call__(self, x: Array) -> Array:
         return x * self.scale
+
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        return y * self.scale
 
     def scaled(self, scale: Array) -> Diagonal:
         return Diagonal(self.scale * scale)
@@ -89,6 +96,13 @@ class Dense:
         if self.weight.ndim == 2 and x.ndim > 2:  # one product instead of one per lane
             return (x.reshape(-1, x.shape[-1]) @ self.weight).reshape(*x.shape[:-1], -1)
         return np.asarray(np.matmul(x, self.weight))
+
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        if self.weight.ndim == 2:
+            return (y.reshape(-1, y.shape[-1]) @ self.weight.T).reshape(len(y), *shape)
+        x = np.asarray(np.matmul(y, np.swapaxes(self.weight, -1, -2)))
+        repeated = tuple(axis + 1 for axis, size in enumerate(shape) if size == 1 and x.shape[axis + 1] > 1)
+        return np.asarray(x.sum(axis=repeated, keepdims=True))
 
     def scaled(self, scale: Array) -> LinearMap:
         if scale.size == 1 or scale.size == scale.shape[-1]:
@@ -135,6 +149,20 @@ class Convolution:
             np.matmul(kernel, unfolded, out=result[start : start + chunk])
         return result.reshape(*lead, len(self.weight), *output)
 
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        axes = len(self.window.kernel)
+        channels, spatial, output = shape[-axes - 1], shape[-axes:], y.shape[-axes:]
+        samples = y.reshape(-1, self.groups, len(self.weight) // self.groups, int(np.prod(output)))
+        kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).swapaxes(1, 2)
+        taps = int(np.prod(self.window.kernel))
+        chunk = max(1, _WORKSPACE // max(1, channels * taps * samples.shape[-1]))
+        result = np.empty((len(samples), channels, *spatial))
+        for start in range(0, len(samples), chunk):
+            columns = np.matmul(kernel, samples[start : start + chunk]).reshape(-1, channels, taps, *output)
+            part = result[start : start + chunk]
+            part[:] = self.window.scattered(np.moveaxis(columns, 2, 0), part.shape)
+        return result.reshape(len(y), *shape)
+
     def scaled(self, scale: Array) -> LinearMap:
         channel = -len(self.window.kernel) - 1
         if scale.size == 1 or (scale.ndim >= -channel and scale.size == scale.shape[channel]):
@@ -161,6 +189,9 @@ class Reduction:
     def __call__(self, x: Array) -> Array:
         return np.asarray(x.sum(axis=tuple(axis + 1 for axis in self.axes), keepdims=True))
 
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        return np.broadcast_to(y, (len(y), *shape))
+
     def scaled(self, scale: Array) -> LinearMap:
         return Scaled(self, scale)
 
@@ -186,6 +217,9 @@ class Scaled:
 
     def __call__(self, x: Array) -> Array:
         return self.map(x) * self.scale
+
+    def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        return self.map.adjoint(y * self.scale, shape)
 
     def scaled(self, scale: Array) -> Scaled:
         return Scaled(self.map, self.scale * scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,18 +32,35 @@ class Window:
 
     def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
         """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""
-        axes = len(self.kernel)
-        spatial = x.shape[-axes:]
+        spatial = x.shape[-len(self.kernel) :]
         if any(self.begin) or any(self.end):
-            sizes = [n + b + e for n, b, e in zip(spatial, self.begin, self.end, strict=True)]
-            padded = np.full((*x.shape[:-axes], *sizes), padding)
-            inside: list[Any] = [..., *(slice(b, b + n) for n, b in zip(spatial, self.begin, strict=True))]
-            padded[tuple(inside)] = x
+            padded = np.full((*x.shape[: -len(spatial)], *self._padded(spatial)), padding)
+            padded[self._inside(spatial)] = x
             x = padded
+        for cut in self._cuts(spatial):
+            yield x[cut]
+
+    def scattered(self, taps: Iterable[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The adjoint of `taps`: adds each tap's elements to where they came from in an array of that shape."""
+        spatial = shape[-len(self.kernel) :]
+        padded = np.zeros((*shape[: -len(spatial)], *self._padded(spatial)))
+        for cut, tap in zip(self._cuts(spatial), taps, strict=True):
+            padded[cut] += tap
+        return np.asarray(padded[self._inside(spatial)])
+
+    def _padded(self, spatial: tuple[int, ...]) -> list[int]:
+        return [n + b + e for n, b, e in zip(spatial, self.begin, self.end, strict=True)]
+
+    def _inside(self, spatial: tuple[int, ...]) -> tuple[Any, ...]:
+        """Where the elements lie in the padded array."""
+        return (..., *(slice(b, b + n) for n, b in zip(spatial, self.begin, strict=True)))
+
+    def _cuts(self, spatial: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+        """For each kernel position, where its elements lie in the padded array."""
         output = self.output(spatial)
         for position in product(*map(range, self.kernel)):
             cut: list[Any] = [...]
             for tap, dilation, stride, count in zip(position, self.dilations, self.strides, output, strict=True):
                 start = tap * dilation
                 cut.append(slice(start, start + (count - 1) * stride + 1, stride))
-            yield x[tuple(cut)]
+            yield tuple(cut)
