@@ -27,7 +27,7 @@ def commands() -> None:
 @click.option("--eps", help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.")
 @click.option("--start", default=0, show_default=True, help="Index of the first sample.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
-@click.option("--method", type=click.Choice(["ibp"]), default="ibp", show_default=True, help="How to bound.")
+@click.option("--method", type=click.Choice(["ibp", "crown"]), default="ibp", show_default=True, help="How to bound.")
 @click.option(
     "--contract",
     type=click.Choice(["float32-any-order", "real"]),

@@ -10,7 +10,8 @@ A certificate is a JSON object (format version 1):
     property        {"kind": "class", "label": t}: the logit t is the largest, strictly
     box             {"shape": of the model's input, "lower": ..., "upper": ...}: the elementwise ends, inclusive, as
                     float32, little-endian, in C order, deflated (zlib) and then in base64
-    proof           {"kind": "ibp"}: interval bounds prove it; they need no more than the model and the box
+    proof           {"kind": ...}: which bounds prove it: "ibp" (intervals), "crown-ibp" (linear bounds over intervals)
+                    or "crown" (linear bounds throughout); these need no more than the model and the box
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """

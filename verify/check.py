@@ -1,7 +1,8 @@
 """Does a certificate prove what it says? Established anew from the certificate and the model file alone.
 
 Trusted: this module and what it imports (certificate, onnx_file, operators, network, fusion, batching, primitives,
-linear_maps, windows, interpreter, intervals, bounds, margins, rounding, environment), numpy and onnx. Nothing that was
+linear_maps, windows, interpreter, intervals, linear_bounds, bounds, margins, crown, methods, rounding, environment),
+numpy and onnx. Nothing that was
 computed when the certificate was written is believed.
 """
 
@@ -14,7 +15,8 @@ import numpy as np
 from verify.certificate import Certificate, Rejected
 from verify.environment import require_ieee_arithmetic
 from verify.errors import Problem
-from verify.margins import classes, margin_bounds
+from verify.margins import classes
+from verify.methods import PROOFS
 from verify.network import Network
 from verify.rounding import CONTRACTS
 
@@ -25,7 +27,7 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("it is about another model: the SHA-256 differs")
     if certificate.contract not in CONTRACTS:
         raise Rejected(f"its contract {certificate.contract!r} is unknown")
-    if certificate.proof != "ibp":
+    if certificate.proof not in PROOFS:
         raise Rejected(f"its proof is of the unknown kind {certificate.proof!r}")
     if certificate.lower.shape != network.input.shape:
         raise Rejected("its box does not have the shape of the model's input")
@@ -37,9 +39,10 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("its label is not one of the model's classes")
     require_ieee_arithmetic()
     contract = CONTRACTS[certificate.contract]
-    margins = margin_bounds(network, certificate.box, np.array([certificate.label]), contract)
+    bound = PROOFS[certificate.proof]
+    margins = bound(network, certificate.box, np.array([certificate.label]), contract)
     if not (margins > 0).all():  # NaN, about which nothing is known, is not greater
-        raise Rejected("interval bounds do not prove it")
+        raise Rejected(f"bounds by {certificate.proof} do not prove it")
 
 
 def model_of(certificate: Certificate, path: Path) -> Path:

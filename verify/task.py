@@ -75,6 +75,7 @@ def answer(
         eps=question.eps,
         input_range=question.input_range,
         contract=contract_named(question.contract),
+        method=question.method,
     )
     saved = time.monotonic()
     try:
@@ -93,6 +94,7 @@ def answer(
 def _certified(network: Network, question: Question, verdict: Verdict, folder: Path) -> Verdict:
     """The verdict with its certificate written; `unknown` in the rare case that the checker, which computes one sample
     at a time and so rounds differently, does not confirm it."""
+    assert verdict.decided_by is not None
     data = question.data
     x = data.inputs[verdict.index - data.start][np.newaxis]
     box = box_around(x, question.eps, question.input_range)
@@ -103,7 +105,7 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
         label=verdict.label,
         lower=box.lower[0].astype(np.float32),
         upper=box.upper[0].astype(np.float32),
-        proof=question.method,
+        proof=verdict.decided_by,
     )
     try:
         check(certificate, network)

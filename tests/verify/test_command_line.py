@@ -244,6 +244,6 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     files[0].write_text(json.dumps(fields))
     done = adcert("check", *files)
     assert done.returncode == 1
-    assert "rejected: interval bounds do not prove it" in done.stdout.splitlines()[0]
+    assert "rejected: bounds by ibp do not prove it" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[1] == f"{files[1]}: valid"
     assert adcert("check", tmp_path / "absent.json").returncode == 2

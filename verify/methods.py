@@ -1,0 +1,28 @@
+"""The ways to bound a classifier's margins, by name, and the methods that try them in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from verify.crown import crown_margins
+from verify.intervals import Interval
+from verify.margins import Labels, margin_bounds
+from verify.network import Network
+from verify.rounding import Array, Contract
+
+MarginBounds = Callable[[Network, Interval, Labels, Contract], Array]
+"""Lower bounds of y[label] - y[j], lanes x classes; infinity for the label, NaN where nothing can be said."""
+
+PROOFS: dict[str, MarginBounds] = {
+    "ibp": margin_bounds,
+    "crown-ibp": partial(crown_margins, refine=False),
+    "crown": crown_margins,
+}
+"""Each of these proves a margin positive from the model and the box alone."""
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "ibp": ("ibp",),
+    "crown": ("ibp", "crown-ibp", "crown"),
+}
+"""What a method tries, the cheapest first; what one way settles the next ones need not look at."""
