@@ -41,6 +41,10 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def certificate(network: Network) -> Certificate:
+    return tight_certificate(network)
+
+
+def tight_certificate(network: Network) -> Certificate:
     """Valid, with little to spare: the largest of some radii that can be certified."""
     image = np.random.default_rng(1).random((1, 1, 1, SIDE, SIDE)).astype(np.float32)
     label = int(run(CONTENT, image[0])[0].argmax())

@@ -1,0 +1,102 @@
+"""The soundness tests at length: as many random networks, certificates and model files as there is time for.
+
+    PYTHONPATH=.:tests python tests/soundness/campaign.py --evaluations 1000000 --certificates 10000 --files 10000
+
+Stops with an error at the first violation; prints what was done. Every case has its own seed, from `--seed` on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
+from support.random_networks import random_network
+from verify.bounds import bounds
+from verify.certificate import encode
+from verify.crown import crown_margins
+from verify.intervals import Interval
+from verify.margins import margin_bounds
+from verify.rounding import FLOAT32_ANY_ORDER
+
+
+def _tests(name: str) -> ModuleType:
+    """A test file beside this one, as a module."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def evaluate(count: int, seed: int) -> str:
+    """Run `count` inputs inside boxes through onnxruntime, several ways each: none may leave any bound."""
+    tests = _tests("test_bounds_contain_executions")
+    done = 0
+    for networks, number in enumerate(itertools.count(seed)):
+        if done >= count:
+            return f"{done} evaluations by onnxruntime of {networks} networks inside their boxes: none left its bounds"
+        content, shape = random_network(number)
+        network, box = network_of(content), tests.box_of(number, shape)
+        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+        labels = np.arange(lower.shape[-1])
+        everywhere = Interval(*(np.repeat(end, len(labels), axis=0) for end in box))
+        margins = [way(network, everywhere, labels, FLOAT32_ANY_ORDER) for way in (margin_bounds, crown_margins)]
+        others = ~np.eye(len(labels), dtype=bool)
+        points = tests.sampled_points(box, np.random.default_rng(number), 1000).reshape(-1, *shape[1:])
+        for level in (DISABLED, EXTENDED, ALL):
+            logits = session(content, level=level).run(None, {"x": points})[0]
+            done += len(points)
+            assert ((lower[0] <= logits) & (logits <= upper[0])).all(), f"network {number} leaves its bounds"
+            least = (logits.astype(np.float64)[:, :, np.newaxis] - logits[:, np.newaxis]).min(axis=0)
+            for found in margins:
+                assert (found[others] <= least[others]).all(), f"network {number} violates a margin"
+    raise AssertionError
+
+
+def mutate_certificates(count: int, seed: int) -> str:
+    """Change one byte of a certificate at a time: accepted only if what it says is true."""
+    tests = _tests("test_certificates")
+    network = network_of(tests.CONTENT)
+    content = encode(tests.tight_certificate(network))
+    rng = np.random.default_rng(seed)
+    survivors = 0
+    for _ in range(count):
+        changed = bytearray(content)
+        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
+        if (found := tests.accepted(bytes(changed), network)) is not None:
+            tests.assert_true(found, rng)
+            survivors += 1
+    return f"{count} mutated certificates: {survivors} still proofs of something true, the others rejected"
+
+
+def mutate_files(count: int, seed: int) -> str:
+    """Mutate model files: each ends in a network or in a sentence."""
+    tests = _tests("test_hostile_files")
+    refused = 0
+    for number in range(seed, seed + count):
+        content, _ = random_network(number % 50)
+        refused += bool(tests.outcome(tests.mutated(content, np.random.default_rng(number))))
+    return f"{count} mutated model files: {refused} refused in a sentence, the others read"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("evaluations", "certificates", "files"):
+        parser.add_argument(f"--{name}", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=10_000)
+    options = parser.parse_args()
+    print(evaluate(options.evaluations, options.seed), flush=True)
+    print(mutate_certificates(options.certificates, options.seed), flush=True)
+    print(mutate_files(options.files, options.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()
