@@ -1,0 +1,40 @@
+"""What ships in `exported/` is what its cards say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from verify.card import card
+from verify.network import load
+from verify.result import Summary
+from verify.robustness import Verdict
+from verify.task import answer, question_about
+
+FOLDER = Path(__file__).parent.parent / "exported"
+MODELS = sorted(FOLDER.glob("*.onnx"))
+
+
+def test_a_student_and_its_teacher_ship() -> None:
+    assert {load(model).metadata["adcert.objective"] for model in MODELS} == {"ad-cert", "pgd"}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
+def test_the_card_is_what_verification_finds(model: Path) -> None:
+    network = load(model)
+    question = question_about(
+        network, str(model), data=None, eps=None, start=0, count=None, method="ibp", contract="float32-any-order"
+    )
+    verdicts: list[Verdict] = []
+    answer(network, question, verdicts)
+    expected = card(question, Summary.of(verdicts), network.metadata)
+    shipped = model.with_suffix(".md").read_text()
+    versions = "Verified with "
+    assert shipped.split(versions)[0] == expected.split(versions)[0]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
+def test_nothing_of_the_machine_it_was_made_on_is_inside(model: Path) -> None:
+    content = model.read_bytes()
+    assert not any(trace in content for trace in (b"/home/", b"/root/", b"/tmp/", b"/Users/", b"/work/", b".py"))
