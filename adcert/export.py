@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from adcert import recipe as recipes
 from adcert.data import BENCHMARKS
-from adcert.files import write_atomically
 from adcert.folding import Convolution, Flatten, Linear, Network, Normalize, Relu, fold_running
 from adcert.problems import ExportProblem
 from adcert.run import Trained
 from adcert.session import trained_model
+from verify.files import write_atomically
 from verify.version import __version__
 
 OPSET = 18

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Folders that are whole or absent, whatever happens while they are filled; hashes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from adcert.problems import FileProblem
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step; raises FileProblem (disk full, permissions) and leaves what was there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise FileProblem(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+from verify.errors import FileProblem
 
 
 @contextlib.contextmanager

@@ -13,10 +13,6 @@ class RunProblem(Problem):
     """A run folder cannot be created, read or continued."""
 
 
-class FileProblem(Problem):
-    """A file or folder cannot be written: the disk is full, or it may not be touched."""
-
-
 class Diverged(Problem):
     """A loss term or the gradient is no longer finite."""
 

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from adcert import recipe as recipes
 from adcert.evaluate import Accuracies
-from adcert.files import sha256, staged_folder, write_atomically
-from adcert.problems import FileProblem, RunProblem
+from adcert.files import sha256, staged_folder
+from adcert.problems import RunProblem
 from adcert.recipe import Recipe
+from verify.errors import FileProblem
+from verify.files import write_atomically
 from verify.version import __version__
 
 FORMAT = 1

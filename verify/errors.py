@@ -7,6 +7,10 @@ class Problem(Exception):
     exit_code = 2
 
 
+class FileProblem(Problem):
+    """A file or folder cannot be written: it is missing or protected, or the disk is full."""
+
+
 class ModelProblem(Problem):
     """The model or the property is unsupported or invalid."""
 

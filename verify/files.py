@@ -6,13 +6,13 @@ import contextlib
 import os
 from pathlib import Path
 
-from verify.errors import Problem
+from verify.errors import FileProblem
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step; a failure leaves what was there.
 
-    Raises Problem when the folder does not exist or cannot be written, or the disk is full.
+    Raises FileProblem when the folder does not exist or cannot be written, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+        raise FileProblem(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

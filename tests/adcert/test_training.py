@@ -19,9 +19,10 @@ import torch
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session, train
-from adcert.problems import Diverged, FileProblem, RecipeProblem, RunProblem
+from adcert.problems import Diverged, RecipeProblem, RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
+from verify.errors import FileProblem
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent.parent
