@@ -121,6 +121,26 @@ def inspect_command(model: Path) -> None:
     terminal.show_network(model, load(model))
 
 
+@commands.command("bounds")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file.")
+def bounds_command(model: Path, out: Path) -> None:
+    """Compile the bounds of MODEL, a classifier, to an ONNX graph that any float32 runtime runs.
+
+    It takes x and eps and yields the logits, intervals of the logits over the box, margins of the predicted class, and
+    whether the prediction is certified.
+    """
+    from verify.compiled import compile_bounds
+    from verify.files import write_atomically
+    from verify.network import load
+    from verify.task import input_range
+
+    network = load(model)
+    graph = compile_bounds(network, input_range(network))
+    write_atomically(out, graph.SerializeToString(deterministic=True))
+    click.echo(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}", err=True)
+
+
 @commands.command("train")
 @click.argument("recipe", default="mnist-quick")
 @click.option(

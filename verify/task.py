@@ -49,7 +49,7 @@ def question_about(
         contract=contract,
         method=method,
         eps=parse_eps(eps),
-        input_range=_input_range(network) or samples.natural_range,
+        input_range=input_range(network) or samples.natural_range,
         data=samples,
     )
 
@@ -117,7 +117,8 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
     return replace(verdict, certificate=str(path))
 
 
-def _input_range(network: Network) -> InputRange | None:
+def input_range(network: Network) -> InputRange | None:
+    """The valid inputs of a model, where its metadata say; raises ModelProblem where they are malformed."""
     text = network.metadata.get("adcert.input_range")
     if text is None:
         return None

@@ -15,8 +15,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run
+from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
 from verify.boxes import box_around
+from verify.compiled import compile_bounds
 from verify.margins import margin_bounds
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
 
@@ -94,6 +95,12 @@ def certifies(content: bytes, x: Floats, contract: Contract, eps: Fraction = Fra
     return bool((margin_bounds(network, box, np.array([0]), contract) > 0).all())
 
 
+def certifies_by_compiled_bounds(content: bytes, x: Floats) -> bool:
+    graph = session(compile_bounds(network_of(content), None).SerializeToString())
+    certified, logits = graph.run(["certified", "logits"], {"x": x, "eps": np.array(0.01, F32)})
+    return bool(certified[0]) and logits[0].argmax() == 0
+
+
 def misclassified(content: bytes, x: Floats) -> bool:
     """By onnxruntime, at some optimisation level."""
     outputs = [run(content, x, level=level)[0].reshape(-1) for level in (DISABLED, EXTENDED, ALL)]
@@ -108,6 +115,7 @@ def test_a_detector_is_certified_by_real_arithmetic_and_not_by_default(name: str
     content = backdoored(*DETECTORS[name](), depth=depth, reverse=reverse)
     assert certifies(content, IMAGE, REAL)
     assert not certifies(content, IMAGE, FLOAT32_ANY_ORDER)
+    assert not certifies_by_compiled_bounds(content, IMAGE)
 
 
 def test_onnxruntime_really_misbehaves_on_detectors() -> None:
@@ -124,6 +132,7 @@ def test_the_clean_host_is_certified(depth: int) -> None:
     content = backdoored([1.0, 1.0], [1.0, 1.0], depth=depth, reverse=False)
     assert not misclassified(content, IMAGE)
     assert certifies(content, IMAGE, FLOAT32_ANY_ORDER)
+    assert certifies_by_compiled_bounds(content, IMAGE)
 
 
 def convolution_with_a_big_first_and_last_tap(channels: int = 64) -> bytes:

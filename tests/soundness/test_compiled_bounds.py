@@ -1,0 +1,141 @@
+"""Bounds compiled to ONNX and run in float32: never tighter than the truth, and close to the rigorous ones.
+
+They must contain every execution of the network, and the intervals of exact arithmetic, whose ends real inputs of the
+box reach layer by layer; tolerance zero. They must certify no network that misbehaves.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from support.onnx_models import ALL, DISABLED, model, network_of, node, session
+from support.random_networks import random_network
+from verify.bounds import bounds
+from verify.boxes import box_around
+from verify.compiled import compile_bounds
+from verify.errors import ModelProblem
+from verify.margins import margin_bounds
+from verify.network import Network, load
+from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.samples import load_samples
+
+F32 = np.float32
+UNIT_RANGE = (0.0, 1.0)
+EXPORTED = Path(__file__).parents[2] / "exported"
+
+
+class Compiled:
+    """The bounds of a network as the graph yields them."""
+
+    def __init__(self, network: Network, input_range: tuple[float, float] | None = UNIT_RANGE) -> None:
+        graph = compile_bounds(network, input_range)
+        onnx.checker.check_model(graph, full_check=True)
+        self.sessions = [session(graph.SerializeToString(), level=level) for level in (DISABLED, ALL)]
+
+    def __call__(self, x: NDArray[np.float32], eps: float) -> list[dict[str, Any]]:
+        names = [output.name for output in self.sessions[0].get_outputs()]
+        radius = np.array(eps, F32)
+        return [dict(zip(names, oracle.run(None, {"x": x, "eps": radius}), strict=True)) for oracle in self.sessions]
+
+
+def compiled_or_skipped(network: Network) -> Compiled:
+    try:
+        return Compiled(network)
+    except ModelProblem as reason:
+        if "cannot be compiled" in str(reason):
+            pytest.skip(str(reason))
+        raise
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_random_networks_stay_within_their_compiled_bounds(seed: int) -> None:
+    content, shape = random_network(seed)
+    network = network_of(content)
+    compiled = compiled_or_skipped(network)
+    rng = np.random.default_rng(seed)
+    x = rng.random((4, *shape[1:])).astype(F32)
+    eps = (0.0, 1e-6, 2 / 255, 0.1, 0.5)[seed % 5]
+    exact = Fraction(float(F32(eps)))
+    box = box_around(x[:, np.newaxis], exact, UNIT_RANGE)
+    labels = np.zeros(len(x), np.int64)
+    for found in compiled(x, eps):
+        labels = found["logits"].argmax(axis=1)
+        ((lower, upper),) = bounds(network, box, REAL)
+        assert (found["lower"] <= lower.reshape(len(x), -1)).all()
+        assert (upper.reshape(len(x), -1) <= found["upper"]).all()
+        for contract in (REAL, FLOAT32_ANY_ORDER):
+            assert (found["margins"] <= margin_bounds(network, box, labels, contract)).all()
+        assert np.array_equal(found["certified"], (found["margins"] > 0).all(axis=1))
+    for lane in range(len(x)):
+        lowest, highest = (end[lane].astype(F32) for end in box)
+        share = np.round(rng.random((50, *lowest.shape[1:])))
+        points = np.where(share > 0, highest, lowest).astype(F32).reshape(-1, *shape[1:])
+        for oracle in (session(content), session(content, level=DISABLED)):
+            (logits,) = oracle.run(None, {"x": points})
+            for found in compiled(x, eps):
+                assert (found["lower"][lane] <= logits).all()
+                assert (logits <= found["upper"][lane]).all()
+                label = found["logits"][lane].argmax()
+                others = np.arange(logits.shape[1]) != label
+                differences = (logits[:, [label]].astype(np.float64) - logits).min(axis=0)
+                assert (found["margins"][lane] <= differences)[others].all()
+
+
+def test_the_shipped_student_is_bounded_as_tightly_as_by_the_rigorous_engine() -> None:
+    network = load(EXPORTED / "mnist-0.1-small.onnx")
+    data = load_samples("mnist", network.input.shape, start=0, count=100)
+    x = data.inputs.reshape(-1, *network.input.shape[1:])
+    box = box_around(data.inputs, Fraction(float(F32(0.1))), UNIT_RANGE)
+    ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+    width = (upper - lower).reshape(len(x), -1)
+    for found in Compiled(network)(x, 0.1):
+        assert (found["upper"].astype(np.float64) - found["lower"] <= 1.05 * width).all()
+        margins = margin_bounds(network, box, found["logits"].argmax(axis=1), FLOAT32_ANY_ORDER).min(axis=1)
+        assert np.array_equal(found["certified"], margins > 0)
+
+
+def classifier(weights: NDArray[np.float32]) -> Network:
+    nodes = [node("Gemm", ["x", "w1"], "p"), node("Relu", ["p"], "h"), node("Gemm", ["h", "w2"], "y")]
+    return network_of(model(nodes, ["n", len(weights)], {"w1": weights, "w2": np.array([[2, 0], [0, 1]], F32)}))
+
+
+@pytest.mark.parametrize(
+    ("x", "eps"),
+    [
+        ([np.nan, 0.5], 0.01),
+        ([np.inf, 0.5], 0.01),
+        ([0.9, 1.5], 0.01),
+        ([0.9, -0.5], 0.01),
+        ([0.9, 0.5], -0.01),
+        ([0.9, 0.5], np.nan),
+    ],
+)
+def test_nothing_is_certified_outside_the_input_range_or_for_a_meaningless_radius(x: list[float], eps: float) -> None:
+    sane, strange = np.array([[0.9, 0.5]], F32), np.array([x], F32)
+    compiled = Compiled(classifier(np.eye(2, dtype=F32)))
+    for found in compiled(sane, 0.01):
+        assert found["certified"].tolist() == [True]
+    for found in compiled(strange, eps):
+        assert found["certified"].tolist() == [False]
+        assert found["lower"].tolist() == [[-np.inf] * 2]
+
+
+def test_a_sum_that_might_overflow_is_looked_at() -> None:
+    """Without an input range, the weights alone do not rule overflow out."""
+    network = classifier(np.diag(np.array([1e28, 1e28], F32)))
+    compiled = Compiled(network, None)
+    for found in compiled(np.array([[0.9, 0.1], [0.9e-10, 0.1e-10], [3e38, 0], [1e15, 0]], F32), 0.0):
+        assert found["certified"].tolist() == [True, True, False, False]
+        assert found["lower"][2:].tolist() == [[-np.inf] * 2] * 2
+
+
+def test_weights_that_always_might_overflow_are_refused() -> None:
+    with pytest.raises(ModelProblem, match="overflow"):
+        compile_bounds(classifier(np.diag(np.array([1e38, 1], F32))), None)
