@@ -112,13 +112,26 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
 
 
 @commands.command("inspect")
-@click.argument("model", type=click.Path(path_type=Path))
-def inspect_command(model: Path) -> None:
-    """Show what MODEL takes, yields and consists of; say what of it is not supported."""
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--runtime", is_flag=True, help="Probe onnxruntime on this machine: does it keep the contract?")
+def inspect_command(model: Path | None, runtime: bool) -> int:
+    """Show what MODEL takes, yields and consists of; say what of it is not supported.
+
+    With --runtime, also probe how this machine's onnxruntime computes, and compare MODEL on it with its bounds.
+    """
     from verify import terminal
     from verify.network import load
 
-    terminal.show_network(model, load(model))
+    if not (model or runtime):
+        raise click.UsageError("name a MODEL, or use --runtime, or both")
+    network = load(model) if model else None
+    if model and network:
+        terminal.show_network(model, network)
+    if not runtime:
+        return 0
+    from verify.conformance import findings
+
+    return 1 if terminal.show_conformance(findings((network, model) if model and network else None)) else 0
 
 
 @commands.command("bounds")

@@ -18,7 +18,11 @@ TRUSTED_CORE = {
     "google",  # google.protobuf is what onnx reads files with
     *sys.stdlib_module_names,
 }
-AROUND_THE_CORE = {"terminal.py": {"rich"}, "datasets/__init__.py": {"pooch", "requests"}}
+AROUND_THE_CORE = {
+    "terminal.py": {"rich"},
+    "datasets/__init__.py": {"pooch", "requests"},
+    "conformance.py": {"onnxruntime"},
+}
 
 
 def imported(file: Path) -> set[str]:

@@ -39,7 +39,7 @@ class GraphWriter:
 
     def node(self, operator: str, *operands: str, output: str | None = None, **attributes: Any) -> str:
         """The name of the only output of a node, which is appended unless there is an equal one."""
-        key = (operator, operands, output, tuple(sorted(attributes.items())))
+        key = (operator, operands, output, repr(sorted(attributes.items())))
         if key not in self._nodes:
             name = output or f"value{len(self._nodes)}"
             self._nodes[key] = helper.make_node(operator, operands, [name], name=name, **attributes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +14,9 @@ from verify.network import Network
 from verify.primitives import Linear, topological
 from verify.result import Question, Summary
 from verify.robustness import Status, Verdict
+
+if TYPE_CHECKING:
+    from verify.conformance import Finding
 
 CONSOLE = Console(stderr=True, highlight=False)
 
@@ -90,3 +94,25 @@ def show_network(path: Path, network: Network) -> None:
             name, terms = f"Linear ({type(primitive.map).__name__})", str(primitive.map.terms)
         steps.add_row(name, " x ".join(map(str, tensor.shape)), terms, tensor.name)
     CONSOLE.print(steps)
+
+
+def show_conformance(findings: Iterable[Finding]) -> bool:
+    """What the probes of a runtime showed, as they come; returns whether any of them found the contract broken."""
+    table = Table("onnxruntime provider", "probe", "", "observation", box=None, padding=(0, 1))
+    advice: dict[str, None] = {}
+    broken = False
+    for finding in findings:
+        style = {"kept": "green", "broken": "bold red"}.get(finding.outcome, "yellow")
+        table.add_row(str(finding.configuration), finding.probe, f"[{style}]{finding.outcome}[/]", finding.observation)
+        broken |= finding.outcome == "broken"
+        if finding.advice:
+            advice[f"{finding.configuration}, {finding.probe}: {finding.advice}"] = None
+    CONSOLE.print(table)
+    for line in advice:
+        CONSOLE.print(line)
+    CONSOLE.print(
+        "A provider with a broken row does not keep the contract float32-any-order: no certificate holds on it."
+        if broken
+        else "No probe found the contract float32-any-order broken."
+    )
+    return broken
