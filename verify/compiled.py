@@ -339,11 +339,8 @@ class _BoundsWriter(GraphWriter):
     def leaky_relu(self, tensor: Tensor, x: Bounded) -> Bounded:
         """ReLU: as derived above. u / 2 is rounded up, so that u - 2 h is not above zero where the network is zero."""
         primitive: Any = tensor.primitive
-        if primitive.slope < 0:
-            raise ModelProblem(f"node {tensor.name!r}: bounds of a LeakyRelu of negative slope cannot be compiled")
-        if primitive.slope > 0:
-            value, *ends = (self.node("LeakyRelu", name, alpha=primitive.slope) for name in (x.value, *self.ends(x)))
-            return self._outward(value, ends[0], ends[1], x.reach * max(1.0, primitive.slope))
+        if primitive.slope != 0:
+            return self._two_slopes(x, primitive.slope)
         value = self.node("Relu", x.value)
         if isinstance(x, Rectified):
             return replace(x, value=value)
@@ -352,6 +349,23 @@ class _BoundsWriter(GraphWriter):
         upper = self.node("Relu", self.node("Add", x.first, x.second))
         half = self._scaled(upper, float(np.nextafter(np.float32(0.5), np.float32(1))))
         return Rectified(value, upper, self.node("Min", half, x.second), x.reach)
+
+    def _two_slopes(self, x: Bounded, slope: float) -> Ends:
+        """Monotone for a positive slope; for a negative one, zero at zero and larger everywhere else."""
+
+        def leaky(name: str) -> str:
+            return self.node("LeakyRelu", name, alpha=slope)
+
+        lower, upper = self.ends(x)
+        if slope > 0:
+            ends = leaky(lower), leaky(upper)
+        else:
+            negative = self.node("Min", upper, self.scalar(0.0))
+            ends = (
+                self.node("Max", self.node("Relu", lower), leaky(negative)),
+                self.node("Max", leaky(lower), leaky(upper)),
+            )
+        return self._outward(leaky(x.value), *ends, x.reach * max(1.0, abs(slope)))
 
     def clip(self, tensor: Tensor, x: Bounded) -> Bounded:
         """Exact and monotone."""
