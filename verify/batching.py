@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from verify.errors import ModelProblem
+from verify.functions import Function
 from verify.interpreter import Rules, evaluate
 from verify.primitives import (
     POINT_RULES,
@@ -25,6 +26,7 @@ from verify.primitives import (
     Quotient,
     Reshape,
     Select,
+    Softmax,
     Sum,
     Tensor,
 )
@@ -86,6 +88,10 @@ def _pooled(primitive: MaxPool, x: Array) -> Array:
     return replace(primitive, padding=padding).apply(x)
 
 
+def _along_the_last_axis(primitive: Any, x: Array) -> Array:
+    return np.broadcast_to(x.max(axis=-1, keepdims=True), x.shape)
+
+
 def _of_either(primitive: Any, a: Array, b: Array) -> Array:
     return np.maximum(a, b)
 
@@ -97,9 +103,10 @@ def _of_nothing(primitive: Constant) -> Array:
 _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
-    **dict.fromkeys((Clip, LeakyRelu), _unchanged),
+    **dict.fromkeys((Clip, LeakyRelu, Function), _unchanged),
     **dict.fromkeys((Sum, Product, Quotient), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,
     MaxPool: _pooled,
+    Softmax: _along_the_last_axis,
 }

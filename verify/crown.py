@@ -10,7 +10,7 @@ from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
 from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Diagonal
-from verify.margins import Labels, classes
+from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
 from verify.primitives import Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
 from verify.rounding import Array, Contract
@@ -20,21 +20,19 @@ _WORKSPACE = 2**23
 
 
 def crown_margins(network: Network, box: Interval, labels: Labels, contract: Contract, *, refine: bool = True) -> Array:
-    """For each lane and class j, a lower bound of y[label] - y[j] over the box; infinity for the label itself, NaN
-    where nothing can be said.
+    """Lower bounds of the margins, as `margin_bounds` gives them.
 
     refine: bound the neurons before each activation by linear bounds as well, where intervals leave their sign open;
     tighter, and many times the work.
     """
     count = classes(network)
-    output = network.output
+    output = logits_of(network)
     with np.errstate(all="ignore"):
         intervals = _forward(output, network.input, box, contract, refine=refine)
         rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
         functionals = rows.reshape(*rows.shape[:2], *output.shape)
         lower = lower_bounds(output, functionals, intervals, contract)
-    lower[np.arange(len(lower)), labels] = np.inf
-    return lower
+    return of_the_answer(lower, network, labels, intervals[output], contract)
 
 
 def _forward(
