@@ -6,7 +6,7 @@ limit,
 
     |y - f(x)| <= SAFETY measured unit (relative |f(x)| + absolute + proportional |x|) + 2^24 underflow
 
-where `measured` is the largest ratio that `tests/soundness/scan_functions.py` has found, rounded up, and the other
+where `measured` is the largest ratio that `tests/support/scan_functions.py` has found, rounded up, and the other
 factors say which kind of error the usual formulas make. The figures are of onnxruntime 1.31.1 and 1.20.1 on x86-64 with
 AVX-512, over all magnitudes. The last term is for results that are subnormal, which some kernels clamp. A subnormal
 argument counts as anything from zero to the smallest normal number, as which older kernels for Sqrt and Log take it. A
@@ -90,7 +90,7 @@ class Function:
     def enclosure(self, lower: Array, upper: Array, contract: Contract) -> tuple[Array, Array]:
         """Bounds of the deployed value for arguments from `lower` to `upper`; NaN where they leave the domain or may
         overflow."""
-        lower, upper = _without_subnormals(lower, upper, contract.underflow * 2.0**23)
+        lower, upper = normal_arguments(lower, upper, contract)
         defined = np.zeros(lower.shape, bool)
         for first, last in self.domain:
             defined |= (first <= lower) & (upper <= last)
@@ -109,8 +109,10 @@ class Function:
         return np.where(defined, least, np.nan), np.where(defined, greatest, np.nan)
 
 
-def _without_subnormals(lower: Array, upper: Array, normal: float) -> tuple[Array, Array]:
-    """The ends moved outward to the next of -normal, 0 and normal, where they lie between these."""
+def normal_arguments(lower: Array, upper: Array, contract: Contract) -> tuple[Array, Array]:
+    """The ends of intervals of arguments, moved outward to 0 or to the normal numbers next to it if they lie between
+    these; at most by `contract.underflow * 2**23`."""
+    normal = contract.underflow * 2.0**23
     lower = np.where(np.abs(lower) < normal, np.where(lower < 0, -normal, 0.0), lower)
     return lower, np.where(np.abs(upper) < normal, np.where(upper > 0, normal, 0.0), upper)
 

@@ -143,6 +143,8 @@ def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Inte
     kink = np.where((x.lower < 0) & (x.upper > 0), 0.0, at_lower)
     lowest = np.minimum(np.minimum(at_lower, at_upper), kink)
     highest = np.maximum(np.maximum(at_lower, at_upper), kink)
+    if primitive.slope == -1:  # the magnitude: exact
+        return Interval(lowest, highest)
     return _rounded(lowest, highest, 0.0, contract)
 
 

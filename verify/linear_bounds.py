@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from verify.functions import OWN_ERROR, Function, normal_arguments
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.primitives import (
     Concatenate,
@@ -35,6 +36,9 @@ from verify.primitives import (
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 Intervals = Mapping[Tensor, Interval]
+
+_CELLS = 16
+"""Into which an interval is divided to find lines around a function."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,10 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
 
 
 def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """s x for x < 0, else x, with 0 <= s <= 1: the line below has slope 1 or s, whichever leaves less area."""
+    """s x for x < 0, else x, convex for s <= 1: the line below has slope 1 or s, whichever leaves less area."""
     primitive: Any = tensor.primitive
     slope = primitive.slope
-    if not 0 <= slope <= 1:
+    if slope > 1:
         return _constant(tensor, a, intervals, contract)
     (operand,) = tensor.operands
     lower, upper = intervals[operand]
@@ -132,10 +136,44 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     below, above, offset = (values[:, np.newaxis] for values in (below, above, offset))
     negative = np.minimum(a, 0.0)
     coefficients = np.maximum(a, 0.0) * below + negative * above
-    magnitude = magnitude_of(intervals[operand])
-    rounding = (contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow) if slope else 0.0 * magnitude
+    magnitude = max(1.0, abs(slope)) * magnitude_of(intervals[operand])
+    exact = slope in (0.0, -1.0)
+    rounding = 0.0 * magnitude if exact else contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow
     loss = _own(a, magnitude) + _dot(np.abs(a), rounding)
     return Step((coefficients,), _dot(negative, offset[:, 0]), loss)
+
+
+def _function(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """Two parallel lines around f, with the slope k of its secant; the interval itself where that is narrower.
+
+    On cells of width h, f(x) - k x stays within |f''| h^2 / 8 of its chords, so that its values at the cells' ends
+    bound it everywhere.
+    """
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, Function)
+    (operand,) = tensor.operands
+    x, y = intervals[operand], intervals[tensor]
+    lower, upper = normal_arguments(x.lower, x.upper, contract)
+    step = (upper - lower) / _CELLS
+    slope = (primitive.apply(upper) - primitive.apply(lower)) / (upper - lower)
+    below, above = np.full_like(lower, np.inf), np.full_like(lower, -np.inf)
+    for cell in range(_CELLS + 1):
+        argument = lower + cell * step if cell < _CELLS else upper
+        value, line = primitive.apply(argument), slope * argument
+        own = OWN_ERROR * (np.abs(value) + np.abs(line))
+        below, above = np.minimum(below, value - line - own), np.maximum(above, value - line + own)
+    magnitude = magnitude_of(x)
+    slack = primitive.curvature(lower, upper) * step * step * (0.125 * (1.0 + 2.0**-20))
+    slack += primitive.error(magnitude_of(y), magnitude, contract)
+    slack += np.abs(slope) * contract.underflow * 2.0**24 + OWN_ERROR * (np.abs(slope) * magnitude + magnitude_of(y))
+    below, above = below - slack, above + slack
+    narrower = above - below < y.upper - y.lower
+    slope = np.where(narrower, slope, 0.0)
+    below, above = np.where(narrower, below, y.lower), np.where(narrower, above, y.upper)
+    coefficients = a * slope[:, np.newaxis]
+    offset = _dot(np.maximum(a, 0.0), below) + _dot(np.minimum(a, 0.0), above)
+    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below), np.abs(above)))
+    return Step((coefficients,), offset, loss)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -210,6 +248,7 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
     LeakyRelu: _leaky_relu,
+    Function: _function,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

@@ -33,7 +33,7 @@ def require_faithful_replacements(outputs: Iterable[Tensor]) -> None:
                 f"node {tensor.name!r}: its constant is nearly one of Gelu's, and runtimes may take it for that: "
                 "round it to the nearest float32"
             )
-        if any(_is_deviation(operand) for operand in _squared(tensor)):
+        if _is_mean(tensor) and any(map(_is_deviation, _squared(_unmoved(tensor.operands[0])))):
             raise ModelProblem(
                 f"node {tensor.name!r}: a variance is not supported: runtimes compute layer normalisation in ways "
                 "whose rounding errors are not bounded"

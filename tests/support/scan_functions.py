@@ -1,6 +1,6 @@
 """How far onnxruntime's elementwise functions are from the real ones: the figures behind `verify/functions.py`.
 
-    PYTHONPATH=.:tests python tests/soundness/scan_functions.py --stride 8       # --stride 1: all 2^32 numbers
+    PYTHONPATH=.:tests python tests/support/scan_functions.py --stride 8       # --stride 1: all 2^32 numbers
 
 Prints, for every function and way to write it, the largest error over the float32 numbers in the function's domain, in
 the unit of `Accuracy.measured`, where it was found, and what is allowed. The reference is the verifier's own float64
