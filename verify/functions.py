@@ -52,10 +52,6 @@ class Accuracy(NamedTuple):
         return self.relative * magnitude + self.absolute + self.proportional * argument
 
 
-def _unbounded(lower: Array, upper: Array) -> Array:
-    return np.full_like(lower, np.inf)
-
-
 def _constant(bound: float) -> Callable[[Array, Array], Array]:
     return lambda lower, upper: np.full_like(lower, bound)
 
@@ -66,15 +62,16 @@ class Function:
 
     real: f in float64. turns: where f changes from falling to rising or back, near enough that f is the same up to
     OWN_ERROR. domain: the closed intervals that f is defined on. curvature: for ends of intervals of the domain, a
-    bound of |f''| between them, or infinity.
+    bound of |f''| between them, or infinity; but for `kinks`, where f' jumps.
     """
 
     name: str
     real: Callable[[Array], Array]
     accuracy: Accuracy
+    curvature: Callable[[Array, Array], Array]
     turns: tuple[float, ...] = ()
+    kinks: tuple[float, ...] = ()
     domain: _Intervals = _EVERYWHERE
-    curvature: Callable[[Array, Array], Array] = _unbounded
 
     def apply(self, x: Array) -> Array:
         return self.real(x)
@@ -163,6 +160,8 @@ HARD_SWISH = Function(
     lambda x: x * np.clip((x + 3.0) / 6.0, 0.0, 1.0),
     Accuracy(1.6, proportional=1),
     turns=(-1.5,),
+    kinks=(-3.0, 3.0),
+    curvature=_constant(0.334),
 )
 EXP = Function("Exp", lambda x: np.exp(x), Accuracy(1.3, relative=1), curvature=lambda lower, upper: np.exp(upper))
 LOG = Function(
@@ -192,7 +191,8 @@ def exponential_linear(alpha: float, scale: float = 1.0, width: float = 1.0) -> 
         lambda x: scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) / width)),
         Accuracy(1.1, relative=1, absolute=abs(scale * alpha)),
         turns=(0.0,) if alpha < 0 else (),
-        curvature=_constant(abs(scale) / width) if alpha == width else _unbounded,
+        kinks=(0.0,),
+        curvature=_constant(1.001 * abs(scale * alpha) / width**2),
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from verify.functions import OWN_ERROR, Function, normal_arguments
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.primitives import (
+    Clip,
     Concatenate,
     Input,
     LeakyRelu,
@@ -144,36 +146,80 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
 
 
 def _function(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """Two parallel lines around f, with the slope k of its secant; the interval itself where that is narrower.
-
-    On cells of width h, f(x) - k x stays within |f''| h^2 / 8 of its chords, so that its values at the cells' ends
-    bound it everywhere.
-    """
+    """A line below and one above the deployed function, or the interval's end where that is lower on average."""
     primitive: Any = tensor.primitive
     assert isinstance(primitive, Function)
-    (operand,) = tensor.operands
-    x, y = intervals[operand], intervals[tensor]
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
     lower, upper = normal_arguments(x.lower, x.upper, contract)
-    step = (upper - lower) / _CELLS
-    slope = (primitive.apply(upper) - primitive.apply(lower)) / (upper - lower)
-    below, above = np.full_like(lower, np.inf), np.full_like(lower, -np.inf)
-    for cell in range(_CELLS + 1):
-        argument = lower + cell * step if cell < _CELLS else upper
-        value, line = primitive.apply(argument), slope * argument
-        own = OWN_ERROR * (np.abs(value) + np.abs(line))
-        below, above = np.minimum(below, value - line - own), np.maximum(above, value - line + own)
-    magnitude = magnitude_of(x)
-    slack = primitive.curvature(lower, upper) * step * step * (0.125 * (1.0 + 2.0**-20))
-    slack += primitive.error(magnitude_of(y), magnitude, contract)
-    slack += np.abs(slope) * contract.underflow * 2.0**24 + OWN_ERROR * (np.abs(slope) * magnitude + magnitude_of(y))
-    below, above = below - slack, above + slack
-    narrower = above - below < y.upper - y.lower
-    slope = np.where(narrower, slope, 0.0)
-    below, above = np.where(narrower, below, y.lower), np.where(narrower, above, y.upper)
-    coefficients = a * slope[:, np.newaxis]
-    offset = _dot(np.maximum(a, 0.0), below) + _dot(np.minimum(a, 0.0), above)
-    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below), np.abs(above)))
-    return Step((coefficients,), offset, loss)
+    slack = primitive.error(magnitude_of(y), magnitude_of(x), contract)
+    below, above = _lines(primitive.apply, primitive.kinks, primitive.curvature(lower, upper), Interval(lower, upper))
+    moved = contract.underflow * 2.0**24
+    below = _Line(below.slope, below.offset - slack - moved * np.abs(below.slope))
+    above = _Line(above.slope, above.offset + slack + moved * np.abs(above.slope))
+    return _between(below, above, a, x, y)
+
+
+def _clip(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, Clip)
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
+    below, above = _lines(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
+    return _between(below, above, a, x, y)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """y = slope x + offset."""
+
+    slope: Array
+    offset: Array
+
+
+def _lines(
+    function: Callable[[Array], Array], kinks: tuple[float, ...], curvature: Array, x: Interval
+) -> tuple[_Line, _Line]:
+    """A line below and one above a function over an interval.
+
+    Of all lines above a function the one with the least area is as high as the concave envelope over the midpoint of
+    the interval: as the highest chord. Its slope is taken from chords between the ends of cells. Whatever the slope k
+    is, on cells of width h the function less k x stays within |f''| h^2 / 8 of its chords, so that its values at the
+    ends of cells, and at kinks, bound it everywhere.
+    """
+    step = (x.upper - x.lower) / _CELLS
+    points = [x.lower + cell * step for cell in range(_CELLS)] + [x.upper]
+    values = [function(point) for point in points]
+    points += [np.clip(kink, x.lower, x.upper) for kink in kinks]
+    values += [function(point) for point in points[_CELLS + 1 :]]
+    bow = curvature * step * step * (0.125 * (1.0 + 2.0**-20))
+
+    def line(sign: int) -> _Line:
+        slope, best = np.zeros_like(step), np.full_like(step, -np.inf)
+        for left, right in product((1, 2, 4, _CELLS // 2), repeat=2):
+            first, last = values[_CELLS // 2 - left], values[_CELLS // 2 + right]
+            height = sign * (right * first + left * last) / (left + right)
+            slope = np.where(height > best, (last - first) / ((left + right) * step), slope)
+            best = np.fmax(best, height)
+        slope = np.where(np.isfinite(slope), slope, 0.0)
+        offset = np.full_like(step, -np.inf)
+        for point, value in zip(points, values, strict=True):
+            ramp = slope * point
+            offset = np.maximum(offset, sign * (value - ramp) + OWN_ERROR * (np.abs(value) + np.abs(ramp)))
+        return _Line(slope, sign * (offset + bow))
+
+    return line(-1), line(1)
+
+
+def _between(below: _Line, above: _Line, a: Array, x: Interval, y: Interval) -> Step:
+    """A tensor between two lines of its operand x, and inside its interval y."""
+    centre, _, magnitude = midpoint(x)
+    low, high = below.slope * centre + below.offset > y.lower, above.slope * centre + above.offset < y.upper
+    below = _Line(np.where(low, below.slope, 0.0), np.where(low, below.offset, y.lower))
+    above = _Line(np.where(high, above.slope, 0.0), np.where(high, above.offset, y.upper))
+    positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
+    coefficients = positive * below.slope[:, np.newaxis] + negative * above.slope[:, np.newaxis]
+    constant = _dot(positive, below.offset) + _dot(negative, above.offset)
+    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below.offset), np.abs(above.offset)))
+    return Step((coefficients,), constant, loss)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -249,6 +295,7 @@ _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
     LeakyRelu: _leaky_relu,
     Function: _function,
+    Clip: _clip,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,
