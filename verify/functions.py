@@ -13,7 +13,7 @@ argument counts as anything from zero to the smallest normal number, as which ol
 result at the contract's limit or beyond it is not bounded.
 
 The verifier's own values come from numpy and Python's math, which promise no accuracy; theirs is below 2^-50 in
-practice. Assumed is OWN_ERROR, relative to f(x), a thousand times that.
+practice. Assumed is OWN_ERROR, a thousand times that, relative to |f(x)| plus the same sum of factors.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class Function:
 
     def error(self, value: Array, argument: Array, contract: Contract) -> Array:
         """What lies between computed values of f in float64 and deployed ones, for arguments up to that magnitude."""
-        deployed = contract.unit * SAFETY * self.accuracy.measured
         magnitude = np.abs(value)
+        scale = self.accuracy.scale(magnitude, argument)
         underflow = max(contract.underflow * 2.0**24, _OWN_UNDERFLOW)
-        error = deployed * self.accuracy.scale(magnitude, argument) + OWN_ERROR * magnitude + underflow
+        error = contract.unit * SAFETY * self.accuracy.measured * scale + OWN_ERROR * (magnitude + scale) + underflow
         return np.asarray(error * (1.0 + 2.0**-40))
 
     def enclosure(self, lower: Array, upper: Array, contract: Contract) -> tuple[Array, Array]:
@@ -130,38 +130,17 @@ def _erf(x: Array) -> Array:
     return np.asarray(_ERF(x), dtype=np.float64)
 
 
-def _gelu(x: Array) -> Array:
-    return np.asarray(0.5 * x * np.asarray(_ERFC(-x * math.sqrt(0.5)), dtype=np.float64))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    """0.5 x (1 + tanh w) = x sigmoid(2 w), which does not cancel."""
-    return np.asarray(x * _sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
-
-
 SIGMOID = Function("Sigmoid", _sigmoid, Accuracy(2.9, absolute=1), curvature=_constant(0.0963))
 TANH = Function("Tanh", lambda x: np.tanh(x), Accuracy(5.5, absolute=1), curvature=_constant(0.77))
 ERF = Function("Erf", _erf, Accuracy(1.0, absolute=1), curvature=_constant(0.968))
 SOFTPLUS = Function("Softplus", _softplus, Accuracy(1.4, relative=1, absolute=1), curvature=_constant(0.25))
 SOFTSIGN = Function("Softsign", lambda x: x / (1.0 + np.abs(x)), Accuracy(2.5, relative=1), curvature=_constant(2.0))
-GELU = Function("Gelu", _gelu, Accuracy(1.9, proportional=1), turns=(-0.7517915246935645,), curvature=_constant(0.798))
-GELU_TANH = Function(
-    "Gelu (tanh)", _gelu_tanh, Accuracy(3.4, proportional=1), turns=(-0.7524614220710163,), curvature=_constant(0.81)
-)
 MISH = Function(
     "Mish",
     lambda x: x * np.tanh(_softplus(x)),
     Accuracy(4.9, proportional=1),
     turns=(-1.1924312514444905,),
     curvature=_constant(0.65),
-)
-HARD_SWISH = Function(
-    "HardSwish",
-    lambda x: x * np.clip((x + 3.0) / 6.0, 0.0, 1.0),
-    Accuracy(1.6, proportional=1),
-    turns=(-1.5,),
-    kinks=(-3.0, 3.0),
-    curvature=_constant(0.334),
 )
 EXP = Function("Exp", lambda x: np.exp(x), Accuracy(1.3, relative=1), curvature=lambda lower, upper: np.exp(upper))
 LOG = Function(
@@ -171,6 +150,42 @@ LOG = Function(
     domain=((_TINY, np.inf),),
     curvature=lambda lower, upper: 1.0 / lower**2,
 )
+
+
+def gelu(scale: float = math.sqrt(0.5)) -> Function:
+    """0.5 x (1 + erf(scale x)), for a scale as near to the square root of 1/2 as a float32 number."""
+    wider = scale * math.sqrt(2.0)
+    return Function(
+        "Gelu",
+        lambda x: 0.5 * x * np.asarray(_ERFC(-scale * x), dtype=np.float64),
+        Accuracy(1.9, proportional=1),
+        turns=(-0.7517915246935645 / wider,),
+        curvature=_constant(0.798 * wider),
+    )
+
+
+def gelu_tanh(scale: float = math.sqrt(2.0 / math.pi), cubic: float = 0.044715) -> Function:
+    """0.5 x (1 + tanh w) = x sigmoid(2 w), which does not cancel, with w = scale (x + cubic x^3); for constants as near
+    to the defaults as float32 numbers."""
+    return Function(
+        "Gelu (tanh)",
+        lambda x: x * _sigmoid(2.0 * scale * (x + cubic * x * x * x)),
+        Accuracy(3.4, proportional=1),
+        turns=(-0.7524614220710163,),
+        curvature=_constant(0.81),
+    )
+
+
+def hard_swish(alpha: float = 1.0 / 6.0) -> Function:
+    """x min(max(alpha x + 0.5, 0), 1), for alpha as near to 1/6 as a float32 number."""
+    return Function(
+        "HardSwish",
+        lambda x: x * np.clip(alpha * (x + 0.5 / alpha), 0.0, 1.0),
+        Accuracy(1.6, proportional=1),
+        turns=(-0.25 / alpha,),
+        kinks=(-0.5 / alpha, 0.5 / alpha),
+        curvature=_constant(2.001 * alpha),
+    )
 
 
 def swish(alpha: float) -> Function:

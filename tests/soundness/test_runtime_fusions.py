@@ -12,8 +12,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run
-from support.scan_functions import fast_gelu_nodes, gelu_nodes
+from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
+from support.scan_functions import fast_gelu_nodes, gelu_nodes, hard_swish_nodes, mish_nodes
 from verify.bounds import bounds
 from verify.errors import ModelProblem
 from verify.intervals import Interval
@@ -218,7 +218,23 @@ def sigmoid_linear_unit() -> Fusion:
 
 
 def hard_swish_written_out() -> Fusion:
-    return [node("HardSigmoid", ["x"], "t", alpha=1 / 6), node("Mul", ["x", "t"], "y")], {}, _wide()
+    return hard_swish_nodes(), {}, _wide()
+
+
+def mish_written_out() -> Fusion:
+    return mish_nodes(), {}, _wide()
+
+
+def half_first_gelu() -> Fusion:
+    nodes = [
+        *(node("Mul", ["x", "root"], "a"), node("Erf", ["a"], "b"), node("Add", ["one", "b"], "c")),
+        *(node("Mul", ["x", "half"], "d"), node("Mul", ["c", "d"], "y")),
+    ]
+    return nodes, {"root": F32(np.sqrt(0.5)), "one": F32(1), "half": F32(0.5)}, _wide()
+
+
+def square_written_out() -> Fusion:
+    return [node("Mul", ["x", "x"], "y")], {}, _wide()
 
 
 def quotient_times_a_value() -> Fusion:
@@ -317,3 +333,70 @@ def test_layer_normalisation_written_out_is_refused(square: onnx.NodeProto) -> N
         *(node("Sqrt", ["w"], "r"), node("Div", ["d", "r"], "y")),
     ]
     _refused(nodes, {"two": F32(2), "eps": F32(1e-5)}, "layer normalisation")
+
+
+WRITTEN_OUT = (
+    *(gelu_written_out, gelu_by_tanh_written_out, quick_gelu, sigmoid_linear_unit, hard_swish_written_out),
+    *(mish_written_out, half_first_gelu, square_written_out),
+)
+
+
+@pytest.mark.parametrize("fusion", WRITTEN_OUT, ids=lambda fusion: fusion.__name__)
+def test_activations_that_are_written_out_are_bounded_as_one_function(fusion: Any) -> None:
+    nodes, constants, _ = fusion()
+    content = model(nodes, [1, 2], constants)
+    box = Interval(np.array([[[-2.0, -0.5]]]), np.array([[[1.0, 3.0]]]))
+    ((lower, upper),) = bounds(network_of(content), box, FLOAT32_ANY_ORDER)
+    oracle = session(content)
+    x = np.linspace(box.lower[0], box.upper[0], 2001, dtype=F32)
+    y = np.concatenate([oracle.run(None, {"x": row})[0] for row in x])
+    np.testing.assert_allclose(lower[0, 0], y.min(axis=0), atol=2e-5)
+    np.testing.assert_allclose(upper[0, 0], y.max(axis=0), atol=2e-5)
+
+
+def _near_misses() -> dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]]:
+    """What looks like an activation that is written out, and is none."""
+    gelu, constants = gelu_nodes()
+    fast, fast_constants = fast_gelu_nodes()
+
+    def changed(nodes: list[onnx.NodeProto], at: int, inputs: list[str]) -> list[onnx.NodeProto]:
+        copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in nodes]
+        copies[at].input[:] = inputs
+        return [node("Relu", ["x"], "other"), *copies]
+
+    def gated(*gate: onnx.NodeProto, by: str = "x") -> list[onnx.NodeProto]:
+        return [node("Relu", ["x"], "other"), *gate, node("Mul", [by, "g"], "y")]
+
+    third = {"third": F32(1 / 3), "half": F32(0.5), "one": F32(1)}
+    return {
+        "gelu of another": (changed(gelu, 0, ["other", "root"]), constants),
+        "gelu times another": (changed(gelu, 3, ["other", "c"]), constants),
+        "gelu with another constant": (gelu, constants | {"root": F32(2)}),
+        "gelu plus two": (gelu, constants | {"one": F32(2)}),
+        "tanh of another cube": (changed(fast, 0, ["other", "three"]), fast_constants),
+        "tanh of another sum": (changed(fast, 2, ["other", "b"]), fast_constants),
+        "tanh times another": (changed(fast, 6, ["other", "f"]), fast_constants),
+        "tanh of a square": (fast, fast_constants | {"three": F32(2)}),
+        "tanh, another factor": (fast, fast_constants | {"k": F32(0.05)}),
+        "sigmoid of another": (gated(node("Sigmoid", ["other"], "g")), {}),
+        "sigmoid times another": (gated(node("Sigmoid", ["x"], "g"), by="other"), {}),
+        "sigmoid of a sum": (gated(node("Add", ["x", "half"], "s"), node("Sigmoid", ["s"], "g")), third),
+        "sigmoid plus one": (gated(node("Sigmoid", ["x"], "s"), node("Add", ["s", "one"], "g")), third),
+        "a third of a sigmoid": (gated(node("Sigmoid", ["x"], "s"), node("Mul", ["s", "third"], "g")), third),
+        "mish of another": (gated(node("Softplus", ["other"], "s"), node("Tanh", ["s"], "g")), {}),
+        "hard sigmoid": (gated(node("HardSigmoid", ["x"], "g", alpha=0.3)), {}),
+        "hard sigmoid of another": (gated(node("HardSigmoid", ["other"], "g", alpha=1 / 6)), {}),
+        "clipped to another range": (gated(node("Clip", ["x", "third", "one"], "g")), third),
+    }
+
+
+@pytest.mark.parametrize("kind", _near_misses())
+def test_what_only_looks_like_an_activation_is_not_taken_for_one(kind: str) -> None:
+    nodes, constants = _near_misses()[kind]
+    content = model(nodes, [1, 400], constants)
+    x = np.linspace(-4, 4, 400, dtype=F32)[np.newaxis]
+    point = x[np.newaxis].astype(np.float64)
+    ((lower, upper),) = bounds(network_of(content), Interval(point, point), FLOAT32_ANY_ORDER)
+    for level in (DISABLED, ALL):
+        (actual,) = run(content, x, level=level)
+        assert ((lower[0] <= actual) & (actual <= upper[0])).all()

@@ -78,18 +78,29 @@ def fast_gelu_nodes() -> tuple[list[onnx.NodeProto], dict[str, Any]]:
     return nodes, constants
 
 
+def mish_nodes() -> list[onnx.NodeProto]:
+    return [node("Softplus", ["x"], "s"), node("Tanh", ["s"], "t"), node("Mul", ["x", "t"], "y")]
+
+
+def hard_swish_nodes() -> list[onnx.NodeProto]:
+    return [node("HardSigmoid", ["x"], "t", alpha=1 / 6), node("Mul", ["x", "t"], "y")]
+
+
 WAYS = [
     _op("Sigmoid", functions.SIGMOID),
     _op("Tanh", functions.TANH),
     _op("Erf", functions.ERF),
     _op("Softplus", functions.SOFTPLUS),
     _op("Softsign", functions.SOFTSIGN),
-    _op("Gelu", functions.GELU),
-    Way("Gelu, written out", functions.GELU, *gelu_nodes(), 17),
-    _op("Gelu", functions.GELU_TANH, approximate="tanh"),
+    _op("Gelu", functions.gelu()),
+    Way("Gelu, written out", functions.gelu(), *gelu_nodes(), 17),
+    Way("Gelu tanh, written out", functions.gelu_tanh(), *fast_gelu_nodes(), 17),
+    Way("Mish, written out", functions.MISH, mish_nodes()),
+    Way("HardSwish, written out", functions.hard_swish(), hard_swish_nodes()),
+    _op("Gelu", functions.gelu_tanh(), approximate="tanh"),
     _op("Mish", functions.MISH),
-    _op("HardSwish", functions.HARD_SWISH),
-    *(_swish(alpha) for alpha in (1.0, 1.702)),
+    _op("HardSwish", functions.hard_swish()),
+    *(_swish(alpha) for alpha in (1.0, 1.702, -0.7, 1e-5, 1e5)),
     *(_op("Elu", functions.exponential_linear(float(F32(alpha))), alpha=alpha) for alpha in (1.0, 0.3, 2.5, -1.0)),
     _op("Selu", functions.exponential_linear(float(F32(1.6732632)), scale=float(F32(1.050701)))),
     *(_op("Celu", functions.exponential_linear(alpha, width=alpha), alpha=alpha) for alpha in (1.0, 0.25, 4.0)),

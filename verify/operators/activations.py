@@ -62,7 +62,7 @@ for _name, _versions, _function in (
     ("Softplus", (1, 22), functions.SOFTPLUS),
     ("Softsign", (1, 22), functions.SOFTSIGN),
     ("Mish", (18, 22), functions.MISH),
-    ("HardSwish", (14, 22), functions.HARD_SWISH),
+    ("HardSwish", (14, 22), functions.hard_swish()),
     ("Exp", (6, 13), functions.EXP),
     ("Log", (6, 13), functions.LOG),
     ("Sqrt", (6, 13), functions.SQRT),
@@ -76,7 +76,7 @@ def gelu(node: Node, x: Operand) -> Tensor:
     kind = node.attribute("approximate", b"none").decode()
     if kind not in ("none", "tanh"):
         node.refuse(f"approximate {kind!r} is not supported")
-    return _elementwise(node, x, functions.GELU if kind == "none" else functions.GELU_TANH)
+    return _elementwise(node, x, functions.gelu() if kind == "none" else functions.gelu_tanh())
 
 
 @operator("Swish", 24)
