@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +131,7 @@ def _erf(x: Array) -> Array:
     return np.asarray(_ERF(x), dtype=np.float64)
 
 
-SIGMOID = Function("Sigmoid", _sigmoid, Accuracy(2.9, absolute=1), curvature=_constant(0.0963))
+SIGMOID = Function("Sigmoid", _sigmoid, Accuracy(3.0, absolute=1), curvature=_constant(0.0963))
 TANH = Function("Tanh", lambda x: np.tanh(x), Accuracy(5.5, absolute=1), curvature=_constant(0.77))
 ERF = Function("Erf", _erf, Accuracy(1.0, absolute=1), curvature=_constant(0.968))
 SOFTPLUS = Function("Softplus", _softplus, Accuracy(1.4, relative=1, absolute=1), curvature=_constant(0.25))
@@ -211,6 +212,7 @@ def exponential_linear(alpha: float, scale: float = 1.0, width: float = 1.0) -> 
     )
 
 
+@cache
 def power(exponent: float) -> Function:
     """x**exponent, for an exponent other than 0; repeated multiplication rounds once per factor."""
     whole = exponent.is_integer()
@@ -237,3 +239,4 @@ def power(exponent: float) -> Function:
 SQRT = power(0.5)
 RECIPROCAL = power(-1.0)
 SQUARE = power(2.0)
+CUBE = power(3.0)

@@ -190,7 +190,8 @@ def _lines(
     values = [function(point) for point in points]
     points += [np.clip(kink, x.lower, x.upper) for kink in kinks]
     values += [function(point) for point in points[_CELLS + 1 :]]
-    bow = curvature * step * step * (0.125 * (1.0 + 2.0**-20))
+    width = step * (1.0 + 2.0**-20) + 2.0**-50 * magnitude_of(x)  # of a cell, between rounded ends
+    bow = 0.125 * (1.0 + 2.0**-40) * curvature * width * width
 
     def line(sign: int) -> _Line:
         slope, best = np.zeros_like(step), np.full_like(step, -np.inf)

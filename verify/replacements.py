@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 
 from verify.errors import ModelProblem
-from verify.functions import ERF, TANH, Function
+from verify.functions import ERF, SQUARE, TANH
 from verify.linear_maps import Diagonal, Reduction, Scaled
 from verify.primitives import Linear, Product, Reshape, Select, Sum, Tensor, topological
 
@@ -57,7 +57,7 @@ def _squared(tensor: Tensor) -> tuple[Tensor, ...]:
     primitive, operands = tensor.primitive, tensor.operands
     if isinstance(primitive, Product) and operands[0] is operands[1]:
         return operands[:1]
-    return operands if isinstance(primitive, Function) and primitive.name == "Pow 2" else ()
+    return operands if primitive is SQUARE else ()
 
 
 def _is_deviation(tensor: Tensor) -> bool:

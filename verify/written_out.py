@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from verify import functions
-from verify.functions import ERF, SIGMOID, SOFTPLUS, TANH, Function
+from verify.functions import CUBE, ERF, SIGMOID, SOFTPLUS, SQUARE, TANH, Function
 from verify.linear_maps import Diagonal
 from verify.primitives import Clip, Linear, Product, Sum, Tensor
 
@@ -28,7 +28,7 @@ def recognised(tensor: Tensor) -> Tensor:
     square; else the tensor."""
     if isinstance(tensor.primitive, Product):
         if tensor.operands[0] is tensor.operands[1]:
-            return Tensor(functions.power(2.0), tensor.operands[:1], tensor.shape, tensor.name)
+            return Tensor(SQUARE, tensor.operands[:1], tensor.shape, tensor.name)
         for factor, gate in (tensor.operands, tensor.operands[::-1]):
             if found := _gated(factor, gate):
                 function, scale, x = found
@@ -72,9 +72,7 @@ def _cubic(tensor: Tensor) -> tuple[float, float, Tensor] | None:
         if _is(root, math.sqrt(2.0 / math.pi)) and isinstance(total.primitive, Sum) and total.primitive.sign > 0:
             for x, cubes in (total.operands, total.operands[::-1]):
                 for third, cube in _multiples(cubes):
-                    power = cube.primitive
-                    cubed = isinstance(power, Function) and power.name == "Pow 3" and cube.operands[0] is x
-                    if cubed and _is(third, 0.044715):
+                    if cube.primitive is CUBE and cube.operands[0] is x and _is(third, 0.044715):
                         return root, third, x
     return None
 
