@@ -8,7 +8,7 @@ limit,
 
 where `measured` is the largest ratio that `tests/support/scan_functions.py` has found, rounded up, and the other
 factors say which kind of error the usual formulas make. The figures are of onnxruntime 1.31.1 and 1.20.1 on x86-64 with
-AVX-512, over all magnitudes. The last term is for results that are subnormal, which some kernels clamp. A subnormal
+AVX-512, from every 127th float32 number or more. The last term is for results that are subnormal, which some kernels clamp. A subnormal
 argument counts as anything from zero to the smallest normal number, as which older kernels for Sqrt and Log take it. A
 result at the contract's limit or beyond it is not bounded.
 

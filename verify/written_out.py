@@ -40,7 +40,7 @@ def recognised(tensor: Tensor) -> Tensor:
 
 def _gated(factor: Tensor, gate: Tensor) -> tuple[Function, float, Tensor] | None:
     """The function f, the scale s and the tensor x for which the product of both is s f(x)."""
-    scale, shift, inner = _affine(gate)
+    scale, shift, inner = _ungated(gate)
     if not inner.operands or scale not in (0.5, 1.0) or shift not in (0.0, scale):
         return None
     argument, one_added = inner.operands[0], shift == scale
@@ -60,7 +60,7 @@ def _gated(factor: Tensor, gate: Tensor) -> tuple[Function, float, Tensor] | Non
         if weight := _weight(factor, x):
             return functions.MISH, weight * scale, x
     if inner.primitive == Clip(0.0, 1.0) and not one_added:
-        slope, half, x = _affine(argument, steps=1)
+        slope, half, x = _affine(argument)
         if half == 0.5 and _is(slope, 1.0 / 6.0) and (weight := _weight(factor, x)):
             return functions.hard_swish(slope), weight * scale, x
     return None
@@ -92,27 +92,33 @@ def _multiples(tensor: Tensor) -> list[tuple[float, Tensor]]:
     found = [(1.0, tensor)]
     for _ in range(2):
         factor, source = found[-1]
-        scale, shift, before = _affine(source, steps=1)
+        scale, shift, before = _affine(source)
         if before is source or shift or not 1.0 / _LARGEST <= abs(scale) <= _LARGEST:
             break
         found.append((factor * scale, before))
     return found
 
 
-def _affine(tensor: Tensor, steps: int = 4) -> tuple[float, float, Tensor]:
-    """Scale, shift and x for which the tensor is scale x + shift, through that many operations at most."""
+def _ungated(tensor: Tensor) -> tuple[float, float, Tensor]:
+    """Scale, shift and g for which the tensor is scale g + shift, by operations that neither cancel nor absorb."""
     scale, shift = 1.0, 0.0
-    for _ in range(steps):
-        primitive = tensor.primitive
-        if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
-            break
+    while True:
+        factor, summand, before = _affine(tensor)
+        if before is tensor or factor not in (0.5, 1.0) or summand not in (0.0, 0.5, 1.0):
+            return scale, shift, tensor
+        shift += scale * summand
+        scale *= factor
+        tensor = before
+
+
+def _affine(tensor: Tensor) -> tuple[float, float, Tensor]:
+    """Scale, shift and x for which the tensor is scale x + shift: of a single operation, or of none."""
+    primitive = tensor.primitive
+    if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
         factor, summand = primitive.map.scale, primitive.bias
-        if factor.size != 1 or summand.size != 1 or tensor.operands[0].shape != tensor.shape:
-            break
-        shift += scale * summand.item()
-        scale *= factor.item()
-        (tensor,) = tensor.operands
-    return scale, shift, tensor
+        if factor.size == summand.size == 1 and tensor.operands[0].shape == tensor.shape:
+            return factor.item(), summand.item(), tensor.operands[0]
+    return 1.0, 0.0, tensor
 
 
 def _is(number: float, constant: float) -> bool:
