@@ -7,10 +7,10 @@ limit,
     |y - f(x)| <= SAFETY measured unit (relative |f(x)| + absolute + proportional |x|) + 2^24 underflow
 
 where `measured` is the largest ratio that `tests/support/scan_functions.py` has found, rounded up, and the other
-factors say which kind of error the usual formulas make. The figures are of onnxruntime 1.31.1 and 1.20.1 on x86-64 with
-AVX-512, from every 127th float32 number or more. The last term is for results that are subnormal, which some kernels clamp. A subnormal
-argument counts as anything from zero to the smallest normal number, as which older kernels for Sqrt and Log take it. A
-result at the contract's limit or beyond it is not bounded.
+factors say which kind of error the usual formulas make. The figures are of x86-64 with AVX-512: onnxruntime 1.31.1 on
+every 127th float32 number, and 1.20.1 on every 1021st. The last term is for results that are subnormal, which some
+kernels clamp. A subnormal argument counts as anything from zero to the smallest normal number, as which older kernels
+for Sqrt and Log take it. A result at the contract's limit or beyond it is not bounded.
 
 The verifier's own values come from numpy and Python's math, which promise no accuracy; theirs is below 2^-50 in
 practice. Assumed is OWN_ERROR, a thousand times that, relative to |f(x)| plus the same sum of factors.
