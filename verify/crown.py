@@ -1,4 +1,5 @@
-"""Margins by linear bounds: first over interval bounds of the neurons, then over linear bounds of those, too."""
+"""Margins and other functionals of the output by linear bounds: first over interval bounds of the neurons, then over
+linear bounds of those, too."""
 
 from __future__ import annotations
 
@@ -27,14 +28,22 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     tighter, and many times the work.
     """
     count = classes(network)
+    rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
+    functionals = rows.reshape(*rows.shape[:2], *network.output.shape)
+    lower = crown_bounds(network, box, functionals, contract, refine=refine)
+    lower[np.arange(len(lower)), labels] = np.inf
+    return lower
+
+
+def crown_bounds(
+    network: Network, box: Interval, functionals: Array, contract: Contract, *, refine: bool = True
+) -> Array:
+    """For each lane and functional of the output (lanes x functionals x the output's shape), a lower bound over the
+    box; NaN where nothing can be said. refine: as in `crown_margins`."""
     output = network.output
     with np.errstate(all="ignore"):
         intervals = _forward(output, network.input, box, contract, refine=refine)
-        rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
-        functionals = rows.reshape(*rows.shape[:2], *output.shape)
-        lower = lower_bounds(output, functionals, intervals, contract)
-    lower[np.arange(len(lower)), labels] = np.inf
-    return lower
+        return lower_bounds(output, functionals, intervals, contract)
 
 
 def _forward(
