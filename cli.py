@@ -41,7 +41,14 @@ def commands() -> None:
 @click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
+@click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved.")
+@click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Limit of the time for --vnnlib."
+)
+@click.pass_context
 def verify_command(
+    context: click.Context,
     model: Path,
     data: str | None,
     eps: str | None,
@@ -54,8 +61,21 @@ def verify_command(
     card: Path | None,
     resume: bool,
     fail_under: float | None,
+    attack: bool,
+    vnnlib: Path | None,
+    timeout: float | None,
 ) -> int:
-    """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers."""
+    """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers.
+
+    With --vnnlib, decide that property: the first line on stdout is unsat (it holds), sat (and a counterexample
+    follows), unknown or timeout.
+    """
+    if vnnlib:
+        _require_unused(
+            context, "data", "eps", "start", "count", "card", "resume", "fail_under", "attack", reason="with --vnnlib"
+        )
+        return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
+    _require_unused(context, "timeout", reason="without --vnnlib")
     from verify import terminal
     from verify.card import write_card
     from verify.errors import Problem
@@ -85,6 +105,42 @@ def verify_command(
     if card:
         write_card(card, question, summary, network.metadata)
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+
+
+def _require_unused(context: click.Context, *options: str, reason: str) -> None:
+    for name in options:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} means nothing {reason}")
+
+
+def _verify_property(
+    model: Path,
+    path: Path,
+    method: str,
+    contract: str,
+    timeout: float | None,
+    certificates: Path | None,
+    json_path: Path | None,
+) -> int:
+    from verify.files import write_atomically
+    from verify.property_task import answer_property, result_json, verdict_text
+
+    result = answer_property(
+        model,
+        path,
+        method=method,
+        contract=contract,
+        timeout_s=timeout,
+        certificates=certificates,
+        warn=lambda sentence: click.echo(sentence, err=True),
+    )
+    if str(json_path) == "-":
+        sys.stdout.buffer.write(result_json(result))
+    else:
+        click.echo(verdict_text(result), nl=False)
+        if json_path:
+            write_atomically(json_path, result_json(result))
+    return {"unsat": 0, "sat": 1}.get(result.decision.answer, 3)
 
 
 @commands.command("check")

@@ -1,5 +1,5 @@
-"""The ways to bound a classifier's margins and other functionals of an output, by name, and the methods that try them in
-turn."""
+"""The ways to bound a classifier's margins and other functionals of an output, by name, and the methods that try them
+in turn."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Properties of a network as VNN-LIB states them: boxes of inputs, and sets of outputs that must not be reached.
 
 A property is a formula over exact linear constraints on inputs x and outputs y. It describes *counterexamples*: it is
-`unsat`, and the network safe, if no input has outputs that fulfil it. For proofs the formula is split into cases, each a
-box of inputs and a disjunction of conjunctions of further constraints. All numbers are exact rationals.
+`unsat`, and the network safe, if no input has outputs that fulfil it. For proofs the formula is split into cases, each
+a box of inputs and a disjunction of conjunctions of further constraints. All numbers are exact rationals.
 
 The network takes float32 numbers, whereas the ends of a box are decimals, which float32 may not hold:
 
@@ -91,8 +91,8 @@ def holds(formula: Formula, x: Sequence[Fraction], y: Sequence[Fraction]) -> boo
 class Case:
     """A box of inputs, and what must not be reached from it: any one of several conjunctions of constraints.
 
-    exact: the ends of the box, flat. lower, upper: the smallest float32 box around it, flat, as float64. least, largest:
-    the float32 inputs that count as counterexamples, flat.
+    exact: the ends of the box, flat. lower, upper: the smallest float32 box around it, flat, as float64. least,
+    largest: the float32 inputs that count as counterexamples, flat.
     """
 
     exact: tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
@@ -226,8 +226,8 @@ def _nearest_float32(value: Fraction) -> np.float32:
 def excluded(alternatives: list[Conjunction], box: Interval, least: list[list[float]]) -> list[bool]:
     """For each alternative, whether a constraint of it is violated everywhere.
 
-    box: the inputs', flat. least: for each alternative and constraint, a lower bound of its *outputs*' part over the box
-    or NaN.
+    box: the inputs', flat. least: for each alternative and constraint, a lower bound of its *outputs*' part over the
+    box, or NaN.
     """
     return [
         any(

@@ -1,4 +1,4 @@
-"""The deployed network: onnxruntime's CPU provider on the model file itself. It has the last word on counterexamples."""
+"""The deployed network: onnxruntime's CPU provider on the model file. It has the last word on counterexamples."""
 
 from __future__ import annotations
 

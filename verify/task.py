@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from verify.boxes import InputRange, box_around, parse_eps
-from verify.certificate import Certificate, Rejected
+from verify.certificate import Certificate, Class, Rejected
 from verify.certificate import write as write_certificate
 from verify.check import check
 from verify.errors import ModelProblem, Problem
@@ -102,7 +102,7 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
         model_sha256=network.sha256,
         model_file=Path(question.model_path).name,
         contract=question.contract,
-        label=verdict.label,
+        claim=Class(verdict.label),
         lower=box.lower[0].astype(np.float32),
         upper=box.upper[0].astype(np.float32),
         proof=verdict.decided_by,

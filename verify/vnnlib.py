@@ -39,15 +39,14 @@ _LARGEST_FILE = 2**30
 class Property:
     """A file's content. formula: fulfilled by counterexamples, in terms of the flat indices of inputs and outputs.
 
-    inputs, outputs: how many there are; None where the file does not say. names, shapes: of the two tensors, None for
-    version 1. sha256: of the file's text.
+    inputs, outputs: how many there are; None where the file does not say. tensors: name, type and shape of both as
+    version 2 declares them, None for version 1. sha256: of the file's text.
     """
 
     formula: Formula
     inputs: int | None
     outputs: int | None
-    names: tuple[str, str] | None
-    shapes: tuple[Shape, Shape] | None
+    tensors: tuple[str, str] | None
     sha256: str
 
 
@@ -56,7 +55,7 @@ class VnnlibProblem(ModelProblem):
 
 
 def read(path: Path) -> Property:
-    """Read a property, compressed with gzip or not; raises VnnlibProblem when it cannot be read, and as `parse` does."""
+    """Read a property, compressed by gzip or not; raises VnnlibProblem when it cannot be read, and as `parse` does."""
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
@@ -81,7 +80,8 @@ def parse(content: bytes) -> Property:
     stack: list[list[_Value]] = []
     line = 1
     try:
-        for token, line in _tokens(text):
+        for token, line_of_token in _tokens(text):
+            line = line_of_token
             if token == "(":
                 stack.append([])
             elif not stack:
@@ -131,6 +131,24 @@ class _Declaration:
     values: list[_Value]
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """which: 0 for the input, 1 for the output. shape: None where the file leaves open how many elements there are."""
+
+    which: int
+    name: str
+    kind: str
+    shape: Shape | None
+
+    @property
+    def size(self) -> int | None:
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
+    def declaration(self) -> str:
+        return f"{self.name} {self.kind} [{','.join(map(str, self.shape or ()))}]"
+
+
 _Value = str | _Sum | Constraint | Junction | _Declaration
 
 
@@ -138,13 +156,12 @@ _Value = str | _Sum | Constraint | Junction | _Declaration
 class _Reader:
     """Declarations and assertions so far.
 
-    declared: in version 1, the names; counts: how many of them are inputs and outputs. tensors: in version 2, by name,
-    which of the two it is and its shape (None: not said).
+    declared: in version 1, the names; counts: how many of them are inputs and outputs. tensors: in version 2, by name.
     """
 
     declared: set[str] = field(default_factory=set)
     counts: list[int] = field(default_factory=lambda: [0, 0])
-    tensors: dict[str, tuple[int, Shape | None]] = field(default_factory=dict)
+    tensors: dict[str, _Tensor] = field(default_factory=dict)
     assertions: list[Formula] = field(default_factory=list)
     atoms: dict[str, _Sum] = field(default_factory=dict)
 
@@ -153,10 +170,9 @@ class _Reader:
             raise VnnlibProblem("nothing is asserted")
         formula = _junction(True, list(self.assertions))
         if not self.tensors:
-            return Property(formula, self.counts[0], self.counts[1], None, None, sha256)
-        (x, (_, x_shape)), (y, (_, y_shape)) = sorted(self.tensors.items(), key=lambda item: item[1][0])
-        sizes = [None if shape is None else math.prod(shape) for shape in (x_shape, y_shape)]
-        return Property(formula, sizes[0], sizes[1], (x, y), (x_shape or (), y_shape or ()), sha256)
+            return Property(formula, self.counts[0], self.counts[1], None, sha256)
+        x, y = sorted(self.tensors.values(), key=lambda tensor: tensor.which)
+        return Property(formula, x.size, y.size, (x.declaration, y.declaration), sha256)
 
     def execute(self, values: list[_Value]) -> None:
         """A command of the file."""
@@ -174,7 +190,7 @@ class _Reader:
             raise VnnlibProblem(f"the command {_shown(keyword)} is unknown or malformed")
 
     def _declare_element(self, keyword: str, rest: list[_Value]) -> None:
-        """A constant of version 1. Drafts of version 2 declare the elements of a tensor again, which says nothing new."""
+        """A constant of version 1. Drafts of version 2 declare a tensor's elements again, which says nothing new."""
         name = rest[0] if rest else None
         arity: list[_Value] = [_Declaration("", [])] if keyword == "declare-fun" else []
         if not isinstance(name, str) or rest[1:] not in ([*arity, "Real"], [*arity, "Float32"]):
@@ -199,13 +215,12 @@ class _Reader:
             if not isinstance(part, _Declaration) or part.keyword not in ("declare-input", "declare-output"):
                 what = part.keyword if isinstance(part, _Declaration) else part
                 raise VnnlibProblem(f"{_shown(what)} in a network is not supported: one input and one output are")
-            tensor = int(part.keyword == "declare-output")
-            if tensor in (which for which, _ in self.tensors.values()):
+            tensor = _declared_tensor(part)
+            if tensor.which in (other.which for other in self.tensors.values()):
                 raise VnnlibProblem(f"there is a second {part.keyword}; one input and one output are supported")
-            name, shape = _declared_tensor(part)
-            if name in self.tensors:
-                raise VnnlibProblem(f"the variable {name} is declared twice")
-            self.tensors[name] = tensor, shape
+            if tensor.name in self.tensors:
+                raise VnnlibProblem(f"the variable {tensor.name} is declared twice")
+            self.tensors[tensor.name] = tensor
         if len(self.tensors) != 2:
             raise VnnlibProblem("a network needs an input and an output")
 
@@ -253,14 +268,14 @@ class _Reader:
         match = _ELEMENT.fullmatch(token)
         if not match or match[1] not in self.tensors:
             raise VnnlibProblem(f"the variable {_shown(token)} is not declared")
-        tensor, shape = self.tensors[match[1]]
-        return tensor, _flat_index(token, match[2], shape)
+        tensor = self.tensors[match[1]]
+        return tensor.which, _flat_index(token, match[2], tensor.shape)
 
 
-def _declared_tensor(declaration: _Declaration) -> tuple[str, Shape | None]:
+def _declared_tensor(declaration: _Declaration) -> _Tensor:
     """NAME TYPE SHAPE ["ONNX NAME"]; a shape without elements leaves open how many there are, as drafts of the standard
     have it."""
-    name, *rest = declaration.values or [None]
+    name, *rest = declaration.values or [""]
     match = re.fullmatch(r"(\w+)\[([\d,\s]*)\]", str(rest[0]), re.ASCII) if rest else None
     if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) and match) or not (
         len(rest) == 1 or (len(rest) == 2 and isinstance(rest[1], str) and rest[1].startswith('"'))
@@ -269,7 +284,8 @@ def _declared_tensor(declaration: _Declaration) -> tuple[str, Shape | None]:
     if match[1] not in ("Real", "real", "float32"):
         raise VnnlibProblem(f"{name} has the element type {match[1]}: Real and float32 are supported")
     shape = _indices(match[2])
-    return name, shape if shape and 0 not in shape else None
+    which = int(declaration.keyword == "declare-output")
+    return _Tensor(which, name, match[1], shape if shape and 0 not in shape else None)
 
 
 def _indices(text: str) -> Shape:
