@@ -78,6 +78,7 @@ def verify_command(
     _require_unused(context, "timeout", reason="without --vnnlib")
     from verify import terminal
     from verify.card import write_card
+    from verify.effort import Effort
     from verify.errors import Problem
     from verify.network import load
     from verify.result import Summary, read_verdicts, result_json
@@ -85,7 +86,15 @@ def verify_command(
 
     network = load(model)
     question = question_about(
-        network, str(model), data=data, eps=eps, start=start, count=count, method=method, contract=contract
+        network,
+        str(model),
+        data=data,
+        eps=eps,
+        start=start,
+        count=count,
+        method=method,
+        contract=contract,
+        attack=Effort() if attack else None,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     if resume and not result_path:
@@ -95,10 +104,10 @@ def verify_command(
         watch = terminal.progress(verdicts, len(question.data))
         answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
     except KeyboardInterrupt:
-        terminal.show_summary(question, Summary.of(verdicts))
+        terminal.show_summary(question, Summary.of(verdicts, attacked=attack))
         advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
         fail(f"interrupted{advice}", INTERRUPTED)
-    summary = Summary.of(verdicts)
+    summary = Summary.of(verdicts, attacked=attack)
     terminal.show_summary(question, summary)
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))
@@ -141,6 +150,61 @@ def _verify_property(
         if json_path:
             write_atomically(json_path, result_json(result))
     return {"unsat": 0, "sat": 1}.get(result.decision.answer, 3)
+
+
+@commands.command("attack")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="As for verify.")
+@click.option("--eps", help="As for verify.")
+@click.option("--start", default=0, show_default=True, help="Index of the first sample.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Gradient steps per restart.")
+@click.option("--restarts", type=click.IntRange(min=1), default=8, show_default=True, help="Restarts per sample.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random restarts.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the counterexamples (index, x, y) to this .npz.")
+def attack_command(
+    model: Path,
+    data: str | None,
+    eps: str | None,
+    start: int,
+    count: int | None,
+    steps: int,
+    restarts: int,
+    seed: int,
+    json_path: Path | None,
+    out: Path | None,
+) -> None:
+    """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
+    from verify import terminal
+    from verify.effort import Effort
+    from verify.files import write_atomically
+    from verify.network import load
+    from verify.result import Summary, counterexamples, result_json
+    from verify.robustness import Verdict
+    from verify.task import answer, question_about
+
+    network = load(model)
+    question = question_about(
+        network,
+        str(model),
+        data=data,
+        eps=eps,
+        start=start,
+        count=count,
+        method="attack",
+        contract="float32-any-order",
+        attack=Effort(steps, restarts, seed),
+    )
+    result_path = json_path if json_path and str(json_path) != "-" else None
+    verdicts: list[Verdict] = []
+    watch = terminal.progress(verdicts, len(question.data))
+    answer(network, question, verdicts, result_path=result_path, watch=watch)
+    terminal.show_summary(question, Summary.of(verdicts, attacked=True))
+    if json_path and not result_path:
+        sys.stdout.buffer.write(result_json(question, verdicts))
+    if out:
+        write_atomically(out, counterexamples(verdicts, network.input.shape))
 
 
 @commands.command("check")

@@ -18,7 +18,13 @@ TRUSTED_CORE = {
     "google",  # google.protobuf is what onnx reads files with
     *sys.stdlib_module_names,
 }
-AROUND_THE_CORE = {"terminal.py": {"rich"}, "datasets/__init__.py": {"pooch", "requests"}}
+AROUND_THE_CORE = {
+    "terminal.py": {"rich"},
+    "datasets/__init__.py": {"pooch", "requests"},
+    "attack.py": {"torch"},
+    "search/points.py": {"torch"},
+    "runtime.py": {"onnxruntime"},
+}
 
 
 def imported(file: Path) -> set[str]:

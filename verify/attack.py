@@ -8,7 +8,6 @@ search is deterministic for a seed. It only proposes inputs: whether one is a co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,9 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor as Values
 
 from verify.bounds import lanes_at_a_time
+from verify.effort import Effort
+from verify.intervals import Interval
 from verify.network import Network
 from verify.properties import Case
 from verify.reachability import Attack, Runs, Witness, confirmed
+from verify.robustness import MisclassificationSearch
 from verify.search.points import differentiable
 from verify.vnnlib import Property
 
@@ -28,15 +30,6 @@ _LARGEST_BATCH = 256
 _FAR = 1e30
 _ENOUGH = 1e-4
 """How far beyond what counts the search goes before it stops: torch rounds otherwise than the deployed network."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """steps: of gradient descent, per restart."""
-
-    steps: int = 40
-    restarts: int = 8
-    seed: int = 0
 
 
 _QUICK = (Effort(steps=40, restarts=8),)
@@ -177,22 +170,26 @@ def _of_cases(network: Network, cases: Sequence[Case]) -> Excess:
     return excess
 
 
-def misclassified(
-    network: Network, x: Floats, labels: NDArray[np.int64], lower: Floats, upper: Floats, runtime: Runs, effort: Effort
-) -> dict[int, Floats]:
-    """For each lane where one was found, an input in its box to which onnxruntime answers another class than the label.
+def misclassification_search(network: Network, runtime: Runs, effort: Effort) -> MisclassificationSearch:
+    """A search for inputs in boxes around samples to which onnxruntime answers another class than the label.
 
-    x, lower, upper: lanes x the shape of the network's input.
+    Raises ModelProblem when torch cannot follow the network.
     """
-    classes = torch.tensor(labels)
+    differentiable(network)  # raises before anything is searched
 
-    def excess(lanes: Values, x: Values, y: Values) -> Values:
-        label = classes[lanes][:, None]
-        logits = y.flatten(1)
-        return (logits.gather(1, label) - logits).scatter(1, label, torch.inf)[..., None]
+    def search(x: Floats, labels: NDArray[np.int64], box: Interval) -> dict[int, Floats]:
+        classes = torch.tensor(labels)
 
-    found: dict[int, Floats] = {}
-    for lane, candidate in candidates(network, lower, upper, x, excess, effort):
-        if lane not in found and runtime.output(candidate).argmax() != labels[lane]:
-            found[lane] = candidate
-    return found
+        def excess(lanes: Values, x: Values, y: Values) -> Values:
+            label = classes[lanes][:, None]
+            logits = y.flatten(1)
+            return (logits.gather(1, label) - logits).scatter(1, label, torch.inf)[..., None]
+
+        lower, upper = (end.astype(np.float32) for end in box)
+        found: dict[int, Floats] = {}
+        for lane, candidate in candidates(network, lower, upper, x, excess, effort):
+            if lane not in found and runtime.output(candidate).argmax() != labels[lane]:
+                found[lane] = candidate
+        return found
+
+    return search

@@ -35,5 +35,6 @@ FUNCTIONAL_PROOFS: dict[str, FunctionalBounds] = {
 METHODS: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
     "crown": ("ibp", "crown-ibp", "crown"),
+    "attack": (),
 }
 """What a method tries, the cheapest first; what one way settles the next ones need not look at."""
