@@ -2,10 +2,10 @@
 
     python benchmarks/vnncomp.py FOLDER [BENCHMARK ...] [--method crown] [--timeout 60] [--limit N] [--json FILE]
 
-FOLDER holds a folder per benchmark with `instances.csv` (columns onnx, vnnlib and, if known, verdict) and the files that
-it names, in it or in its folders `onnx` and `vnnlib`, compressed by gzip or not. Prints a line per benchmark; exits with
-1 if a verdict is wrong: `unsat` where the known verdict is sat or sat_f32_only (a counterexample is known that
-onnxruntime reproduces), or `sat`, which no one can get without a counterexample, where it is unsat.
+FOLDER holds a folder per benchmark with `instances.csv` (columns onnx, vnnlib and, if known, verdict) and the files
+that it names, in it or in its folders `onnx` and `vnnlib`, compressed by gzip or not. Prints a line per benchmark;
+exits with 1 if a verdict is wrong: `unsat` where the known verdict is sat or sat_f32_only (a counterexample is known
+that onnxruntime reproduces), or `sat`, which nobody can get without a counterexample, where it is unsat.
 """
 
 from __future__ import annotations
@@ -107,11 +107,9 @@ def main() -> int:
             print(f"{'':24} {count} x {reason}")
         for outcome in errors:
             print(f"{'':24} WRONG: {outcome}")
-        others_decided = {
-            pair: n for pair, n in pairs.items() if pair[0] not in ("sat", "unsat") and pair[1] in ("sat", "unsat")
-        }
-        for (before, now), count in others_decided.items():
-            print(f"{'':24} {count} x known as {before}, found {now}")
+        for (before, now), count in pairs.items():
+            if now in ("sat", "unsat") and before not in ("sat", "unsat"):
+                print(f"{'':24} {count} x known as {before}, found {now}")
     if arguments.json:
         arguments.json.write_text(json.dumps(every, indent=1) + "\n")
     return 1 if wrong else 0

@@ -32,18 +32,29 @@ from verify.rounding import Array
 Terms = tuple[tuple[int, Fraction], ...]
 """(flat index, coefficient), sorted by the index; no coefficient is zero."""
 
-_MOST_CASES = 2**20
+_MOST_DISJUNCTS = 2**18
 """Conjunctions that a property may consist of."""
 _LARGEST_FLOAT32 = Fraction(float(np.finfo(np.float32).max))
 
 
 class Constraint(NamedTuple):
-    """inputs x + outputs y <= bound, or < bound where it is strict."""
+    """inputs x + outputs y <= bound, or < bound where it is strict; its coefficients are coprime integers."""
 
     inputs: Terms
     outputs: Terms
     bound: Fraction
     strict: bool
+
+    @classmethod
+    def of(cls, inputs: Terms, outputs: Terms, bound: Fraction, strict: bool) -> Constraint:
+        """The constraint with those rational coefficients."""
+        coefficients = [c for _, c in (*inputs, *outputs)]
+        if not coefficients or (len(coefficients) == 1 and abs(coefficients[0]) == 1):
+            return cls(inputs, outputs, bound, strict)
+        multiple = math.lcm(*(c.denominator for c in coefficients))
+        scale = Fraction(multiple, math.gcd(*(int(c * multiple) for c in coefficients)))
+        scaled = (tuple((i, c * scale) for i, c in terms) for terms in (inputs, outputs))
+        return cls(*scaled, bound * scale, strict)
 
     def holds(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
         """Whether the constraint is fulfilled, exactly."""
@@ -53,17 +64,6 @@ class Constraint(NamedTuple):
     def excluded_by(self, least: Fraction | float) -> bool:
         """Whether no point fulfils the constraint, given a lower bound of its left side; never for NaN."""
         return least >= self.bound if self.strict else least > self.bound
-
-    def in_integers(self) -> Constraint:
-        """The same constraint with coprime integers as coefficients."""
-        coefficients = [c for _, c in (*self.inputs, *self.outputs)]
-        if not coefficients:
-            return self
-        scale = Fraction(
-            math.lcm(*(c.denominator for c in coefficients)), math.gcd(*(c.numerator for c in coefficients))
-        )
-        inputs, outputs = (tuple((i, c * scale) for i, c in terms) for terms in (self.inputs, self.outputs))
-        return Constraint(inputs, outputs, self.bound * scale, self.strict)
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,15 @@ class Case:
 
 
 def cases(formula: Formula, inputs: int) -> list[Case]:
-    """The formula in disjunctive normal form, those disjuncts together that share a box; without boxes that are empty.
+    """The formula in disjunctive normal form, with disjuncts that share a box in one case, and without empty boxes.
 
     inputs: how many the network has. Raises ModelProblem when an input has no bound, or there are too many disjuncts.
     """
+    if _count_disjuncts(formula) > _MOST_DISJUNCTS:
+        raise ModelProblem(f"the property falls into more than {_MOST_DISJUNCTS} cases")
     boxes: dict[int, tuple[_Chain | None, list[Conjunction]]] = {}
-    for count, (sides, others) in enumerate(_disjuncts(formula)):
-        if count == _MOST_CASES:
-            raise ModelProblem(f"the property has more than {_MOST_CASES} cases")
-        conjunction = tuple(constraint.in_integers() for constraint in _links(others))
-        boxes.setdefault(id(sides), (sides, []))[1].append(conjunction)
+    for sides, others in _disjuncts(formula):
+        boxes.setdefault(id(sides), (sides, []))[1].append(tuple(_links(others)))
     found = (_case(_links(sides), alternatives, inputs) for sides, alternatives in boxes.values())
     return [case for case in found if case is not None]
 
@@ -135,6 +134,13 @@ def _links(chain: _Chain | None) -> Iterator[Constraint]:
     while chain:
         constraint, chain = chain
         yield constraint
+
+
+def _count_disjuncts(formula: Formula) -> int:
+    if isinstance(formula, Constraint):
+        return 1
+    counts = map(_count_disjuncts, formula.parts)
+    return math.prod(counts) if formula.conjunctive else sum(counts)
 
 
 def _disjuncts(formula: Formula) -> Iterator[tuple[_Chain | None, _Chain | None]]:
@@ -169,7 +175,7 @@ def _case(sides: Iterator[Constraint], alternatives: list[Conjunction], inputs: 
     highs: list[tuple[Fraction, bool] | None] = [None] * inputs
     for side in sides:
         ((index, coefficient),) = side.inputs
-        end = (side.bound / coefficient if coefficient != 1 else side.bound), side.strict
+        end = side.bound * coefficient, side.strict  # a single coprime coefficient is 1 or -1
         if coefficient > 0:
             high = highs[index]
             highs[index] = end if high is None or (end[0], not end[1]) < (high[0], not high[1]) else high

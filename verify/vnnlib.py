@@ -356,7 +356,7 @@ def _at_most(strict: bool) -> Callable[[_Sum, _Sum], Formula]:
             for tensor in (0, 1)
         )
         constant = difference.constant if b.terms else a.constant - b.constant
-        return Constraint(inputs, outputs, -constant, strict)
+        return Constraint.of(inputs, outputs, -constant, strict)
 
     return constraint
 
