@@ -63,7 +63,7 @@ def candidates(
         random = low + (high - low) * torch.rand(low.shape, generator=generator)
         shape = (-1, *[1] * (low.ndim - 1))
         x = torch.where((restart == 0).reshape(shape), start, random).clamp(low, high)
-        reached, value = _descended(function, partial(excess, lanes + first), x, low, high, restart, effort)
+        reached, value = _descended(function, partial(excess, lanes + first), x, low, high, restart, effort, generator)
         for lane in range(len(ends[0])):
             rows = np.flatnonzero(lanes.numpy() == lane)
             for row in rows[np.argsort(value[rows].numpy(), kind="stable")]:
@@ -79,6 +79,7 @@ def _descended(
     high: Values,
     restart: Values,
     effort: Effort,
+    generator: torch.Generator,
 ) -> tuple[Values, Values]:
     """The best point that each row came by, and its least excess. Signed gradient steps that shrink from a quarter of
     the box to a five-hundredth."""
@@ -102,6 +103,9 @@ def _descended(
         (gradient,) = torch.autograd.grad(objective.sum(), x)
         size = 0.25 * (0.002 / 0.25) ** (step / effort.steps)
         x = (x.detach() - size * (high - low) * gradient.sign()).clamp(low, high)
+        flat = (gradient == 0).flatten(1).all(dim=1)  # no way down from here: try a corner of the box instead
+        corner = torch.where(torch.rand(x.shape, generator=generator) < 0.5, low, high)
+        x[flat] = corner[flat]
     return best, least
 
 

@@ -144,8 +144,10 @@ def _count_disjuncts(formula: Formula) -> int:
 
 
 def _disjuncts(formula: Formula) -> Iterator[tuple[_Chain | None, _Chain | None]]:
-    """Of each disjunct, the sides of its box and its other constraints. Choices come after all that is common, so that
-    disjuncts with the same box share one chain."""
+    """Of each disjunct, the sides of its box and its other constraints.
+
+    What is common comes first, then choices between boxes, so that disjuncts with the same box share one chain.
+    """
     Pending = list[Formula]
     stack: list[tuple[_Chain | None, _Chain | None, Pending, Pending]] = [(None, None, [formula], [])]
     while stack:
@@ -156,8 +158,8 @@ def _disjuncts(formula: Formula) -> Iterator[tuple[_Chain | None, _Chain | None]
                 if part.conjunctive:
                     pending.extend(part.parts)
                 else:
-                    choices.append(part)
-            elif len(part.inputs) == 1 and not part.outputs:
+                    choices.insert(len(choices) if _chooses_box(part) else 0, part)
+            elif _is_side(part):
                 sides = (part, sides)
             else:
                 others = (part, others)
@@ -167,6 +169,14 @@ def _disjuncts(formula: Formula) -> Iterator[tuple[_Chain | None, _Chain | None]
             stack.extend((sides, others, [part], list(choices)) for part in reversed(chosen.parts))
         else:
             yield sides, others
+
+
+def _is_side(constraint: Constraint) -> bool:
+    return len(constraint.inputs) == 1 and not constraint.outputs
+
+
+def _chooses_box(formula: Formula) -> bool:
+    return _is_side(formula) if isinstance(formula, Constraint) else any(map(_chooses_box, formula.parts))
 
 
 def _case(sides: Iterator[Constraint], alternatives: list[Conjunction], inputs: int) -> Case | None:

@@ -383,13 +383,13 @@ _COMPARISONS: dict[str, Callable[[_Sum, _Sum], Formula]] = {
 
 def _plus(summands: list[_Sum]) -> _Sum:
     """The sum; the longest operand is extended in place unless it is a single variable, which others may share."""
-    longest = max(summands, key=lambda each: len(each.terms))
-    terms = longest.terms if len(longest.terms) > 1 else dict(longest.terms)
+    longest = max(range(len(summands)), key=lambda place: len(summands[place].terms))
+    terms = summands[longest].terms
+    terms = terms if len(terms) > 1 else dict(terms)
     constant = _bounded(sum((each.constant for each in summands), Fraction(0)))
-    for each in summands:
-        if each is not longest:
-            for variable, coefficient in each.terms.items():
-                terms[variable] = _bounded(terms.get(variable, Fraction(0)) + coefficient)
+    for each in summands[:longest] + summands[longest + 1 :]:
+        for variable, coefficient in each.terms.items():
+            terms[variable] = _bounded(terms.get(variable, Fraction(0)) + coefficient)
     return _Sum(terms, constant)
 
 
