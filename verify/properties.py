@@ -53,8 +53,8 @@ class Constraint(NamedTuple):
             return cls(inputs, outputs, bound, strict)
         multiple = math.lcm(*(c.denominator for c in coefficients))
         scale = Fraction(multiple, math.gcd(*(int(c * multiple) for c in coefficients)))
-        scaled = (tuple((i, c * scale) for i, c in terms) for terms in (inputs, outputs))
-        return cls(*scaled, bound * scale, strict)
+        first, second = (tuple((i, c * scale) for i, c in terms) for terms in (inputs, outputs))
+        return cls(first, second, bound * scale, strict)
 
     def holds(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
         """Whether the constraint is fulfilled, exactly."""
