@@ -31,7 +31,7 @@ def declared(inputs: int, outputs: int) -> str:
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_no_execution_at_a_point_of_the_box_has_what_is_proved_unreachable(seed: int, method: str) -> None:
     """Thresholds are set near the outputs that onnxruntime yields, so that some of the properties hold and some do not;
     sampled and corner points look for what contradicts a proof."""
@@ -43,22 +43,22 @@ def test_no_execution_at_a_point_of_the_box_has_what_is_proved_unreachable(seed:
     share = np.concatenate([rng.random((30, lower.size)), rng.integers(0, 2, (30, lower.size))])
     points = np.clip((lower + share * (upper.astype(np.float64) - lower)).astype(F32), lower, upper)
     outputs = [
-        run(content, point.reshape(1, *shape), level=level)[0].reshape(-1)
+        run(content, point.reshape(network.input.shape), level=level)[0].reshape(-1)
         for point in points
         for level in (DISABLED, ALL)
     ]
     count = outputs[0].size
-    spread = np.ptp(outputs, axis=0)
+    spread = np.ptp(outputs, axis=0) + 1e-3 * (1.0 + np.abs(outputs).max(axis=0))
     box = "".join(
         f"(assert (>= X_{i} {float(low)!r}))(assert (<= X_{i} {float(high)!r}))"
         for i, (low, high) in enumerate(zip(lower, upper, strict=True))
     )
     proved = 0
-    for reach in (0.0, 0.5, 2.0, 20.0, 200.0):
+    for reach in (0.0, 0.5, 5.0, 50.0, 5000.0):
         parts = []
         for _ in range(3):
             i, j = rng.choice(count, 2, replace=False)
-            weights = rng.integers(-3, 4, 2)
+            weights = rng.choice([-3, -2, -1, 1, 2, 3], 2)
             least = min(weights[0] * float(y[i]) + weights[1] * float(y[j]) for y in outputs)
             bound = float(least - reach * (np.abs(weights) @ spread[[i, j]]))
             parts.append(f"(and (<= (+ (* {weights[0]} Y_{i}) (* {weights[1]} Y_{j})) {bound!r}) (<= Y_{i} 1e9))")

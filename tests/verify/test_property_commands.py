@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.command_line import adcert
+from support.command_line import adcert_in_process as adcert
 from support.onnx_models import model, node, run
 
 F32 = np.float32
@@ -131,7 +131,8 @@ def test_what_is_wrong_is_said_in_a_sentence(folder: Path, arguments: list[str],
     head = "(vnnlib-version <2.0>)(declare-network f (declare-input X Real [3])(declare-output Y Real []))"
     (folder / "other.vnnlib").write_text(f"{x}(assert (<= X_0 1))(assert (>= X_0 0))")
     (folder / "unbounded.vnnlib").write_text(f"{head}(assert (<= X[1] 1))")
-    done = adcert("verify", "model.onnx", *arguments, cwd=folder)
+    arguments = [str(folder / each) if "." in each and each[0] in "aoud" else each for each in arguments]
+    done = adcert("verify", folder / "model.onnx", *arguments)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
