@@ -41,7 +41,14 @@ def commands() -> None:
 @click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
+@click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved.")
+@click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Limit of the time for --vnnlib."
+)
+@click.pass_context
 def verify_command(
+    context: click.Context,
     model: Path,
     data: str | None,
     eps: str | None,
@@ -54,10 +61,24 @@ def verify_command(
     card: Path | None,
     resume: bool,
     fail_under: float | None,
+    attack: bool,
+    vnnlib: Path | None,
+    timeout: float | None,
 ) -> int:
-    """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers."""
+    """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers.
+
+    With --vnnlib, decide that property: the first line on stdout is unsat (it holds), sat (and a counterexample
+    follows), unknown or timeout.
+    """
+    if vnnlib:
+        _require_unused(
+            context, "data", "eps", "start", "count", "card", "resume", "fail_under", "attack", reason="with --vnnlib"
+        )
+        return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
+    _require_unused(context, "timeout", reason="without --vnnlib")
     from verify import terminal
     from verify.card import write_card
+    from verify.effort import Effort
     from verify.errors import Problem
     from verify.network import load
     from verify.result import Summary, read_verdicts, result_json
@@ -65,7 +86,15 @@ def verify_command(
 
     network = load(model)
     question = question_about(
-        network, str(model), data=data, eps=eps, start=start, count=count, method=method, contract=contract
+        network,
+        str(model),
+        data=data,
+        eps=eps,
+        start=start,
+        count=count,
+        method=method,
+        contract=contract,
+        attack=Effort() if attack else None,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     if resume and not result_path:
@@ -75,16 +104,107 @@ def verify_command(
         watch = terminal.progress(verdicts, len(question.data))
         answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
     except KeyboardInterrupt:
-        terminal.show_summary(question, Summary.of(verdicts))
+        terminal.show_summary(question, Summary.of(verdicts, attacked=attack))
         advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
         fail(f"interrupted{advice}", INTERRUPTED)
-    summary = Summary.of(verdicts)
+    summary = Summary.of(verdicts, attacked=attack)
     terminal.show_summary(question, summary)
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))
     if card:
         write_card(card, question, summary, network.metadata)
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+
+
+def _require_unused(context: click.Context, *options: str, reason: str) -> None:
+    for name in options:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} means nothing {reason}")
+
+
+def _verify_property(
+    model: Path,
+    path: Path,
+    method: str,
+    contract: str,
+    timeout: float | None,
+    certificates: Path | None,
+    json_path: Path | None,
+) -> int:
+    from verify.files import write_atomically
+    from verify.property_task import answer_property, result_json, verdict_text
+
+    result = answer_property(
+        model,
+        path,
+        method=method,
+        contract=contract,
+        timeout_s=timeout,
+        certificates=certificates,
+        warn=lambda sentence: click.echo(sentence, err=True),
+    )
+    if str(json_path) == "-":
+        sys.stdout.buffer.write(result_json(result))
+    else:
+        click.echo(verdict_text(result), nl=False)
+        if json_path:
+            write_atomically(json_path, result_json(result))
+    return {"unsat": 0, "sat": 1}.get(result.decision.answer, 3)
+
+
+@commands.command("attack")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="As for verify.")
+@click.option("--eps", help="As for verify.")
+@click.option("--start", default=0, show_default=True, help="Index of the first sample.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Gradient steps per restart.")
+@click.option("--restarts", type=click.IntRange(min=1), default=8, show_default=True, help="Restarts per sample.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random restarts.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the counterexamples (index, x, y) to this .npz.")
+def attack_command(
+    model: Path,
+    data: str | None,
+    eps: str | None,
+    start: int,
+    count: int | None,
+    steps: int,
+    restarts: int,
+    seed: int,
+    json_path: Path | None,
+    out: Path | None,
+) -> None:
+    """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
+    from verify import terminal
+    from verify.effort import Effort
+    from verify.files import write_atomically
+    from verify.network import load
+    from verify.result import Summary, counterexamples, result_json
+    from verify.robustness import Verdict
+    from verify.task import answer, question_about
+
+    network = load(model)
+    question = question_about(
+        network,
+        str(model),
+        data=data,
+        eps=eps,
+        start=start,
+        count=count,
+        method="attack",
+        contract="float32-any-order",
+        attack=Effort(steps, restarts, seed),
+    )
+    result_path = json_path if json_path and str(json_path) != "-" else None
+    verdicts: list[Verdict] = []
+    watch = terminal.progress(verdicts, len(question.data))
+    answer(network, question, verdicts, result_path=result_path, watch=watch)
+    terminal.show_summary(question, Summary.of(verdicts, attacked=True))
+    if json_path and not result_path:
+        sys.stdout.buffer.write(result_json(question, verdicts))
+    if out:
+        write_atomically(out, counterexamples(verdicts, network.input.shape))
 
 
 @commands.command("check")

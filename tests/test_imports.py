@@ -22,6 +22,9 @@ AROUND_THE_CORE = {
     "terminal.py": {"rich"},
     "datasets/__init__.py": {"pooch", "requests"},
     "conformance.py": {"onnxruntime"},
+    "attack.py": {"torch"},
+    "search/points.py": {"torch"},
+    "runtime.py": {"onnxruntime"},
 }
 
 

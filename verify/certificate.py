@@ -1,13 +1,17 @@
 """Certificates: what was proved about one box of inputs, with all that is needed to prove it again.
 
-A certificate is a JSON object (format version 1):
+A certificate is a JSON object:
 
     format          "adcert certificate"
-    format_version  1
+    format_version  1, or 2 where the property is of the second kind
     verifier        the version that wrote it, for information
     contract        what is assumed of the arithmetic that executes the model
     model           {"sha256": of the file's bytes, "file": its name, for information}
-    property        {"kind": "class", "label": t}: the logit t is the largest, strictly
+    property        {"kind": "class", "label": t}: the logit t is the largest, strictly; or
+                    {"kind": "unreachable", "alternatives": [[constraint, ...], ...]}: the outputs fulfil none of the
+                    alternatives, each of them a conjunction of constraints
+                    {"inputs": [[i, c], ...], "outputs": [[j, c], ...], "bound": "p/q", "strict": false}: the sum of
+                    c x_i and c y_j, with whole numbers c and flat indices, is at most p/q (or less, if strict)
     box             {"shape": of the model's input, "lower": ..., "upper": ...}: the elementwise ends, inclusive, as
                     float32, little-endian, in C order, deflated (zlib) and then in base64
     proof           {"kind": ...}: which bounds prove it: "ibp" (intervals), "crown-ibp" (linear bounds over intervals)
@@ -22,8 +26,10 @@ import base64
 import binascii
 import json
 import math
+import re
 import zlib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +40,15 @@ from verify.errors import Problem
 from verify.files import write_atomically
 from verify.intervals import Interval
 from verify.primitives import Shape
+from verify.properties import Conjunction, Constraint, Terms
 from verify.version import __version__
 
-_FORMAT, _VERSION = "adcert certificate", 1
+_FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable"}
 _LARGEST_INPUT = 2**28
 """Elements; more are refused before anything is allocated for them."""
+
+
+_RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?", re.ASCII)
 
 
 class Rejected(Problem):
@@ -48,13 +58,27 @@ class Rejected(Problem):
 
 
 @dataclass(frozen=True)
+class Class:
+    """The logit `label` is the largest, strictly."""
+
+    label: int
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """The outputs fulfil none of these conjunctions."""
+
+    alternatives: tuple[Conjunction, ...]
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The statement and its proof. lower, upper: float32, of the shape of the model's input."""
 
     model_sha256: str
     model_file: str
     contract: str
-    label: int
+    claim: Class | Unreachable
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
     proof: str
@@ -74,11 +98,11 @@ def encode(certificate: Certificate) -> bytes:
     """The file's content; equal certificates have equal bytes."""
     content = {
         "format": _FORMAT,
-        "format_version": _VERSION,
+        "format_version": 1 if isinstance(certificate.claim, Class) else 2,
         "verifier": __version__,
         "contract": certificate.contract,
         "model": {"sha256": certificate.model_sha256, "file": certificate.model_file},
-        "property": {"kind": "class", "label": certificate.label},
+        "property": _property_json(certificate.claim),
         "box": {
             "shape": list(certificate.lower.shape),
             "lower": _packed(certificate.lower),
@@ -102,24 +126,65 @@ def decode(content: bytes) -> Certificate:
     """The certificate in a file's content; raises Rejected, with one sentence, when it is malformed."""
     try:
         fields = json.loads(content)
-        if fields["format"] != _FORMAT or fields["format_version"] != _VERSION:
-            raise Rejected("it is not a certificate of format version 1")
-        if fields["property"]["kind"] != "class":
+        version = fields["format_version"]
+        if fields["format"] != _FORMAT or type(version) is not int or version not in _KINDS:
+            raise Rejected("it is not a certificate of format version 1 or 2")
+        if fields["property"]["kind"] != _KINDS[version]:
             raise Rejected("its property is of an unknown kind")
         shape = tuple(fields["box"]["shape"])
         if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > _LARGEST_INPUT:
             raise Rejected("the shape of its box is malformed")
-        label = fields["property"]["label"]
-        if type(label) is not int:
-            raise Rejected("its label is not a whole number")
+        claim = _class(fields["property"]) if version == 1 else _unreachable(fields["property"])
         texts = fields["model"]["sha256"], fields["model"]["file"], fields["contract"], fields["proof"]["kind"]
         if not all(isinstance(text, str) for text in texts):
             raise Rejected("it is malformed")
         lower, upper = (_unpacked(fields["box"][end], shape) for end in ("lower", "upper"))
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error, binascii.Error) as error:
         raise Rejected("it is malformed") from error
     sha256, file, contract, proof = texts
-    return Certificate(sha256, file, contract, label, lower, upper, proof)
+    return Certificate(sha256, file, contract, claim, lower, upper, proof)
+
+
+def _property_json(claim: Class | Unreachable) -> dict[str, Any]:
+    if isinstance(claim, Class):
+        return {"kind": "class", "label": claim.label}
+    return {"kind": "unreachable", "alternatives": [[_constraint_json(c) for c in each] for each in claim.alternatives]}
+
+
+def _constraint_json(constraint: Constraint) -> dict[str, Any]:
+    inputs, outputs = ([[i, int(c)] for i, c in terms] for terms in (constraint.inputs, constraint.outputs))
+    return {"inputs": inputs, "outputs": outputs, "bound": str(constraint.bound), "strict": constraint.strict}
+
+
+def _class(fields: Any) -> Class:
+    if type(fields["label"]) is not int:
+        raise Rejected("its label is not a whole number")
+    return Class(fields["label"])
+
+
+def _unreachable(fields: Any) -> Unreachable:
+    alternatives = tuple(tuple(map(_constraint, conjunction)) for conjunction in fields["alternatives"])
+    if not alternatives:
+        raise Rejected("it names nothing that would be unreachable")
+    return Unreachable(alternatives)
+
+
+def _constraint(fields: Any) -> Constraint:
+    """Nothing but what `_constraint_json` writes; numbers that take long to compute with are not among that."""
+    bound, strict = fields["bound"], fields["strict"]
+    if type(strict) is not bool or not isinstance(bound, str) or not _RATIONAL.fullmatch(bound):
+        raise Rejected("a constraint of its property is malformed")
+    return Constraint(_terms(fields["inputs"]), _terms(fields["outputs"]), Fraction(bound), strict)
+
+
+def _terms(fields: Any) -> Terms:
+    numbers = [number for term in fields for number in term]
+    if any(len(term) != 2 for term in fields) or any(type(number) is not int for number in numbers):
+        raise Rejected("a constraint of its property is malformed")
+    indices = [index for index, _ in fields]
+    if any(index < 0 for index in indices) or indices != sorted(set(indices)):
+        raise Rejected("a constraint of its property is malformed")
+    return tuple((index, Fraction(coefficient)) for index, coefficient in fields)
 
 
 def _packed(values: NDArray[np.float32]) -> str:

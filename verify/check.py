@@ -2,8 +2,8 @@
 
 Trusted: this module and what it imports (certificate, onnx_file, operators, network, replacements, written_out, fusion,
 batching, primitives, functions, linear_maps, windows, interpreter, intervals, softmax, linear_bounds, bounds, margins,
-crown, methods, rounding, environment), numpy and onnx. Nothing that was computed when the certificate was written is
-believed.
+crown, methods, properties, reachability, rounding, environment), numpy and onnx. Nothing that was computed when the
+certificate was written is believed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Rejected
+from verify.certificate import Certificate, Class, Rejected, Unreachable
 from verify.environment import require_ieee_arithmetic
 from verify.errors import Problem
+from verify.intervals import Interval
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
+from verify.reachability import unreachable
 from verify.rounding import CONTRACTS
 
 
@@ -35,14 +37,30 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("its box is not finite")
     if not (certificate.lower <= certificate.upper).all():
         raise Rejected("its box is empty, about which everything is true")
-    if not 0 <= certificate.label < classes(network):
-        raise Rejected("its label is not one of the model's classes")
     require_ieee_arithmetic()
-    contract = CONTRACTS[certificate.contract]
-    bound = PROOFS[certificate.proof]
-    margins = bound(network, certificate.box, np.array([certificate.label]), contract)
-    if not (margins > 0).all():  # NaN, about which nothing is known, is not greater
+    claim = certificate.claim
+    proved = _wins(claim, certificate, network) if isinstance(claim, Class) else _unreached(claim, certificate, network)
+    if not proved:
         raise Rejected(f"bounds by {certificate.proof} do not prove it")
+
+
+def _wins(claim: Class, certificate: Certificate, network: Network) -> bool:
+    if not 0 <= claim.label < classes(network):
+        raise Rejected("its label is not one of the model's classes")
+    bound = PROOFS[certificate.proof]
+    margins = bound(network, certificate.box, np.array([claim.label]), CONTRACTS[certificate.contract])
+    return bool((margins > 0).all())  # NaN, about which nothing is known, is not greater
+
+
+def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -> bool:
+    constraints = [constraint for conjunction in claim.alternatives for constraint in conjunction]
+    for tensor, terms in ((network.input, "inputs"), (network.output, "outputs")):
+        size = int(np.prod(tensor.shape))
+        if any(index >= size for constraint in constraints for index, _ in getattr(constraint, terms)):
+            raise Rejected(f"its property is about {terms} that the model does not have")
+    box = Interval(*(end.reshape(1, -1) for end in certificate.box))
+    (proved,) = unreachable(network, box, [claim.alternatives], CONTRACTS[certificate.contract], certificate.proof)
+    return proved
 
 
 def model_of(certificate: Certificate, path: Path) -> Path:

@@ -1,4 +1,5 @@
-"""Margins by linear bounds: first over interval bounds of the neurons, then over linear bounds of those, too."""
+"""Margins and other functionals of the output by linear bounds: first over interval bounds of the neurons, then over
+linear bounds of those, too."""
 
 from __future__ import annotations
 
@@ -27,13 +28,24 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     piece applies; tighter, and many times the work.
     """
     count = classes(network)
-    output = logits_of(network)
+    target = logits_of(network)
+    rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
+    functionals = rows.reshape(*rows.shape[:2], *target.shape)
+    with np.errstate(all="ignore"):
+        intervals = _forward(target, network.input, box, contract, refine=refine)
+        lower = lower_bounds(target, functionals, intervals, contract)
+    return of_the_answer(lower, network, labels, intervals[target], contract)
+
+
+def crown_bounds(
+    network: Network, box: Interval, functionals: Array, contract: Contract, *, refine: bool = True
+) -> Array:
+    """For each lane and functional of the output (lanes x functionals x the output's shape), a lower bound over the
+    box; NaN where nothing can be said. refine: as in `crown_margins`."""
+    output = network.output
     with np.errstate(all="ignore"):
         intervals = _forward(output, network.input, box, contract, refine=refine)
-        rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
-        functionals = rows.reshape(*rows.shape[:2], *output.shape)
-        lower = lower_bounds(output, functionals, intervals, contract)
-    return of_the_answer(lower, network, labels, intervals[output], contract)
+        return lower_bounds(output, functionals, intervals, contract)
 
 
 def _forward(

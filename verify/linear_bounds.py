@@ -55,11 +55,13 @@ class Step:
     loss: Array
 
 
-def lower_bounds(target: Tensor, functionals: Array, intervals: Intervals, contract: Contract) -> Array:
+def lower_bounds(
+    target: Tensor, functionals: Array, intervals: Intervals, contract: Contract, *, stop: Tensor | None = None
+) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
     functionals: lanes x functionals x target's shape. intervals: of every tensor that the target depends on, the input
-    included, under the same contract.
+    included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on.
     """
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
@@ -68,7 +70,7 @@ def lower_bounds(target: Tensor, functionals: Array, intervals: Intervals, contr
         a = waiting.pop(tensor, None)
         if a is None:
             continue
-        if isinstance(tensor.primitive, Input):
+        if tensor is stop or isinstance(tensor.primitive, Input):
             step = _through_input(a, intervals[tensor])
         else:
             rule = _RULES.get(type(tensor.primitive), _constant)

@@ -1,5 +1,5 @@
-"""Lower bounds of a classifier's margins: the label's logit minus each other logit, as the deployed network yields
-them."""
+"""Lower bounds by intervals of a classifier's margins, the label's logit minus each other logit, and of any other
+functionals of the output, as the deployed network yields them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from verify.bounds import bounds
 from verify.errors import ModelProblem
 from verify.intervals import Interval, LinearError, magnitude_of, midpoint
+from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Dense
 from verify.network import Network
 from verify.primitives import Linear, Reshape, Softmax, Tensor
@@ -73,6 +74,20 @@ def of_the_answer(lower: Array, network: Network, labels: Labels, logits: Interv
         lower = down(lower - strict_margin(reach, lower.shape[1], contract))
     lower[np.arange(len(lower)), labels] = np.inf
     return lower
+
+
+def functional_bounds(network: Network, box: Interval, functionals: Array, contract: Contract) -> Array:
+    """For each lane and functional of the output (lanes x functionals x the output's shape), a lower bound over the
+    box; NaN where nothing can be said.
+
+    The functional passes backwards through the linear operations that the network ends in, and meets intervals there.
+    """
+    path = [network.output]
+    while isinstance(path[-1].primitive, Reshape | Linear):
+        path.append(path[-1].operands[0])
+    intervals = dict(zip(path, bounds(network, box, contract, outputs=path), strict=True))
+    with np.errstate(all="ignore"):
+        return lower_bounds(network.output, functionals, intervals, contract, stop=path[-1])
 
 
 def _of_functionals(primitive: Linear, weight: Array, x: Interval, labels: Labels, contract: Contract) -> Array:

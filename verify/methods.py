@@ -1,13 +1,14 @@
-"""The ways to bound a classifier's margins, by name, and the methods that try them in turn."""
+"""The ways to bound a classifier's margins and other functionals of an output, by name, and the methods that try them
+in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from verify.crown import crown_margins
+from verify.crown import crown_bounds, crown_margins
 from verify.intervals import Interval
-from verify.margins import Labels, margin_bounds
+from verify.margins import Labels, functional_bounds, margin_bounds
 from verify.network import Network
 from verify.rounding import Array, Contract
 
@@ -21,8 +22,19 @@ PROOFS: dict[str, MarginBounds] = {
 }
 """Each of these proves a margin positive from the model and the box alone."""
 
+FunctionalBounds = Callable[[Network, Interval, Array, Contract], Array]
+"""Lower bounds of functionals of the output, lanes x functionals x its shape; NaN where nothing can be said."""
+
+FUNCTIONAL_PROOFS: dict[str, FunctionalBounds] = {
+    "ibp": functional_bounds,
+    "crown-ibp": partial(crown_bounds, refine=False),
+    "crown": crown_bounds,
+}
+"""The same ways, for functionals of any output."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
     "crown": ("ibp", "crown-ibp", "crown"),
+    "attack": (),
 }
 """What a method tries, the cheapest first; what one way settles the next ones need not look at."""

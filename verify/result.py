@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verify.boxes import InputRange
+from verify.effort import Effort
 from verify.errors import Problem
 from verify.files import write_atomically
+from verify.primitives import Shape
 from verify.robustness import Status, Verdict
 from verify.samples import Samples
 from verify.version import __version__
 
 SCHEMA_VERSION = 1
+_FALSE = (Status.MISCLASSIFIED, Status.COUNTEREXAMPLE)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked: everything that a verdict depends on. eps: in the units of the model's input."""
+    """What was asked: everything that a verdict depends on. eps: in the units of the model's input. attack: on what is
+    not proved, if on anything."""
 
     model_path: str
     model_sha256: str
@@ -33,6 +40,7 @@ class Question:
     eps: Fraction
     input_range: InputRange | None
     data: Samples
+    attack: Effort | None = None
 
     def as_json(self) -> dict[str, Any]:
         data = self.data
@@ -40,6 +48,7 @@ class Question:
             "model": {"path": self.model_path, "sha256": self.model_sha256},
             "contract": self.contract,
             "method": self.method,
+            "attack": asdict(self.attack) if self.attack else None,
             "norm": "linf",
             "eps": float(self.eps),
             "eps_exact": str(self.eps),
@@ -56,22 +65,26 @@ class Question:
 
 @dataclass(frozen=True)
 class Summary:
-    """Accuracies in percent of the samples that have a verdict. undecided: how many samples have none of the others."""
+    """Accuracies in percent of the samples that have a verdict. attacked_accuracy: of those that are classified
+    correctly and for which no counterexample was found, None if none was searched for. undecided: how many samples have
+    none of the others."""
 
     samples: int
     clean_accuracy: float
+    attacked_accuracy: float | None
     certified_accuracy: float
     undecided: int
     time_s: float
 
     @staticmethod
-    def of(verdicts: Sequence[Verdict]) -> Summary:
+    def of(verdicts: Sequence[Verdict], *, attacked: bool = False) -> Summary:
         def percent(hits: int) -> float:
             return 100.0 * hits / len(verdicts) if verdicts else 0.0
 
         return Summary(
             samples=len(verdicts),
             clean_accuracy=percent(sum(v.prediction == v.label for v in verdicts)),
+            attacked_accuracy=percent(sum(v.status not in _FALSE for v in verdicts)) if attacked else None,
             certified_accuracy=percent(sum(v.status is Status.VERIFIED for v in verdicts)),
             undecided=sum(v.status is Status.UNKNOWN for v in verdicts),
             time_s=sum(v.time_s for v in verdicts),
@@ -79,14 +92,14 @@ class Summary:
 
 
 def result_json(question: Question, verdicts: Sequence[Verdict]) -> bytes:
-    """The result file's content; attacked_accuracy is null as long as no attack was run."""
-    summary = Summary.of(verdicts)
+    """The result file's content; attacked_accuracy is null if no attack was asked for."""
+    summary = Summary.of(verdicts, attacked=question.attack is not None)
     content = {
         "schema_version": SCHEMA_VERSION,
         **question.as_json(),
         "summary": {
             "clean_accuracy": summary.clean_accuracy,
-            "attacked_accuracy": None,
+            "attacked_accuracy": summary.attacked_accuracy,
             "certified_accuracy": summary.certified_accuracy,
             "undecided": summary.undecided,
             "time_s": summary.time_s,
@@ -100,6 +113,19 @@ def result_json(question: Question, verdicts: Sequence[Verdict]) -> bytes:
 def write_result(path: Path, question: Question, verdicts: Sequence[Verdict]) -> None:
     """Write the result file in one step; raises Problem when that fails."""
     write_atomically(path, result_json(question, verdicts))
+
+
+def counterexamples(verdicts: Sequence[Verdict], shape: Shape) -> bytes:
+    """An .npz file with those that were found: index (of the sample), x (float32, N x shape) and y (its label)."""
+    found = [verdict for verdict in verdicts if verdict.counterexample is not None]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        index=np.array([verdict.index for verdict in found], np.int64),
+        x=np.array([verdict.counterexample for verdict in found], np.float32).reshape(len(found), *shape),
+        y=np.array([verdict.label for verdict in found], np.int64),
+    )
+    return content.getvalue()
 
 
 def read_verdicts(path: Path, question: Question) -> list[Verdict]:

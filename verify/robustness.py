@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -31,6 +31,7 @@ class Status(StrEnum):
 
     VERIFIED = "verified"
     MISCLASSIFIED = "misclassified"
+    COUNTEREXAMPLE = "counterexample"
     UNKNOWN = "unknown"
 
 
@@ -40,7 +41,7 @@ class Verdict:
 
     index: in its data. prediction: of the network at the sample itself. margin_lower: lower bound of the least margin
     of the label over the box, NaN where none could be given. time_s: the sample's share of its batch's time.
-    certificate: its file.
+    certificate: its file. counterexample: an input to which onnxruntime answers another class.
     """
 
     index: int
@@ -51,6 +52,11 @@ class Verdict:
     margin_lower: float
     time_s: float
     certificate: str | None = None
+    counterexample: NDArray[np.float32] | None = None
+
+
+MisclassificationSearch = Callable[[NDArray[np.float32], Labels, Interval], dict[int, NDArray[np.float32]]]
+"""(samples, labels, boxes around them) -> for each lane where one was found, an input in its box of another class."""
 
 
 def verify_classifier(
@@ -61,8 +67,9 @@ def verify_classifier(
     input_range: InputRange | None,
     contract: Contract,
     method: str = "ibp",
+    attack: MisclassificationSearch | None = None,
 ) -> Iterator[Verdict]:
-    """Verdicts, sample by sample.
+    """Verdicts, sample by sample. attack: searches for counterexamples to what is not proved.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
     within the input range, under the contract. Raises ModelProblem and DataProblem where model and samples do not fit,
@@ -80,17 +87,27 @@ def verify_classifier(
         predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
         box = box_around(x, eps, input_range)
         margins, decided_by = _margins(network, box, labels, contract, METHODS[method], predictions == labels)
+        open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
+        found: dict[int, NDArray[np.float32]] = {}
+        if attack and open_lanes.size:
+            parts = attack(x[open_lanes], labels[open_lanes], Interval(*(end[open_lanes] for end in box)))
+            found = {int(open_lanes[lane]): counterexample for lane, counterexample in parts.items()}
         time_s = (time.perf_counter() - began) / len(x)
         for lane, (label, prediction, margin) in enumerate(zip(labels, predictions, margins, strict=True)):
-            undecided = Status.UNKNOWN if prediction == label else Status.MISCLASSIFIED
+            status = Status.VERIFIED if margin > 0 else Status.UNKNOWN
+            if lane in found:
+                status = Status.COUNTEREXAMPLE
+            elif status is Status.UNKNOWN and prediction != label:
+                status = Status.MISCLASSIFIED
             yield Verdict(
                 index=samples.start + first + lane,
                 label=int(label),
                 prediction=int(prediction),
-                status=Status.VERIFIED if margin > 0 else undecided,
-                decided_by=decided_by[lane],
+                status=status,
+                decided_by="attack" if lane in found else decided_by[lane],
                 margin_lower=float(margin),
                 time_s=time_s,
+                counterexample=found.get(lane),
             )
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from verify.boxes import InputRange, box_around, parse_eps
-from verify.certificate import Certificate, Rejected
+from verify.certificate import Certificate, Class, Rejected
 from verify.certificate import write as write_certificate
 from verify.check import check
+from verify.effort import Effort
 from verify.errors import ModelProblem, Problem
 from verify.network import Network
 from verify.result import Question, write_result
-from verify.robustness import Status, Verdict, verify_classifier
+from verify.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
 from verify.rounding import contract_named
+from verify.runtime import Runtime
 from verify.samples import load_samples
 
 _SECONDS_BETWEEN_SAVES = 5
@@ -34,6 +36,7 @@ def question_about(
     count: int | None,
     method: str,
     contract: str,
+    attack: Effort | None = None,
 ) -> Question:
     """Fill in what was not said from the model's metadata; raises Problem where that says nothing either."""
     data = data or network.metadata.get("adcert.dataset")
@@ -51,6 +54,7 @@ def question_about(
         eps=parse_eps(eps),
         input_range=input_range(network) or samples.natural_range,
         data=samples,
+        attack=attack,
     )
 
 
@@ -76,6 +80,7 @@ def answer(
         input_range=question.input_range,
         contract=contract_named(question.contract),
         method=question.method,
+        attack=_search(network, question),
     )
     saved = time.monotonic()
     try:
@@ -91,6 +96,17 @@ def answer(
             write_result(result_path, question, verdicts)
 
 
+def _search(network: Network, question: Question) -> MisclassificationSearch | None:
+    """The attack that was asked for; raises Problem where it is impossible."""
+    if question.attack is None:
+        return None
+    try:
+        from verify.attack import misclassification_search
+    except ImportError as error:
+        raise Problem("attacks need torch, which is not installed") from error
+    return misclassification_search(network, Runtime.of(question.model_path, network), question.attack)
+
+
 def _certified(network: Network, question: Question, verdict: Verdict, folder: Path) -> Verdict:
     """The verdict with its certificate written; `unknown` in the rare case that the checker, which computes one sample
     at a time and so rounds differently, does not confirm it."""
@@ -102,7 +118,7 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
         model_sha256=network.sha256,
         model_file=Path(question.model_path).name,
         contract=question.contract,
-        label=verdict.label,
+        claim=Class(verdict.label),
         lower=box.lower[0].astype(np.float32),
         upper=box.upper[0].astype(np.float32),
         proof=verdict.decided_by,

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from verify.functions import Function
+from verify.methods import METHODS
 from verify.network import Network
 from verify.primitives import Linear, topological
 from verify.result import Question, Summary
@@ -66,10 +67,15 @@ def show_summary(question: Question, summary: Summary) -> None:
     bounds = "" if question.input_range is None else " within [{:g}, {:g}]".format(*question.input_range)
     table.add_row("perturbation", f"l_inf, eps {question.eps}{bounds}")
     table.add_row("clean accuracy", f"{summary.clean_accuracy:.2f} %")
-    table.add_row("certified accuracy", f"{summary.certified_accuracy:.2f} %  ({question.method})")
+    if summary.attacked_accuracy is not None and question.attack:
+        effort = f"{question.attack.steps} steps, {question.attack.restarts} restarts"
+        table.add_row("attacked accuracy", f"{summary.attacked_accuracy:.2f} %  ({effort})")
+    if METHODS[question.method]:
+        table.add_row("certified accuracy", f"{summary.certified_accuracy:.2f} %  ({question.method})")
     table.add_row("undecided", str(summary.undecided))
     table.add_row("time", f"{summary.time_s:.2f} s")
-    table.add_row("proved", _MEANING[question.contract])
+    if METHODS[question.method]:
+        table.add_row("proved", _MEANING[question.contract])
     CONSOLE.print(table)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.boxes import box_around
-from verify.certificate import Certificate, Rejected, decode, encode, read
+from verify.certificate import Certificate, Class, Rejected, decode, encode, read
 from verify.check import check, model_of
 from verify.errors import Problem
 from verify.network import Network
@@ -51,7 +51,7 @@ def tight_certificate(network: Network) -> Certificate:
     for thousandths in range(200, 0, -1):
         box = box_around(image, Fraction(thousandths, 1000), (0.0, 1.0))
         lower, upper = (end[0].astype(np.float32) for end in box)
-        found = Certificate(network.sha256, "model.onnx", "float32-any-order", label, lower, upper, "ibp")
+        found = Certificate(network.sha256, "model.onnx", "float32-any-order", Class(label), lower, upper, "ibp")
         try:
             check(found, network)
         except Rejected:
@@ -79,8 +79,9 @@ def assert_true(found: Certificate, rng: np.random.Generator) -> None:
     if found.contract == "float32-any-order":
         for level in (DISABLED, ALL):
             (logits,) = run(CONTENT, points, level=level)
-            others = np.delete(logits, found.label, axis=1)
-            assert (logits[:, found.label, np.newaxis] > others).all()
+            assert isinstance(found.claim, Class)
+            others = np.delete(logits, found.claim.label, axis=1)
+            assert (logits[:, found.claim.label, np.newaxis] > others).all()
 
 
 def test_a_certificate_survives_writing_and_reading(certificate: Certificate, network: Network) -> None:
@@ -113,7 +114,8 @@ STRUCTURAL: dict[str, Any] = {
     "other proof": {"proof": {"kind": "trust me"}},
     "no proof": {"proof": {}},
     "other format": {"format": "adcert result"},
-    "newer version": {"format_version": 2},
+    "newer version": {"format_version": 3},
+    "version of another property": {"format_version": 2},
     "a list": [],
     "other model": {"model": {"sha256": "0" * 64, "file": "model.onnx"}},
     "shape of a scalar": {"box": {"shape": []}},
@@ -125,13 +127,13 @@ STRUCTURAL: dict[str, Any] = {
 
 @pytest.mark.parametrize("change", STRUCTURAL)
 def test_structural_changes_are_rejected(change: str, certificate: Certificate, network: Network) -> None:
-    fields = json.loads(encode(replace(certificate, label=0)))
+    fields = json.loads(encode(replace(certificate, claim=Class(0))))
     if isinstance(STRUCTURAL[change], dict):
         for key, value in STRUCTURAL[change].items():
             fields[key] = {**fields[key], **value} if change.endswith("shape") and key == "box" else value
     else:
         fields = STRUCTURAL[change]
-    if certificate.label == 1 and change == "other label":
+    if certificate.claim == Class(1) and change == "other label":
         fields["property"]["label"] = 2
     assert accepted(json.dumps(fields).encode(), network) is None
 

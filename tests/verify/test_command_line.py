@@ -7,20 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from support.command_line import ROOT, adcert
 from support.onnx_models import model, node
 from verify.version import __version__
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def adcert(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 @pytest.fixture

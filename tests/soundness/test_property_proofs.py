@@ -1,0 +1,210 @@
+"""Properties are never proved where a float32 execution, or an exact point, contradicts them; nor by a forged proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.onnx_models import ALL, DISABLED, model, network_of, node, run
+from support.random_networks import random_network
+from verify.certificate import Certificate, Rejected, Unreachable, decode, encode
+from verify.check import check
+from verify.methods import FUNCTIONAL_PROOFS, METHODS
+from verify.properties import holds
+from verify.reachability import Answer, cases_for, decide
+from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.vnnlib import parse
+
+F32 = np.float32
+F = Fraction
+
+
+def declared(inputs: int, outputs: int) -> str:
+    names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
+    return "".join(f"(declare-const {name} Real)" for name in names)
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize("seed", range(6))
+def test_no_execution_at_a_point_of_the_box_has_what_is_proved_unreachable(seed: int, method: str) -> None:
+    """Thresholds are set near the outputs that onnxruntime yields, so that some of the properties hold and some do not;
+    sampled and corner points look for what contradicts a proof."""
+    content, shape = random_network(seed)
+    network = network_of(content)
+    rng = np.random.default_rng(seed)
+    centre = rng.random(shape).astype(F32)
+    lower, upper = (centre - F32(0.01)).reshape(-1), (centre + F32(0.01)).reshape(-1)
+    share = np.concatenate([rng.random((30, lower.size)), rng.integers(0, 2, (30, lower.size))])
+    points = np.clip((lower + share * (upper.astype(np.float64) - lower)).astype(F32), lower, upper)
+    outputs = [
+        run(content, point.reshape(network.input.shape), level=level)[0].reshape(-1)
+        for point in points
+        for level in (DISABLED, ALL)
+    ]
+    count = outputs[0].size
+    spread = np.ptp(outputs, axis=0) + 1e-3 * (1.0 + np.abs(outputs).max(axis=0))
+    box = "".join(
+        f"(assert (>= X_{i} {float(low)!r}))(assert (<= X_{i} {float(high)!r}))"
+        for i, (low, high) in enumerate(zip(lower, upper, strict=True))
+    )
+    proved = 0
+    for reach in (0.0, 0.5, 5.0, 50.0, 5000.0):
+        parts = []
+        for _ in range(3):
+            i, j = rng.choice(count, 2, replace=False)
+            weights = rng.choice([-3, -2, -1, 1, 2, 3], 2)
+            least = min(weights[0] * float(y[i]) + weights[1] * float(y[j]) for y in outputs)
+            bound = float(least - reach * (np.abs(weights) @ spread[[i, j]]))
+            parts.append(f"(and (<= (+ (* {weights[0]} Y_{i}) (* {weights[1]} Y_{j})) {bound!r}) (<= Y_{i} 1e9))")
+        property = parse((declared(lower.size, count) + box + f"(assert (or {' '.join(parts)}))").encode())
+        decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method=method)
+        if decision.answer is Answer.UNSAT:
+            proved += 1
+            for point, y in zip(np.repeat(points, 2, axis=0), outputs, strict=True):
+                assert not holds(property.formula, [F(float(v)) for v in point], [F(float(v)) for v in y])
+    assert proved > 0
+
+
+def absorbing() -> bytes:
+    """(2^24 + x) - 2^24 is 0 or 2 in float32 for x = 1, depending on how it is rounded; over the reals it is 1."""
+    constants = {"v": np.full((1, 1), 1, F32), "c": np.full(1, 2.0**24, F32), "w": np.ones((1, 1), F32)}
+    nodes = [node("Gemm", ["x", "v", "c"], "h"), node("Relu", ["h"], "r"), node("Gemm", ["r", "w", "d"], "y")]
+    return model(nodes, [1, 1], constants | {"d": np.full(1, -(2.0**24), F32)})
+
+
+def test_what_only_real_arithmetic_excludes_is_not_proved() -> None:
+    network = network_of(absorbing())
+    body = "(assert (>= X_0 1))(assert (<= X_0 1))(assert (or (<= Y_0 0.5) (>= Y_0 1.5)))"
+    property = parse((declared(1, 1) + body).encode())
+    for method in ("ibp", "crown"):
+        assert decide(network, property, contract=REAL, method=method).answer is Answer.UNSAT
+        assert decide(network, property, contract=FLOAT32_ANY_ORDER, method=method).answer is Answer.UNKNOWN
+    y = float(run(absorbing(), np.ones((1, 1), F32))[0].item())
+    assert not 0.5 < y < 1.5
+
+
+def identity() -> bytes:
+    return model([node("Relu", ["x"], "y")], [1, 2], {})
+
+
+@pytest.mark.parametrize(
+    ("assertion", "answer"),
+    [
+        ("(> Y_0 1.0001)", Answer.UNSAT),
+        ("(>= Y_0 1)", Answer.UNKNOWN),
+        ("(< Y_0 0.2499)", Answer.UNSAT),
+        ("(<= Y_0 0.25)", Answer.UNKNOWN),
+        ("(and (<= Y_0 0.5) (> Y_1 1.0001))", Answer.UNSAT),
+        ("(or (<= Y_0 0.5) (> Y_1 1.0001))", Answer.UNKNOWN),
+        ("(or (< Y_0 0.2499) (> Y_1 1.0001))", Answer.UNSAT),
+        ("(> (+ X_0 X_1) 2)", Answer.UNSAT),
+        ("(>= (+ X_0 X_1) 2)", Answer.UNKNOWN),
+        ("(> (+ X_0 Y_1) 2.0001)", Answer.UNSAT),
+        ("(< 1 0)", Answer.UNSAT),
+        ("(<= 0 1)", Answer.UNKNOWN),
+        (f"(>= (+ (* {2**60} Y_0) (* {2**60 + 1} Y_1)) {2**70})", Answer.UNKNOWN),  # no float64 holds the coefficients
+    ],
+)
+def test_strict_and_other_inequalities_and_what_mixes_inputs_and_outputs(assertion: str, answer: Answer) -> None:
+    box = "".join(f"(assert (>= X_{i} 0.25))(assert (<= X_{i} 1))" for i in range(2))
+    property = parse((declared(2, 2) + box + f"(assert {assertion})").encode())
+    for method in ("ibp", "crown"):
+        assert decide(network_of(identity()), property, contract=FLOAT32_ANY_ORDER, method=method).answer is answer
+
+
+def test_the_same_ways_bound_margins_and_functionals() -> None:
+    assert {way for ways in METHODS.values() for way in ways} <= set(FUNCTIONAL_PROOFS)
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    network = network_of(identity())
+    box = "".join(f"(assert (>= X_{i} 0.25))(assert (<= X_{i} 1))" for i in range(2))
+    text = declared(2, 2) + box + "(assert (or (and (<= Y_0 0.125) (<= Y_1 9)) (> (- (* 2 Y_0) X_1) 7/4)))"
+    (case,) = cases_for(network, parse(text.replace("7/4", "1.76").encode()))
+    ends = (end.astype(F32).reshape(1, 2) for end in (case.lower, case.upper))
+    found = Certificate(
+        network.sha256, "model.onnx", "float32-any-order", Unreachable(tuple(case.alternatives)), *ends, "ibp"
+    )
+    check(found, network)
+    return found
+
+
+def test_a_certificate_survives_writing_and_reading(certificate: Certificate) -> None:
+    again = decode(encode(certificate))
+    assert again.claim == certificate.claim
+    assert encode(again) == encode(certificate)
+
+
+def accepted(content: bytes) -> Certificate | None:
+    try:
+        found = decode(content)
+        check(found, network_of(identity()))
+    except Rejected:
+        return None
+    return found
+
+
+def test_one_changed_byte_is_rejected_or_still_a_proof(certificate: Certificate) -> None:
+    content = encode(certificate)
+    rng = np.random.default_rng(0)
+    for _ in range(1500):
+        position, value = int(rng.integers(len(content))), int(rng.integers(256))
+        found = accepted(content[:position] + bytes([value]) + content[position + 1 :])
+        if found is None:
+            continue
+        assert isinstance(found.claim, Unreachable)
+        points = found.lower + rng.random((10, 2)) * (found.upper.astype(np.float64) - found.lower)
+        for x in (*points.astype(F32), found.lower[0], found.upper[0]):
+            exact = [F(float(value)) for value in x]
+            y = [max(value, F(0)) for value in exact]
+            assert not any(all(c.holds(exact, y) for c in each) for each in found.claim.alternatives)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "nothing unreachable": lambda p: p | {"alternatives": []},
+    "an alternative that always holds": lambda p: p | {"alternatives": [*p["alternatives"], []]},
+    "another kind": lambda p: p | {"kind": "class", "label": 0},
+    "no kind": lambda p: {"alternatives": p["alternatives"]},
+    "a fractional coefficient": lambda p: changed(p, outputs=[[0, 1.5]]),
+    "a true coefficient": lambda p: changed(p, outputs=[[0, True]]),
+    "an index twice": lambda p: changed(p, outputs=[[0, 1], [0, 1]]),
+    "a negative index": lambda p: changed(p, outputs=[[-1, 1]]),
+    "an absent output": lambda p: changed(p, outputs=[[2, 1]]),
+    "an absent input": lambda p: changed(p, inputs=[[2, 1]]),
+    "a number as bound": lambda p: changed(p, bound=-1),
+    "no number as bound": lambda p: changed(p, bound="nan"),
+    "a bound over zero": lambda p: changed(p, bound="1/0"),
+    "an endless bound": lambda p: changed(p, bound="1e999999999"),
+    "a number for strict": lambda p: changed(p, strict=0),
+    "a number as terms": lambda p: changed(p, outputs=1),
+    "three numbers in a term": lambda p: changed(p, outputs=[[0, 1, 2]]),
+    "a looser bound": lambda p: changed(p, bound="1/2"),
+}
+
+
+def changed(property: Any, **fields: Any) -> Any:
+    """The property with fields of its first constraint, which is the one that proves the alternative, changed."""
+    again = json.loads(json.dumps(property))
+    for constraint in again["alternatives"][0]:
+        constraint |= fields
+    return again
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_changed_properties_are_rejected(certificate: Certificate, what: str) -> None:
+    fields = json.loads(encode(certificate))
+    fields["property"] = CHANGES[what](fields["property"])
+    assert accepted(json.dumps(fields).encode()) is None
+
+
+def test_a_model_with_another_number_of_inputs_is_refused(tmp_path: Path) -> None:
+    property = parse((declared(3, 2) + "(assert (<= X_0 1))").encode())
+    with pytest.raises(Exception, match="about 3 inputs, but the model has 2"):
+        decide(network_of(identity()), property, contract=REAL, method="ibp")

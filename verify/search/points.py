@@ -1,0 +1,240 @@
+"""The network as a differentiable function in torch: the domain of points, one rule per primitive.
+
+Nearly what the deployed network computes, in float32 unless asked otherwise; good enough to climb, not to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor as Values
+from torch.nn import functional
+
+from verify.errors import ModelProblem
+from verify.functions import Function
+from verify.interpreter import evaluate
+from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.network import Network
+from verify.primitives import (
+    Clip,
+    Concatenate,
+    Constant,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Product,
+    Quotient,
+    Reshape,
+    Select,
+    Softmax,
+    Sum,
+    topological,
+)
+from verify.rounding import Array
+from verify.windows import Window
+
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> Callable[[Values], Values]:
+    """The network's only output as a function of its only input, lanes x shape each; differentiable.
+
+    Raises ModelProblem when a primitive has no rule.
+    """
+    output, source = network.output, network.input
+    missing = {type(t.primitive) for t in topological([output])} - {*POINT_RULES, type(source.primitive)}
+    if missing:
+        raise ModelProblem(f"{', '.join(sorted(kind.__name__ for kind in missing))} cannot be searched with torch")
+    constants = _Constants(dtype)
+
+    def rule(kind: type) -> Callable[..., Values]:
+        return lambda primitive, *operands: POINT_RULES[kind](constants, primitive, *operands)
+
+    rules = {kind: rule(kind) for kind in POINT_RULES}
+
+    def function(x: Values) -> Values:
+        (y,) = evaluate([output], rules, {source: x})
+        assert isinstance(y, Values)
+        return y.expand(len(x), *y.shape[1:])
+
+    return function
+
+
+class _Constants:
+    """Arrays of the network as tensors, converted once."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._known: dict[int, tuple[object, Values]] = {}
+
+    def __call__(self, array: Array) -> Values:
+        return self._converted(array, lambda: torch.tensor(array).to(self._dtype))
+
+    def index(self, array: np.ndarray) -> Values:
+        return self._converted(array, lambda: torch.tensor(array, dtype=torch.int64))
+
+    def _converted(self, array: np.ndarray, convert: Callable[[], Values]) -> Values:
+        if id(array) not in self._known:
+            self._known[id(array)] = array, convert()  # keeping the array keeps its id its own
+        return self._known[id(array)][1]
+
+
+def _constant(constants: _Constants, primitive: Constant) -> Values:
+    return constants(primitive.value)[None]
+
+
+def _linear(constants: _Constants, primitive: Linear, x: Values) -> Values:
+    return _mapped(primitive.map, constants, x) + constants(primitive.bias)
+
+
+@singledispatch
+def _mapped(map: LinearMap, constants: _Constants, x: Values) -> Values:
+    """A x, for every lane."""
+    raise ModelProblem(f"a {type(map).__name__} map cannot be searched with torch")
+
+
+@_mapped.register
+def _(map: Diagonal, constants: _Constants, x: Values) -> Values:
+    return x * constants(map.scale)
+
+
+@_mapped.register
+def _(map: Dense, constants: _Constants, x: Values) -> Values:
+    return torch.matmul(x, constants(map.weight))
+
+
+@_mapped.register
+def _(map: Reduction, constants: _Constants, x: Values) -> Values:
+    return x.sum(dim=[axis + 1 for axis in map.axes], keepdim=True)
+
+
+@_mapped.register
+def _(map: Scaled, constants: _Constants, x: Values) -> Values:
+    return _mapped(map.map, constants, x) * constants(map.scale)
+
+
+@_mapped.register
+def _(map: Convolution, constants: _Constants, x: Values) -> Values:
+    window = map.window
+    axes = len(window.kernel)
+    samples = x.reshape(-1, *x.shape[-axes - 1 :])
+    convolve = _of_dimension(_CONVOLUTIONS, axes)
+    y = convolve(
+        _padded(samples, window, 0.0),
+        constants(map.weight),
+        stride=window.strides,
+        dilation=window.dilations,
+        groups=map.groups,
+    )
+    return y.reshape(*x.shape[: -axes - 1], *y.shape[1:])
+
+
+def _max_pool(constants: _Constants, primitive: MaxPool, x: Values) -> Values:
+    x = _select(constants, primitive.padding, x) if primitive.padding else x
+    window = primitive.window
+    axes = len(window.kernel)
+    pool = _of_dimension(_MAX_POOLS, axes)
+    samples = x.reshape(-1, *x.shape[-axes - 1 :])
+    y = pool(_padded(samples, window, -np.inf), window.kernel, stride=window.strides, dilation=window.dilations)
+    return y.reshape(*x.shape[: -axes - 1], *y.shape[1:])
+
+
+def _of_dimension(
+    functions: Mapping[int, Callable[..., Values]],
+    axes: int,
+) -> Callable[..., Values]:
+    if axes not in functions:
+        raise ModelProblem(f"a window over {axes} axes cannot be searched with torch")
+    return functions[axes]
+
+
+def _padded(x: Values, window: Window, value: float) -> Values:
+    ends = [end for pair in zip(reversed(window.begin), reversed(window.end), strict=True) for end in pair]
+    return functional.pad(x, ends, value=value) if any(ends) else x
+
+
+def _reshape(constants: _Constants, primitive: Reshape, x: Values) -> Values:
+    return x.reshape(len(x), *primitive.shape)
+
+
+def _select(constants: _Constants, primitive: Select, x: Values) -> Values:
+    flat = x.reshape(len(x), -1)
+    if primitive.pads:
+        flat = torch.cat([flat, flat.new_full((len(x), 1), primitive.fill)], dim=1)
+    return flat[:, constants.index(primitive.index)]  # -1, the last column, is the fill
+
+
+def _concatenate(constants: _Constants, primitive: Concatenate, *operands: Values) -> Values:
+    lanes = max(len(x) for x in operands)
+    return torch.cat([x.expand(lanes, *x.shape[1:]) for x in operands], dim=primitive.axis + 1)
+
+
+def _clip(constants: _Constants, primitive: Clip, x: Values) -> Values:
+    return x.clamp(primitive.lower, primitive.upper)
+
+
+def _leaky_relu(constants: _Constants, primitive: LeakyRelu, x: Values) -> Values:
+    return functional.leaky_relu(x, primitive.slope)
+
+
+def _sum(constants: _Constants, primitive: Sum, a: Values, b: Values) -> Values:
+    return a + primitive.sign * b
+
+
+def _product(constants: _Constants, primitive: Product, a: Values, b: Values) -> Values:
+    return a * b
+
+
+def _quotient(constants: _Constants, primitive: Quotient, a: Values, b: Values) -> Values:
+    return a / b
+
+
+class _Elementwise(torch.autograd.Function):
+    """A function that numpy knows, with a difference quotient for its derivative."""
+
+    @staticmethod
+    def forward(context: Any, x: Values, function: Function) -> Values:
+        argument = x.detach().cpu().double().numpy()
+        step = 1e-6 * np.maximum(1.0, np.abs(argument))
+        with np.errstate(all="ignore"):
+            rise = function.real(argument + step) - function.real(argument - step)
+            value = function.real(argument)
+        slope = np.nan_to_num(rise / (2.0 * step))
+        context.save_for_backward(torch.as_tensor(slope, dtype=x.dtype, device=x.device))
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Values) -> tuple[Values, None]:
+        (slope,) = context.saved_tensors
+        return gradients[0] * slope, None
+
+
+def _function(constants: _Constants, primitive: Function, x: Values) -> Values:
+    return cast(Values, _Elementwise.apply(x, primitive))  # type: ignore[no-untyped-call]
+
+
+def _softmax(constants: _Constants, primitive: Softmax, x: Values) -> Values:
+    return functional.log_softmax(x, -1) if primitive.logarithm else functional.softmax(x, -1)
+
+
+POINT_RULES: Mapping[type, Callable[..., Values]] = {
+    Constant: _constant,
+    Linear: _linear,
+    Reshape: _reshape,
+    Select: _select,
+    Concatenate: _concatenate,
+    Clip: _clip,
+    MaxPool: _max_pool,
+    LeakyRelu: _leaky_relu,
+    Sum: _sum,
+    Product: _product,
+    Quotient: _quotient,
+    Function: _function,
+    Softmax: _softmax,
+}
+"""One rule per primitive: (constants, primitive, *operands) -> values."""

@@ -1,0 +1,38 @@
+"""A limit on the time that a computation takes, wherever it is when the limit is reached."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from verify.errors import Problem
+
+
+class OutOfTime(BaseException):
+    """The limit is reached. No Exception, so that no handler between here and the limit takes it for one of its own."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise OutOfTime within the block once it has run for so long; None: no limit. In the main thread only.
+
+    Raises Problem on systems without interval timers (Windows).
+    """
+    if seconds is None:
+        yield
+        return
+    if not hasattr(signal, "setitimer"):
+        raise Problem("this system has no timers that a time limit could rely on: leave out --timeout")
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
