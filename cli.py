@@ -92,8 +92,9 @@ def verify_command(
 @click.option("--model", type=click.Path(path_type=Path), help="The model. Default: found by its name.")
 def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
-    from verify.certificate import Rejected, read
+    from verify.certificate import read
     from verify.check import check, model_of
+    from verify.errors import Rejected
     from verify.network import Network, load
 
     networks: dict[Path, Network] = {}

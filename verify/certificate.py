@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.files import write_atomically
 from verify.intervals import Interval
 from verify.primitives import Shape
@@ -39,12 +39,6 @@ from verify.version import __version__
 _FORMAT, _VERSION = "adcert certificate", 1
 _LARGEST_INPUT = 2**28
 """Elements; more are refused before anything is allocated for them."""
-
-
-class Rejected(Problem):
-    """A certificate that proves nothing, and why."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Rejected
+from verify.certificate import Certificate
 from verify.environment import require_ieee_arithmetic
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network

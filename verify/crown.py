@@ -1,4 +1,4 @@
-"""Margins by linear bounds: first over interval bounds of the neurons, then over linear bounds of those, too."""
+"""Margins by linear bounds: over interval bounds of the neurons, then over linear bounds of those, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verify.network import Network
 from verify.primitives import Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
 from verify.rounding import Array, Contract
 
-_WORKSPACE = 2**23
+WORKSPACE = 2**23
 """Coefficients of functionals that are held at a time (64 MiB), unless a single functional has more."""
 
 
@@ -26,25 +26,29 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     refine: bound the neurons before each activation by linear bounds as well, where intervals leave their sign open;
     tighter, and many times the work.
     """
-    count = classes(network)
-    output = network.output
+    functionals = margin_functionals(network, labels)
     with np.errstate(all="ignore"):
-        intervals = _forward(output, network.input, box, contract, refine=refine)
-        rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
-        functionals = rows.reshape(*rows.shape[:2], *output.shape)
-        lower = lower_bounds(output, functionals, intervals, contract)
+        intervals = crown_intervals(network, box, contract, refine=refine)
+        lower = lower_bounds(network.output, functionals, intervals, contract)
     lower[np.arange(len(lower)), labels] = np.inf
     return lower
 
 
-def _forward(
-    output: Tensor, source: Tensor, box: Interval, contract: Contract, *, refine: bool
+def margin_functionals(network: Network, labels: Labels) -> Array:
+    """The functionals y[label] - y[j] of the output, lanes x classes x the output's shape."""
+    count = classes(network)
+    rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)
+    return rows.reshape(*rows.shape[:2], *network.output.shape)
+
+
+def crown_intervals(
+    network: Network, box: Interval, contract: Contract, *, refine: bool = True
 ) -> dict[Tensor, Interval]:
-    """Intervals of every tensor that the output depends on."""
+    """Intervals of every tensor that the output depends on. refine: by linear bounds where an activation needs them."""
     rules: Rules = interval_rules(contract)
-    intervals = {source: box}
-    for tensor in topological([output]):
-        if tensor is source:
+    intervals = {network.input: box}
+    for tensor in topological([network.output]):
+        if tensor is network.input:
             continue
         if refine and isinstance(tensor.primitive, LeakyRelu) and not _exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
@@ -60,7 +64,7 @@ def _refined(tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contra
     lanes = len(lower)
     unstable = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
     widest = max(math.prod(each.shape) for each in topological([tensor]))
-    step = max(1, _WORKSPACE // (2 * lanes * widest))
+    step = max(1, WORKSPACE // (2 * lanes * widest))
     for start in range(0, len(unstable), step):
         part = unstable[start : start + step]
         functionals = np.zeros((lanes, 2 * len(part), lower.shape[1]))

@@ -8,16 +8,26 @@ from, down to the input. Deployment enters as one dot product at every operation
     a y  >=  (a W) x + a b - |a| D.
 
 For y = relu(x) with x in [l, u], any slope in [0, 1] gives a line below and any line above both ends one above, so that
-nothing about the relaxation has to be trusted. Arrays of functionals have the shape lanes x functionals x tensor.
+nothing about the relaxation has to be trusted: a proof may choose it (alpha-CROWN, arXiv 2011.13824), and may restrict
+a bound to those executions whose deployed x has a given sign s, in which
+
+    a y  >=  a y - beta s x        for any beta >= 0
+
+(beta-CROWN, arXiv 2103.06624). This x is the very float32 number that the ReLU reads, so that the new coefficient of x
+is passed on, and charged with rounding, like any other. Arrays of functionals have the shape lanes x functionals x
+tensor; those about intervals may have a single lane for all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.primitives import (
@@ -38,6 +48,26 @@ Intervals = Mapping[Tensor, Interval]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a proof chooses at one ReLU, for each of its neurons; every choice yields valid bounds.
+
+    slope: of the line below where the sign is open, from 0 to 1 (from the ReLU's own slope to 1 for a leaky one), NaN
+        to leave it to CROWN; lanes x functionals (or one) x shape.
+    sign: 1 or -1 where the lane is about executions in which the ReLU reads a number >= 0, or <= 0, only; 0 for all;
+        lanes x shape.
+    multiplier: beta >= 0 where there is a sign; lanes x shape.
+    """
+
+    slope: Array
+    sign: Array
+    multiplier: Array
+
+
+Choices = Mapping[Tensor, Choice]
+"""By the tensor of the ReLU; CROWN decides where there is none."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One operation passed backwards: functionals of its operands, and what they leave over (lanes x functionals).
 
@@ -49,11 +79,18 @@ class Step:
     loss: Array
 
 
-def lower_bounds(target: Tensor, functionals: Array, intervals: Intervals, contract: Contract) -> Array:
+def lower_bounds(
+    target: Tensor,
+    functionals: Array,
+    intervals: Intervals,
+    contract: Contract,
+    choices: Choices = MappingProxyType({}),
+) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
     functionals: lanes x functionals x target's shape. intervals: of every tensor that the target depends on, the input
-    included, under the same contract.
+    included, under the same contract; in one lane, or as many as the functionals have. choices: a bound holds for the
+    executions that have their signs.
     """
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
@@ -64,6 +101,8 @@ def lower_bounds(target: Tensor, functionals: Array, intervals: Intervals, contr
             continue
         if isinstance(tensor.primitive, Input):
             step = _through_input(a, intervals[tensor])
+        elif isinstance(tensor.primitive, LeakyRelu):
+            step = _leaky_relu(tensor, a, intervals, contract, choices.get(tensor))
         else:
             rule = _RULES.get(type(tensor.primitive), _constant)
             step = rule(tensor, a, intervals, contract)
@@ -115,8 +154,9 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     return Step((coefficients,), _dot(a, bias), _dot(np.abs(a), error.widened((error.kappa + backward) * sums)))
 
 
-def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """s x for x < 0, else x, with 0 <= s <= 1: the line below has slope 1 or s, whichever leaves less area."""
+def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract, choice: Choice | None) -> Step:
+    """s x for x < 0, else x, with 0 <= s <= 1. Without a choice, the line below has slope 1 or s, whichever leaves less
+    area."""
     primitive: Any = tensor.primitive
     slope = primitive.slope
     if not 0 <= slope <= 1:
@@ -129,13 +169,23 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     # Whatever `above` was rounded to, this offset lifts the line over both ends, and so over the whole function.
     offset = np.maximum((1.0 - above) * np.maximum(upper, 0.0), (above - slope) * np.maximum(-lower, 0.0))
     offset *= 1.0 + 2.0**-50
-    below, above, offset = (values[:, np.newaxis] for values in (below, above, offset))
-    negative = np.minimum(a, 0.0)
-    coefficients = np.maximum(a, 0.0) * below + negative * above
+    below, above = below[:, np.newaxis], above[:, np.newaxis]
     magnitude = magnitude_of(intervals[operand])
+    added = np.zeros(())
+    if choice:
+        chosen = np.clip(slope + (1.0 - slope) * choice.slope, slope, 1.0)
+        below = np.where(unstable[:, np.newaxis] & ~np.isnan(chosen), chosen, below)
+        # Among executions with a sign the function is one line, whatever the interval says.
+        sign = choice.sign[:, np.newaxis]
+        line = np.where(sign > 0, 1.0, slope)
+        below, above = np.where(sign == 0, below, line), np.where(sign == 0, above, line)
+        offset = np.where(choice.sign == 0, offset, 0.0)
+        added = -sign * np.maximum(choice.multiplier, 0.0)[:, np.newaxis]
+    negative = np.minimum(a, 0.0)
+    coefficients = np.maximum(a, 0.0) * below + negative * above + added
     rounding = (contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow) if slope else 0.0 * magnitude
-    loss = _own(a, magnitude) + _dot(np.abs(a), rounding)
-    return Step((coefficients,), _dot(negative, offset[:, 0]), loss)
+    loss = _own(np.abs(a) + np.abs(added), magnitude) + _dot(np.abs(a), rounding)
+    return Step((coefficients,), _dot(negative, offset), loss)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -176,16 +226,22 @@ def _sum(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> 
     return Step((a, primitive.sign * a), np.zeros(a.shape[:2]), _dot(np.abs(a), rounding) + own)
 
 
-def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """The maximum is at least the element with the largest lower bound, and equals it where no other one can win."""
+@dataclass(frozen=True)
+class Winners:
+    """Of each window of a max pooling: where the element with the largest lower bound lies, whether it is always the
+    maximum, and an upper bound of the maximum where it is not; lanes x outputs."""
+
+    place: NDArray[np.intp]
+    always: NDArray[np.bool_]
+    highest: Array
+
+
+def winners(tensor: Tensor, intervals: Intervals) -> Winners:
+    """About a max pooling without constants around its operand."""
     primitive: Any = tensor.primitive
-    assert isinstance(primitive, MaxPool)
-    if primitive.padding:
-        return _constant(tensor, a, intervals, contract)
     (operand,) = tensor.operands
-    size = int(np.prod(operand.shape))
-    places = np.arange(size, dtype=np.float64).reshape(operand.shape)
-    index = np.stack(list(primitive.window.taps(places, -1.0))).reshape(-1, int(np.prod(tensor.shape))).astype(np.intp)
+    places = np.arange(math.prod(operand.shape), dtype=np.float64).reshape(operand.shape)
+    index = np.stack(list(primitive.window.taps(places, -1.0))).reshape(-1, math.prod(tensor.shape)).astype(np.intp)
     padded = [
         np.concatenate([end.reshape(len(end), -1), np.full((len(end), 1), -np.inf)], 1) for end in intervals[operand]
     ]
@@ -193,23 +249,32 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
     chosen = lower.argmax(axis=1)[:, np.newaxis]
     rivals = upper.copy()
     np.put_along_axis(rivals, chosen, -np.inf, axis=1)
-    wins = rivals.max(axis=1) <= np.take_along_axis(lower, chosen, axis=1)[:, 0]
-    winner = np.take_along_axis(np.broadcast_to(index, lower.shape), chosen, axis=1)[:, 0]
+    always = rivals.max(axis=1) <= np.take_along_axis(lower, chosen, axis=1)[:, 0]
+    place = np.take_along_axis(np.broadcast_to(index, lower.shape), chosen, axis=1)[:, 0]
+    return Winners(place, always, np.where(always, 0.0, intervals[tensor].upper.reshape(len(lower), -1)))
+
+
+def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """The maximum is at least the element with the largest lower bound, and equals it where no other one can win."""
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, MaxPool)
+    if primitive.padding:
+        return _constant(tensor, a, intervals, contract)
+    (operand,) = tensor.operands
+    best = winners(tensor, intervals)
     flat = a.reshape(*a.shape[:2], -1)
-    passed = np.where(wins[:, np.newaxis], flat, np.maximum(flat, 0.0))
-    coefficients = np.zeros((*a.shape[:2], size))
+    passed = np.where(best.always[:, np.newaxis], flat, np.maximum(flat, 0.0))
+    coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
     lanes, functionals = (np.arange(n) for n in a.shape[:2])
-    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], winner[:, np.newaxis]), passed)
-    highest = magnitude_of(intervals[operand]).reshape(len(lower), -1)[lanes[:, None], winner]
-    offset = np.where(wins, 0.0, intervals[tensor].upper.reshape(len(lower), -1))
-    own = _own(flat, highest) + _own(flat, np.abs(offset))
-    constant = _dot(np.minimum(flat, 0.0), offset)
+    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], best.place[:, np.newaxis]), passed)
+    reach = np.take_along_axis(magnitude_of(intervals[operand]).reshape(len(best.place), -1), best.place, axis=1)
+    own = _own(flat, reach) + _own(flat, np.abs(best.highest))
+    constant = _dot(np.minimum(flat, 0.0), best.highest)
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, own)
 
 
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
-    LeakyRelu: _leaky_relu,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

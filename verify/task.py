@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from verify.boxes import InputRange, box_around, parse_eps
-from verify.certificate import Certificate, Rejected
+from verify.certificate import Certificate
 from verify.certificate import write as write_certificate
 from verify.check import check
-from verify.errors import ModelProblem, Problem
+from verify.errors import ModelProblem, Problem, Rejected
 from verify.network import Network
 from verify.result import Question, write_result
 from verify.robustness import Status, Verdict, verify_classifier

@@ -1,0 +1,271 @@
+"""Linear bounds by backward substitution in torch: as in `verify.linear_bounds`, but differentiable, and approximate.
+
+One functional per lane; every array has the lanes in front. All neurons of all ReLUs stand side by side in one vector,
+in the order of `split_trees.relus`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from verify.intervals import Interval
+from verify.linear_bounds import Winners, winners
+from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.primitives import Concatenate, Constant, Input, Linear, MaxPool, Reshape, Select, Sum, Tensor, topological
+from verify.split_trees import neuron_count, relus
+
+Values = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """What bounds are computed over: for each lane a box, lines around its neurons, and a functional.
+
+    functional: of the output. centre, radius: of the box. lower, upper: bounds of what each neuron reads. slope: of each
+    neuron for negative numbers, without lanes. side: 1 or -1 for neurons that are split, else 0. others: centre and
+    radius of what only intervals bound. pools: the `Winners` of each max pooling.
+    """
+
+    functional: Values
+    centre: Values
+    radius: Values
+    lower: Values
+    upper: Values
+    slope: Values
+    side: Values
+    others: tuple[tuple[Values, ...], ...]
+    pools: tuple[tuple[Values, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.functional)
+
+    def take(self, index: Values) -> Lanes:
+        """The lanes of that index, or where it is true."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {
+            name: tuple(tuple(x[index] for x in each) for each in values.pop(name)) for name in ("others", "pools")
+        }
+        slope = values.pop("slope")
+        return Lanes(**{name: value[index] for name, value in values.items()}, **nested, slope=slope)
+
+    @property
+    def open(self) -> Values:
+        """Neurons whose line below is a choice."""
+        return (self.lower < 0) & (self.upper > 0) & (self.side == 0)
+
+    def lines(self) -> tuple[Values, Values, Values]:
+        """The slope of the line below each neuron where that is no choice, and slope and offset of the one above."""
+        active = torch.where(self.side == 0, self.upper > -self.lower, self.side > 0)
+        fixed = torch.where(active, 1.0, self.slope)
+        chord = (self.upper - self.slope * self.lower) / (self.upper - self.lower)
+        above = torch.where(self.open, chord, fixed)
+        offset = torch.where(self.open, (1.0 - above) * self.upper, 0.0)
+        return fixed, above, offset
+
+
+class Backward:
+    """Lower bounds of functionals of a network's output."""
+
+    def __init__(self, output: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.output, self.device, self.dtype = output, device, dtype
+        self.order = list(topological([output]))
+        self.relus = relus(output)
+        self.neurons = neuron_count(output)
+        self.slope = self._flat([np.full(tensor.shape, tensor.primitive.slope) for tensor in self.relus])[0]  # type: ignore[union-attr]
+        self._slices, first = {}, 0
+        for tensor in self.relus:
+            self._slices[tensor] = slice(first, first := first + math.prod(tensor.shape))
+        self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
+        covered = {*self.relus, *self._pools}
+        self._others = [
+            t
+            for t in self.order
+            if type(t.primitive) not in self._RULES
+            and t not in covered
+            and t.varies
+            and not isinstance(t.primitive, Input)
+        ]
+        self._weights: dict[int, Values] = {}
+        self._places: dict[Tensor, Values] = {}
+
+    def lanes(self, intervals: Mapping[Tensor, Interval], functional: np.ndarray[Any, Any]) -> Lanes:
+        """One lane per lane of the intervals. functional: lanes x the output's shape."""
+        (source,) = (tensor for tensor in self.order if isinstance(tensor.primitive, Input))
+        box = intervals[source]
+        before = [intervals[tensor.operands[0]] for tensor in self.relus]
+        lower, upper = (self._flat([end[which] for end in before], lanes=True) for which in (0, 1))
+        return Lanes(
+            functional=self._of(functional),
+            centre=self._of((box.lower + box.upper) / 2),
+            radius=self._of((box.upper - box.lower) / 2),
+            lower=lower,
+            upper=upper,
+            slope=self.slope,
+            side=torch.zeros_like(lower),
+            others=tuple(
+                (self._of((low + high) / 2), self._of((high - low) / 2))
+                for low, high in (intervals[tensor] for tensor in self._others)
+            ),
+            pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
+        )
+
+    def bounds(self, lanes: Lanes, slopes: Values, multipliers: Values) -> tuple[Values, Values, Values]:
+        """Lower bounds, the coefficient of each neuron's output on the way, and the coefficients of the input.
+
+        slopes: from 0 to 1 for each neuron, where it is open. multipliers: at least 0, where it is split.
+        """
+        fixed, above, offset = lanes.lines()
+        below = torch.where(lanes.open, self.slope + (1.0 - self.slope) * slopes, fixed)
+        added = -lanes.side * multipliers
+        coefficients = torch.zeros_like(below)
+        waiting = {self.output: lanes.functional}
+        total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
+        found: list[Values | None] = [None] * len(self.relus)
+        last = lanes.centre
+        for tensor in reversed(self.order):
+            a = waiting.pop(tensor, None)
+            if a is None:
+                continue
+            if isinstance(tensor.primitive, Input):
+                last = a
+                total = total + _dot(a, lanes.centre) - _dot(a.abs(), lanes.radius)
+                continue
+            if tensor in self._slices:
+                part = self._slices[tensor]
+                flat = a.reshape(len(a), -1)
+                found[self.relus.index(tensor)] = flat
+                negative = flat.clamp(max=0)
+                passed = flat.clamp(min=0) * below[:, part] + negative * above[:, part] + added[:, part]
+                total = total + (negative * offset[:, part]).sum(1)
+                operands: list[Values] = [passed.reshape(a.shape)]
+            elif tensor in self._others:
+                centre, radius = lanes.others[self._others.index(tensor)]
+                total = total + _dot(a, centre) - _dot(a.abs(), radius)
+                continue
+            elif tensor in self._pools:
+                operands, constant = _through_pool(tensor, a, lanes.pools[self._pools.index(tensor)])
+                total = total + constant
+            else:
+                operands, constant = self._RULES[type(tensor.primitive)](self, tensor, a)
+                total = total + constant
+            for operand, functional in zip(tensor.operands, operands, strict=True):
+                waiting[operand] = waiting[operand] + functional if operand in waiting else functional
+        for tensor, flat in zip(self.relus, found, strict=True):
+            if flat is not None:
+                coefficients[:, self._slices[tensor]] = flat.detach()
+        return total, coefficients, last
+
+    def _linear(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        (operand,) = tensor.operands
+        bias = self._constant(primitive.bias)
+        constant = _dot(a, bias.expand(tensor.shape)) if primitive.bias.any() else 0.0
+        return [self._adjoint(primitive.map, a, operand.shape)], constant
+
+    def _reshape(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        return [a.reshape(len(a), *tensor.operands[0].shape)], 0.0
+
+    def _select(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        (operand,) = tensor.operands
+        size = math.prod(operand.shape)
+        if tensor not in self._places:
+            index = primitive.index.reshape(-1)
+            self._places[tensor] = torch.tensor(np.where(index < 0, size, index), device=self.device)
+        flat = a.reshape(len(a), -1)
+        result = flat.new_zeros(len(a), size + 1).index_add(1, self._places[tensor], flat)
+        return [result[:, :-1].reshape(len(a), *operand.shape)], primitive.fill * result[:, -1]
+
+    def _fixed(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        return [], _dot(a, self._constant(primitive.value))
+
+    def _concatenate(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        primitive: Any = tensor.primitive
+        sizes = [operand.shape[primitive.axis] for operand in tensor.operands]
+        return list(a.split(sizes, primitive.axis + 1)), 0.0
+
+    def _sum(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        primitive: Any = tensor.primitive
+        return [a, primitive.sign * a], 0.0
+
+    _RULES: Mapping[type, Callable[..., Any]] = {
+        Constant: _fixed,
+        Linear: _linear,
+        Reshape: _reshape,
+        Select: _select,
+        Concatenate: _concatenate,
+        Sum: _sum,
+    }
+
+    def _adjoint(self, map: LinearMap, y: Values, shape: tuple[int, ...]) -> Values:
+        """A' y for every lane, where A takes arrays of that shape."""
+        if isinstance(map, Diagonal):
+            return y * self._constant(map.scale)
+        if isinstance(map, Scaled):
+            return self._adjoint(map.map, y * self._constant(map.scale), shape)
+        if isinstance(map, Reduction):
+            return y.expand(len(y), *shape)
+        if isinstance(map, Dense):
+            weight = self._constant(map.weight)
+            if weight.ndim == 2:
+                return (y.reshape(-1, y.shape[-1]) @ weight.T).reshape(len(y), *shape)
+            x = y @ weight.transpose(-1, -2)
+            repeated = [axis + 1 for axis, size in enumerate(shape) if size == 1 and x.shape[axis + 1] > 1]
+            return x.sum(repeated, keepdim=True) if repeated else x
+        assert isinstance(map, Convolution)
+        window, axes = map.window, len(map.window.kernel)
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        samples = y.reshape(-1, *y.shape[-axes - 1 :])
+        padded = transposed(
+            samples,
+            self._constant(map.weight),
+            stride=window.strides,
+            dilation=window.dilations,
+            groups=map.groups,
+        )
+        # A negative pad crops: the window's padding is no part of the operand, what no window reached has coefficient 0.
+        ends = [
+            (-begin, size + begin - reached)
+            for begin, size, reached in zip(window.begin, shape[-axes:], padded.shape[-axes:], strict=True)
+        ]
+        return F.pad(padded, [pad for pair in reversed(ends) for pad in pair]).reshape(len(y), *shape)
+
+    def _constant(self, value: np.ndarray[Any, Any]) -> Values:
+        """A weight on the device, converted once."""
+        if id(value) not in self._weights:
+            self._weights[id(value)] = self._of(value)
+        return self._weights[id(value)]
+
+    def _winners(self, best: Winners) -> tuple[Values, Values, Values]:
+        place, always = (torch.tensor(values, device=self.device) for values in (best.place, best.always))
+        return place, always, self._of(best.highest)
+
+    def _of(self, value: np.ndarray[Any, Any]) -> Values:
+        return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
+
+    def _flat(self, values: list[np.ndarray[Any, Any]], *, lanes: bool = False) -> Values:
+        count = len(values[0]) if lanes and values else 1
+        return self._of(
+            np.concatenate([value.reshape(count, -1) for value in values] or [np.zeros((count, 0))], axis=1)
+        )
+
+
+def _dot(a: Values, x: Values) -> Values:
+    return (a * x).flatten(1).sum(1)
+
+
+def _through_pool(tensor: Tensor, a: Values, best: tuple[Values, Values, Values]) -> tuple[list[Values], Values]:
+    place, always, highest = best
+    flat = a.reshape(len(a), -1)
+    (operand,) = tensor.operands
+    passed = torch.where(always, flat, flat.clamp(min=0))
+    result = flat.new_zeros(len(a), math.prod(operand.shape)).scatter_add(1, place, passed)
+    return [result.reshape(len(a), *operand.shape)], (flat.clamp(max=0) * highest).sum(1)
