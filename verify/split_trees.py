@@ -21,13 +21,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.crown import WORKSPACE, crown_intervals, margin_functionals
+from verify.crown import WORKSPACE, crown_intervals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, Choices, Intervals, lower_bounds
+from verify.linear_bounds import Choice, Intervals, lower_bounds
 from verify.network import Network
 from verify.primitives import LeakyRelu, Tensor, topological
-from verify.rounding import Array, Contract
+from verify.rounding import Array, Contract, down
 
 LEAF = -1
 
@@ -102,10 +102,21 @@ def leaf_paths(nodes: NDArray[np.int32]) -> Iterator[Path]:
         raise Rejected("one of its trees does not cover the box")
 
 
-def choices_at(
-    output: Tensor, neurons: NDArray[np.bool_], slopes: NDArray[np.uint8], paths: Sequence[Path], multipliers: Array
-) -> Choices:
-    """What each leaf chooses. slopes: leaves x neurons with a slope. multipliers: leaf by leaf, along its path."""
+def leaf_bounds(
+    output: Tensor,
+    functional: Array,
+    intervals: Intervals,
+    contract: Contract,
+    *,
+    neurons: NDArray[np.bool_],
+    paths: Sequence[Path],
+    slopes: NDArray[np.uint8],
+    multipliers: NDArray[np.float32],
+) -> Array:
+    """A lower bound of the functional (of the output's shape) at each leaf, NaN where none is known.
+
+    intervals: in one lane. The others as in `SplitProof` and `Tree`, for these leaves only.
+    """
     slope = np.full((len(paths), len(neurons)), np.nan)
     slope[:, neurons] = slopes / 255.0
     sign, multiplier = np.zeros_like(slope), np.zeros_like(slope)
@@ -121,7 +132,9 @@ def choices_at(
             slope[:, np.newaxis, part].reshape(-1, 1, *tensor.shape),
             *(values[:, part].reshape(-1, *tensor.shape) for values in (sign, multiplier)),
         )
-    return choices
+    functionals = np.broadcast_to(functional, (len(paths), 1, *output.shape))
+    found = lower_bounds(output, functionals, intervals, contract, choices)[:, 0]
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def leaves_at_a_time(output: Tensor) -> int:
@@ -130,11 +143,38 @@ def leaves_at_a_time(output: Tensor) -> int:
     return max(1, WORKSPACE // (4 * max(*sizes, neuron_count(output))))
 
 
-def least_bound(
-    output: Tensor, functional: Array, intervals: Intervals, contract: Contract, proof: SplitProof, tree: Tree
+def split_bounds(
+    network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract, proof: SplitProof
+) -> Array:
+    """For each functional of the output, with its constant, a lower bound over the box, as far as the proof needs it to
+    be established; NaN where nothing can be said.
+
+    box: in one lane. functionals: functionals x the output's shape. Raises Rejected for a proof that does not fit.
+    """
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, contract)
+        (lower,) = lower_bounds(network.output, functionals[np.newaxis], intervals, contract)
+        lower = down(lower + constants)
+        for tree in proof.trees:
+            which = tree.functional
+            if not 0 <= which < len(lower):
+                raise Rejected("one of its trees is about a functional that does not exist")
+            if not lower[which] > 0:
+                found = _least(network.output, functionals[which], constants[which], intervals, contract, proof, tree)
+                lower[which] = found
+    return lower
+
+
+def _least(
+    output: Tensor,
+    functional: Array,
+    constant: float,
+    intervals: Intervals,
+    contract: Contract,
+    proof: SplitProof,
+    tree: Tree,
 ) -> float:
-    """The lower bound of the functional (of the output's shape) over all leaves of a tree, or over as many as it takes
-    to find one that is not positive; raises Rejected if the proof does not fit the network or is malformed."""
+    """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
     count = neuron_count(output)
     if len(proof.neurons) != count:
         raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
@@ -147,29 +187,18 @@ def least_bound(
         if len(slopes) != len(part) or len(multipliers) != needed:
             raise Rejected("it lacks slopes or multipliers for some of its leaves")
         first, used = first + len(part), used + needed
-        choices = choices_at(output, proof.neurons, slopes, part, multipliers.astype(np.float64))
-        functionals = np.broadcast_to(functional, (len(part), 1, *output.shape))
-        bounds = lower_bounds(output, functionals, intervals, contract, choices)
-        least = min(least, float(bounds.min())) if np.isfinite(bounds).all() else math.nan
-        if not least > 0:
-            break
+        found = leaf_bounds(
+            output,
+            functional,
+            intervals,
+            contract,
+            neurons=proof.neurons,
+            paths=part,
+            slopes=slopes,
+            multipliers=multipliers,
+        )
+        lowest = float(down(found + constant).min())  # NaN if any of them is
+        if not lowest > 0:
+            return lowest
+        least = min(least, lowest)
     return least
-
-
-def split_margins(network: Network, box: Interval, label: int, contract: Contract, proof: SplitProof) -> Array:
-    """For the box's only lane and each class j, a lower bound of y[label] - y[j], as far as the proof needs it to be
-    established; infinity for the label itself, NaN where nothing can be said. Raises Rejected for a proof that does not
-    fit the network."""
-    output = network.output
-    functionals = margin_functionals(network, np.array([label]))
-    with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, contract)
-        (lower,) = lower_bounds(output, functionals, intervals, contract)
-        lower[label] = np.inf
-        for tree in proof.trees:
-            if not 0 <= tree.functional < len(lower):
-                raise Rejected("one of its trees is about a functional that does not exist")
-            if not lower[tree.functional] > 0:
-                functional = functionals[0, tree.functional]
-                lower[tree.functional] = least_bound(output, functional, intervals, contract, proof, tree)
-    return np.asarray(lower[np.newaxis])
