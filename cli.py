@@ -1,6 +1,7 @@
 """The command line: `python cli.py COMMAND` from a checkout, `adcert COMMAND` once installed.
 
-Each command imports what it needs when it runs, so that `--help` stays fast and verification never loads torch.
+Each command imports what it needs when it runs, so that `--help` stays fast and verification loads torch only to search
+for proofs.
 Human output goes to stderr, machine output to stdout. Exit codes are the project's interface:
 0 done, 1 refuted or below a threshold, 2 usage, 3 undecided, 4 model or property unsupported, 70 internal error.
 """
@@ -28,7 +29,19 @@ def commands() -> None:
 @click.option("--eps", help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.")
 @click.option("--start", default=0, show_default=True, help="Index of the first sample.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
-@click.option("--method", type=click.Choice(["ibp", "crown"]), default="ibp", show_default=True, help="How to bound.")
+@click.option(
+    "--method",
+    type=click.Choice(["ibp", "crown", "alpha-crown", "complete"]),
+    default="ibp",
+    show_default=True,
+    help="How to prove: each tries those before it first.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long alpha-crown and complete may search for the proof of one sample. Default: 20.",
+)
 @click.option(
     "--contract",
     type=click.Choice(["float32-any-order", "real"]),
@@ -48,6 +61,7 @@ def verify_command(
     start: int,
     count: int | None,
     method: str,
+    timeout: float | None,
     contract: str,
     certificates: Path | None,
     json_path: Path | None,
@@ -65,7 +79,15 @@ def verify_command(
 
     network = load(model)
     question = question_about(
-        network, str(model), data=data, eps=eps, start=start, count=count, method=method, contract=contract
+        network,
+        str(model),
+        data=data,
+        eps=eps,
+        start=start,
+        count=count,
+        method=method,
+        contract=contract,
+        timeout_s=timeout,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     if resume and not result_path:

@@ -1,9 +1,9 @@
 """Does a certificate prove what it says? Established anew from the certificate and the model file alone.
 
 Trusted: this module and what it imports (certificate, onnx_file, operators, network, fusion, batching, primitives,
-linear_maps, windows, interpreter, intervals, linear_bounds, bounds, margins, crown, methods, rounding, environment),
-numpy and onnx. Nothing that was
-computed when the certificate was written is believed.
+linear_maps, windows, interpreter, intervals, linear_bounds, bounds, margins, crown, split_trees, methods, rounding,
+environment), numpy and onnx. Nothing that was computed when the certificate was written is believed: a proof's slopes,
+multipliers and splits are choices, each of which is as valid as any other.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from verify.certificate import Certificate
+from verify.crown import margin_functionals
 from verify.environment import require_ieee_arithmetic
 from verify.errors import Problem, Rejected
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
 from verify.rounding import CONTRACTS
+from verify.split_trees import split_bounds
 
 
 def check(certificate: Certificate, network: Network) -> None:
@@ -27,8 +29,9 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("it is about another model: the SHA-256 differs")
     if certificate.contract not in CONTRACTS:
         raise Rejected(f"its contract {certificate.contract!r} is unknown")
-    if certificate.proof not in PROOFS:
-        raise Rejected(f"its proof is of the unknown kind {certificate.proof!r}")
+    proof = certificate.proof
+    if isinstance(proof, str) and proof not in PROOFS:
+        raise Rejected(f"its proof is of the unknown kind {proof!r}")
     if certificate.lower.shape != network.input.shape:
         raise Rejected("its box does not have the shape of the model's input")
     if not (np.isfinite(certificate.lower) & np.isfinite(certificate.upper)).all():
@@ -39,10 +42,15 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("its label is not one of the model's classes")
     require_ieee_arithmetic()
     contract = CONTRACTS[certificate.contract]
-    bound = PROOFS[certificate.proof]
-    margins = bound(network, certificate.box, np.array([certificate.label]), contract)
-    if not (margins > 0).all():  # NaN, about which nothing is known, is not greater
-        raise Rejected(f"bounds by {certificate.proof} do not prove it")
+    label = np.array([certificate.label])
+    if isinstance(proof, str):
+        lower, name = PROOFS[proof](network, certificate.box, label, contract), f"by {proof}"
+    else:
+        functionals, constants = margin_functionals(network, label)
+        lower = split_bounds(network, certificate.box, functionals[0], constants[0], contract, proof)
+        name = "over its trees of splits"
+    if not (lower > 0).all():  # NaN, about which nothing is known, is not greater
+        raise Rejected(f"bounds {name} do not prove it")
 
 
 def model_of(certificate: Certificate, path: Path) -> Path:

@@ -26,7 +26,7 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     refine: bound the neurons before each activation by linear bounds as well, where intervals leave their sign open;
     tighter, and many times the work.
     """
-    functionals = margin_functionals(network, labels)
+    functionals, _ = margin_functionals(network, labels)
     with np.errstate(all="ignore"):
         intervals = crown_intervals(network, box, contract, refine=refine)
         lower = lower_bounds(network.output, functionals, intervals, contract)
@@ -34,11 +34,13 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     return lower
 
 
-def margin_functionals(network: Network, labels: Labels) -> Array:
-    """The functionals y[label] - y[j] of the output, lanes x classes x the output's shape."""
+def margin_functionals(network: Network, labels: Labels) -> tuple[Array, Array]:
+    """The functionals y[label] - y[j] of the output, lanes x classes x the output's shape; and constants to add, lanes
+    x classes: 1 for the label itself, else 0, so that the answer is the label if and only if all are positive."""
     count = classes(network)
-    rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)
-    return rows.reshape(*rows.shape[:2], *network.output.shape)
+    own = np.eye(count)[labels]
+    rows = own[:, np.newaxis] - np.eye(count)
+    return rows.reshape(*rows.shape[:2], *network.output.shape), own
 
 
 def crown_intervals(

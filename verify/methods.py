@@ -1,4 +1,4 @@
-"""The ways to bound a classifier's margins, by name, and the methods that try them in turn."""
+"""The ways to prove a classifier's margins positive, by name, and the methods that try them in turn."""
 
 from __future__ import annotations
 
@@ -21,8 +21,18 @@ PROOFS: dict[str, MarginBounds] = {
 }
 """Each of these proves a margin positive from the model and the box alone."""
 
+ALPHA_CROWN, COMPLETE = "alpha-crown", "complete"
+"""These search for a proof (`verify.search`), for a limited time: without splits, and with as many as it takes."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
     "crown": ("ibp", "crown-ibp", "crown"),
+    ALPHA_CROWN: ("ibp", "crown-ibp", "crown", ALPHA_CROWN),
+    COMPLETE: ("ibp", "crown-ibp", "crown", COMPLETE),
 }
 """What a method tries, the cheapest first; what one way settles the next ones need not look at."""
+
+
+def searches(method: str) -> bool:
+    """Whether a method searches, so that a time limit means something."""
+    return METHODS[method][-1] not in PROOFS

@@ -24,12 +24,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked: everything that a verdict depends on. eps: in the units of the model's input."""
+    """What was asked: everything that a verdict depends on. eps: in the units of the model's input. timeout_s: for a
+    sample, None where the method does not search."""
 
     model_path: str
     model_sha256: str
     contract: str
     method: str
+    timeout_s: float | None
     eps: Fraction
     input_range: InputRange | None
     data: Samples
@@ -40,6 +42,7 @@ class Question:
             "model": {"path": self.model_path, "sha256": self.model_sha256},
             "contract": self.contract,
             "method": self.method,
+            "timeout_s": self.timeout_s,
             "norm": "linf",
             "eps": float(self.eps),
             "eps_exact": str(self.eps),
@@ -73,7 +76,7 @@ class Summary:
             samples=len(verdicts),
             clean_accuracy=percent(sum(v.prediction == v.label for v in verdicts)),
             certified_accuracy=percent(sum(v.status is Status.VERIFIED for v in verdicts)),
-            undecided=sum(v.status is Status.UNKNOWN for v in verdicts),
+            undecided=sum(v.status in (Status.UNKNOWN, Status.TIMEOUT) for v in verdicts),
             time_s=sum(v.time_s for v in verdicts),
         )
 

@@ -7,8 +7,8 @@ in the order of `split_trees.relus`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ Values = torch.Tensor
 class Lanes:
     """What bounds are computed over: for each lane a box, lines around its neurons, and a functional.
 
-    functional: of the output. centre, radius: of the box. lower, upper: bounds of what each neuron reads. slope: of each
-    neuron for negative numbers, without lanes. side: 1 or -1 for neurons that are split, else 0. others: centre and
-    radius of what only intervals bound. pools: the `Winners` of each max pooling.
+    functional: of the output. centre, radius: of the box. lower, upper: bounds of what each neuron reads. slope: of
+    each neuron for negative numbers, without lanes. side: 1 or -1 for neurons that are split, else 0. others: centre
+    and radius of what only intervals bound. pools: the `Winners` of each max pooling.
     """
 
     functional: Values
@@ -48,12 +48,31 @@ class Lanes:
 
     def take(self, index: Values) -> Lanes:
         """The lanes of that index, or where it is true."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = {
-            name: tuple(tuple(x[index] for x in each) for each in values.pop(name)) for name in ("others", "pools")
-        }
-        slope = values.pop("slope")
-        return Lanes(**{name: value[index] for name, value in values.items()}, **nested, slope=slope)
+        return self._mapped(lambda values: values[0][index], [self])
+
+    @staticmethod
+    def joined(parts: Sequence[Lanes]) -> Lanes:
+        """The lanes of all parts, one after the other."""
+        return Lanes._mapped(torch.cat, parts)
+
+    @staticmethod
+    def _mapped(function: Callable[[list[Values]], Values], parts: Sequence[Lanes]) -> Lanes:
+        """Each array made of the corresponding ones of the parts."""
+
+        def nested(*values: tuple[tuple[Values, ...], ...]) -> tuple[tuple[Values, ...], ...]:
+            return tuple(tuple(map(function, map(list, zip(*each, strict=True)))) for each in zip(*values, strict=True))
+
+        return Lanes(
+            functional=function([part.functional for part in parts]),
+            centre=function([part.centre for part in parts]),
+            radius=function([part.radius for part in parts]),
+            lower=function([part.lower for part in parts]),
+            upper=function([part.upper for part in parts]),
+            slope=parts[0].slope,
+            side=function([part.side for part in parts]),
+            others=nested(*(part.others for part in parts)),
+            pools=nested(*(part.pools for part in parts)),
+        )
 
     @property
     def open(self) -> Values:
@@ -102,15 +121,15 @@ class Backward:
         before = [intervals[tensor.operands[0]] for tensor in self.relus]
         lower, upper = (self._flat([end[which] for end in before], lanes=True) for which in (0, 1))
         return Lanes(
-            functional=self._of(functional),
-            centre=self._of((box.lower + box.upper) / 2),
-            radius=self._of((box.upper - box.lower) / 2),
+            functional=self.values(functional),
+            centre=self.values((box.lower + box.upper) / 2),
+            radius=self.values((box.upper - box.lower) / 2),
             lower=lower,
             upper=upper,
             slope=self.slope,
             side=torch.zeros_like(lower),
             others=tuple(
-                (self._of((low + high) / 2), self._of((high - low) / 2))
+                (self.values((low + high) / 2), self.values((high - low) / 2))
                 for low, high in (intervals[tensor] for tensor in self._others)
             ),
             pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
@@ -127,12 +146,11 @@ class Backward:
         coefficients = torch.zeros_like(below)
         waiting = {self.output: lanes.functional}
         total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
-        found: list[Values | None] = [None] * len(self.relus)
         last = lanes.centre
         for tensor in reversed(self.order):
-            a = waiting.pop(tensor, None)
-            if a is None:
+            if tensor not in waiting:
                 continue
+            a = waiting.pop(tensor)
             if isinstance(tensor.primitive, Input):
                 last = a
                 total = total + _dot(a, lanes.centre) - _dot(a.abs(), lanes.radius)
@@ -140,7 +158,7 @@ class Backward:
             if tensor in self._slices:
                 part = self._slices[tensor]
                 flat = a.reshape(len(a), -1)
-                found[self.relus.index(tensor)] = flat
+                coefficients[:, part] = flat.detach()
                 negative = flat.clamp(max=0)
                 passed = flat.clamp(min=0) * below[:, part] + negative * above[:, part] + added[:, part]
                 total = total + (negative * offset[:, part]).sum(1)
@@ -157,9 +175,6 @@ class Backward:
                 total = total + constant
             for operand, functional in zip(tensor.operands, operands, strict=True):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
-        for tensor, flat in zip(self.relus, found, strict=True):
-            if flat is not None:
-                coefficients[:, self._slices[tensor]] = flat.detach()
         return total, coefficients, last
 
     def _linear(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
@@ -190,7 +205,7 @@ class Backward:
     def _concatenate(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
         primitive: Any = tensor.primitive
         sizes = [operand.shape[primitive.axis] for operand in tensor.operands]
-        return list(a.split(sizes, primitive.axis + 1)), 0.0
+        return list(torch.split(a, sizes, primitive.axis + 1)), 0.0
 
     def _sum(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
         primitive: Any = tensor.primitive
@@ -231,7 +246,7 @@ class Backward:
             dilation=window.dilations,
             groups=map.groups,
         )
-        # A negative pad crops: the window's padding is no part of the operand, what no window reached has coefficient 0.
+        # A negative pad crops the window's own padding; what no window reaches has coefficient 0.
         ends = [
             (-begin, size + begin - reached)
             for begin, size, reached in zip(window.begin, shape[-axes:], padded.shape[-axes:], strict=True)
@@ -241,19 +256,19 @@ class Backward:
     def _constant(self, value: np.ndarray[Any, Any]) -> Values:
         """A weight on the device, converted once."""
         if id(value) not in self._weights:
-            self._weights[id(value)] = self._of(value)
+            self._weights[id(value)] = self.values(value)
         return self._weights[id(value)]
 
     def _winners(self, best: Winners) -> tuple[Values, Values, Values]:
         place, always = (torch.tensor(values, device=self.device) for values in (best.place, best.always))
-        return place, always, self._of(best.highest)
+        return place, always, self.values(best.highest)
 
-    def _of(self, value: np.ndarray[Any, Any]) -> Values:
+    def values(self, value: np.ndarray[Any, Any]) -> Values:
         return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
 
     def _flat(self, values: list[np.ndarray[Any, Any]], *, lanes: bool = False) -> Values:
         count = len(values[0]) if lanes and values else 1
-        return self._of(
+        return self.values(
             np.concatenate([value.reshape(count, -1) for value in values] or [np.zeros((count, 0))], axis=1)
         )
 
@@ -262,7 +277,7 @@ def _dot(a: Values, x: Values) -> Values:
     return (a * x).flatten(1).sum(1)
 
 
-def _through_pool(tensor: Tensor, a: Values, best: tuple[Values, Values, Values]) -> tuple[list[Values], Values]:
+def _through_pool(tensor: Tensor, a: Values, best: tuple[Values, ...]) -> tuple[list[Values], Values]:
     place, always, highest = best
     flat = a.reshape(len(a), -1)
     (operand,) = tensor.operands

@@ -12,11 +12,11 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 
 import numpy as np
 import torch
@@ -36,8 +36,11 @@ from verify.split_trees import LEAF, Path, SplitProof, Tree, leaf_bounds, leaves
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_LEAVES = Settings(iterations=20, slope_step=0.1, multiplier_step=0.2, decay=0.95)
 
+_ELEMENTS = 2**22, 2**28
+"""Values of the network, over all lanes, that are worked on at a time: on a CPU, for its caches, and on a GPU."""
+
 Refute = Callable[[int, Array], bool]
-"""Told a box and an input in it at which a bound is lowest; whether that settles the box, so that no proof is needed."""
+"""Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
 
 
 class Ending(StrEnum):
@@ -60,6 +63,11 @@ class Outcome:
     spent_s: float
 
     @property
+    def timed_out(self) -> bool:
+        """Whether there might have been a proof, given more time."""
+        return self.ending is Ending.TIMEOUT
+
+    @property
     def branched(self) -> bool:
         """Whether the proof splits anything."""
         return self.proof is not None and any(len(tree.nodes) > 1 for tree in self.proof.trees)
@@ -78,26 +86,33 @@ class _Node:
 
 
 @dataclass(eq=False)
-class _Task:
-    """One functional over one box."""
+class _Box:
+    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
+    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work."""
 
-    box: int
-    functional: int
+    index: int
+    intervals: dict[Tensor, Interval]
+    lanes: Lanes
+    neurons: NDArray[np.bool_]
+    tasks: list[_Task] = field(default_factory=list)
+    slack: float = 0.0
+    spent_s: float = 0.0
+    ending: Ending | None = None
+
+
+@dataclass(eq=False)
+class _Task:
+    """One functional over one box; its leaves that are not proved wait in a heap."""
+
+    box: _Box
+    row: int
+    functional: Array
+    constant: float
     root: _Node
     waiting: list[tuple[float, int, _Node]] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class _Box:
-    """intervals: rigorous, in one lane. slack: how much more than zero an approximate bound must be for the rigorous one
-    to follow. spent_s: seconds of work."""
-
-    intervals: dict[Tensor, Interval]
-    neurons: NDArray[np.bool_]
-    tasks: list[_Task]
-    slack: float = 0.0
-    spent_s: float = 0.0
-    ending: Ending | None = None
+_Leaves = Sequence[tuple[_Task, _Node]]
 
 
 def search(
@@ -111,19 +126,15 @@ def search(
     seconds: float,
     refute: Refute | None = None,
     device: torch.device | None = None,
-) -> list[Outcome]:
-    """For each box, try to prove every functional of the output, plus its constant, positive.
+) -> Iterator[Outcome]:
+    """For each box in turn, try to prove every functional of the output, plus its constant, positive.
 
-    box: lanes x the shape of the network's only input. functionals: lanes x functionals x the output's shape, constants:
-    lanes x functionals. branch: split neurons, rather than optimise slopes only. seconds: of work for each box.
+    The work on a box uses what lanes the ones before it leave free. box: lanes x the shape of the network's only input.
+    functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
+    than optimise slopes only. seconds: of work for each box.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        return _Search(network, box, functionals, constants, contract, seconds, refute, device).run(branch)
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+    yield from _Search(network, box, functionals, constants, contract, seconds, refute, device).run(branch)
 
 
 class _Search:
@@ -139,66 +150,79 @@ class _Search:
         device: torch.device,
     ) -> None:
         self.network, self.output, self.contract, self.device = network, network.output, contract, device
-        self.functionals, self.constants, self.seconds, self.refute = functionals, constants, seconds, refute
+        self.box, self.functionals, self.constants = box, functionals, constants
+        self.seconds, self.refute = seconds, refute
         self.backward = Backward(network.output, device)
         self.order = count()
         size = sum(math.prod(tensor.shape) for tensor in topological([self.output]))
-        budget = 2**22 if device.type == "cpu" else 2**28
-        self.width = int(np.clip(budget // (4 * size), 2, 1024))
-        self.boxes = [
-            self._opened(index, Interval(*(end[index : index + 1] for end in box))) for index in range(len(box.lower))
-        ]
-        together = {
-            tensor: Interval(*(np.concatenate([each.intervals[tensor][end] for each in self.boxes]) for end in (0, 1)))
-            for tensor in self.boxes[0].intervals
-        }
-        self.base = self.backward.lanes(together, functionals[:, 0])
-        self.rows = torch.tensor(functionals, device=device, dtype=self.backward.dtype)
-        self.shifts = torch.tensor(constants, device=device, dtype=self.backward.dtype)
+        self.width = int(np.clip(_ELEMENTS[device.type == "cuda"] // (4 * size), 2, 1024))
+        self.boxes: list[_Box] = []
 
-    def _opened(self, index: int, box: Interval) -> _Box:
+    def run(self, branch: bool) -> Iterator[Outcome]:
+        done = 0
+        while done < len(self.box.lower):
+            picked = self._picked()
+            if 2 * len(picked) < self.width and len(self.boxes) < len(self.box.lower):
+                self._open(branch)
+            if picked:
+                self._bound(self._split(picked), AT_LEAVES)
+            while done < len(self.boxes) and self._ended(self.boxes[done]):
+                yield self._outcome(self.boxes[done])
+                self.boxes[done].lanes = self.boxes[done].lanes.take(torch.zeros(0, dtype=torch.long))
+                done += 1
+
+    def _open(self, branch: bool) -> None:
+        """Look at further boxes, as many as it takes to fill the lanes."""
+        roots: list[tuple[_Task, _Node]] = []
+        while len(roots) < self.width and len(self.boxes) < len(self.box.lower):
+            box = self._opened(len(self.boxes))
+            self.boxes.append(box)
+            roots += [(task, task.root) for task in box.tasks]
+        self._bound(roots, AT_ROOT)
+        if not branch:
+            for task, _ in roots:
+                if task.waiting:
+                    task.box.ending = Ending.UNDECIDED
+
+    def _opened(self, index: int) -> _Box:
         """A box with a task for every functional that CROWN does not prove."""
         began = time.perf_counter()
+        box = Interval(*(end[index : index + 1] for end in self.box))
+        functionals, constants = self.functionals[index], self.constants[index]
         with np.errstate(all="ignore"):
             intervals = crown_intervals(self.network, box, self.contract)
-            (lower,) = lower_bounds(self.output, self.functionals[index][np.newaxis], intervals, self.contract)
+            (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
         before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
         low, high = (np.concatenate([each[end].reshape(-1) for each in before] or [np.zeros(0)]) for end in (0, 1))
         neurons = (low < 0) & (high > 0)
         start = np.where(high > -low, 255, 0).astype(np.uint8)[neurons]
-        still = np.flatnonzero(~(down(lower + self.constants[index]) > 0))
-        tasks = [_Task(index, int(row), _Node([], start, np.zeros(0, np.float32))) for row in still]
-        return _Box(intervals, neurons, tasks, spent_s=time.perf_counter() - began)
+        opened = _Box(index, intervals, self.backward.lanes(intervals, functionals[:1]), neurons)
+        for row in np.flatnonzero(~(down(lower + constants) > 0)):
+            root = _Node([], start, np.zeros(0, np.float32))
+            opened.tasks.append(_Task(opened, int(row), functionals[row], float(constants[row]), root))
+        opened.spent_s = time.perf_counter() - began
+        return opened
 
-    def run(self, branch: bool) -> list[Outcome]:
-        roots = [(task, task.root) for box in self.boxes for task in box.tasks]
-        self._bound(roots, AT_ROOT)
-        while branch and (picked := self._picked()):
-            parts = self._split(picked)
-            self._bound(parts, AT_LEAVES)
-        return [self._outcome(box) for box in self.boxes]
-
-    def _open(self, box: _Box) -> bool:
-        """Whether there is still something to do about a box, and time for it."""
+    def _ended(self, box: _Box) -> bool:
+        """Whether nothing is left to do about a box, or no time for it."""
         if box.ending is None and not any(task.waiting for task in box.tasks):
             box.ending = Ending.PROVED
         if box.ending is None and box.spent_s >= self.seconds:
             box.ending = Ending.TIMEOUT
-        return box.ending is None
+        return box.ending is not None
 
     def _picked(self) -> list[tuple[_Task, _Node]]:
-        """The worst leaves of each open box, as many as fit."""
-        open_boxes = [box for box in self.boxes if self._open(box)]
-        picked = []
-        for box in open_boxes:
-            for _ in range(max(1, self.width // (2 * len(open_boxes)))):
-                if len(picked) >= max(1, self.width // 2) or not any(task.waiting for task in box.tasks):
-                    break
+        """The worst leaves of the first open box, and of later ones as far as there are lanes for both halves."""
+        picked: list[tuple[_Task, _Node]] = []
+        for box in self.boxes:
+            if self._ended(box):
+                continue
+            while 2 * len(picked) < self.width and any(task.waiting for task in box.tasks):
                 task = min((task for task in box.tasks if task.waiting), key=lambda task: task.waiting[0][0])
                 picked.append((task, heapq.heappop(task.waiting)[2]))
         return picked
 
-    def _split(self, picked: Sequence[tuple[_Task, _Node]]) -> list[tuple[_Task, _Node]]:
+    def _split(self, picked: _Leaves) -> list[tuple[_Task, _Node]]:
         """Both halves of each leaf, at the neurons that promise most."""
         began = time.perf_counter()
         lanes, slopes, multipliers = self._lanes(picked)
@@ -208,7 +232,7 @@ class _Search:
         parts = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
             if neuron == LEAF:  # nothing is left to split
-                self.boxes[task.box].ending = self.boxes[task.box].ending or Ending.UNDECIDED
+                task.box.ending = task.box.ending or Ending.UNDECIDED
                 continue
             node.neuron = neuron
             multiplier = np.append(node.multipliers, np.float32(0))
@@ -219,26 +243,25 @@ class _Search:
         self._charge([task for task, _ in picked], time.perf_counter() - began)
         return parts
 
-    def _attack(self, picked: Sequence[tuple[_Task, _Node]], lanes: Lanes, slopes: Values, multipliers: Values) -> None:
+    def _attack(self, picked: _Leaves, lanes: Lanes, slopes: Values, multipliers: Values) -> None:
         with torch.no_grad():
             _, _, direction = self.backward.bounds(lanes, slopes / 255.0, multipliers)
         points = (lanes.centre - lanes.radius * direction.sign()).double().cpu().numpy()
         assert self.refute
         for (task, _), point in zip(picked, points, strict=True):
-            box = self.boxes[task.box]
-            if box.ending is None and self.refute(task.box, point):
-                box.ending = Ending.REFUTED
+            if task.box.ending is None and self.refute(task.box.index, point):
+                task.box.ending = Ending.REFUTED
 
-    def _bound(self, leaves: Sequence[tuple[_Task, _Node]], settings: Settings) -> None:
+    def _bound(self, leaves: _Leaves, settings: Settings) -> None:
         """Bound leaves, and queue those that are not proved."""
         for start in range(0, len(leaves), self.width):
-            part = [leaf for leaf in leaves[start : start + self.width] if self.boxes[leaf[0].box].ending is None]
+            part = [leaf for leaf in leaves[start : start + self.width] if leaf[0].box.ending is None]
             if not part:
                 continue
             began = time.perf_counter()
             lanes, slopes, multipliers = self._lanes(part)
             tasks = [task for task, _ in part]
-            target = [self.boxes[task.box].slack - self.constants[task.box, task.functional] for task in tasks]
+            target = [task.box.slack - task.constant for task in tasks]
             found = optimised(
                 self.backward,
                 lanes,
@@ -251,15 +274,15 @@ class _Search:
             self._keep(part, found)
             self._charge(tasks, time.perf_counter() - began)
 
-    def _keep(self, leaves: Sequence[tuple[_Task, _Node]], found: Found) -> None:
+    def _keep(self, leaves: _Leaves, found: Found) -> None:
         """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
         bounds, slopes, multipliers = (
             values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers)
         )
         likely: dict[_Task, list[_Node]] = {}
         for lane, (task, node) in enumerate(leaves):
-            box = self.boxes[task.box]
-            node.bound = float(bounds[lane]) + self.constants[task.box, task.functional]
+            box = task.box
+            node.bound = float(bounds[lane]) + task.constant
             node.slopes = slopes[lane, box.neurons]
             node.multipliers = multipliers[lane, [neuron for neuron, _ in node.path]].astype(np.float32)
             if node.bound > box.slack:
@@ -273,11 +296,11 @@ class _Search:
 
     def _settle(self, task: _Task, nodes: Sequence[_Node]) -> None:
         """Queue those of the leaves that rigorous bounds do not prove."""
-        box = self.boxes[task.box]
+        box = task.box
         with np.errstate(all="ignore"):
             found = leaf_bounds(
                 self.output,
-                self.functionals[task.box, task.functional],
+                task.functional,
                 box.intervals,
                 self.contract,
                 neurons=box.neurons,
@@ -285,7 +308,7 @@ class _Search:
                 slopes=np.stack([node.slopes for node in nodes]),
                 multipliers=np.concatenate([node.multipliers for node in nodes]),
             )
-        rigorous = down(found + self.constants[task.box, task.functional])
+        rigorous = down(found + task.constant)
         for node, bound in zip(nodes, rigorous.tolist(), strict=True):
             if not bound > 0:
                 box.slack = max(box.slack, 1.5 * (node.bound - bound)) if math.isfinite(bound) else math.inf
@@ -295,39 +318,41 @@ class _Search:
     def _queue(self, task: _Task, node: _Node) -> None:
         heapq.heappush(task.waiting, (node.bound, next(self.order), node))
 
-    def _lanes(self, leaves: Sequence[tuple[_Task, _Node]]) -> tuple[Lanes, Values, Values]:
+    def _lanes(self, leaves: _Leaves) -> tuple[Lanes, Values, Values]:
         """The leaves as lanes, with the slopes (in 255ths) and multipliers that they have."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
         for lane, (task, node) in enumerate(leaves):
-            slopes[lane, self.boxes[task.box].neurons] = node.slopes
+            slopes[lane, task.box.neurons] = node.slopes
             for (neuron, side), multiplier in zip(node.path, node.multipliers, strict=True):
                 sides[lane, neuron], multipliers[lane, neuron] = side, multiplier
-        where = torch.tensor([task.box for task, _ in leaves], device=self.device)
-        which = torch.tensor([task.functional for task, _ in leaves], device=self.device)
-        dtype = self.backward.dtype
-        start, side, multiplier = (
-            torch.tensor(values, device=self.device, dtype=dtype) for values in (slopes, sides, multipliers)
+        around = Lanes.joined(
+            [
+                box.lanes.take(torch.zeros(len(list(same)), dtype=torch.long, device=self.device))
+                for box, same in groupby(leaves, key=lambda leaf: leaf[0].box)
+            ]
         )
-        return replace(self.base.take(where), functional=self.rows[where, which], side=side), start, multiplier
+        functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
+        lanes = replace(around, functional=functional, side=self.backward.values(sides))
+        return lanes, self.backward.values(slopes), self.backward.values(multipliers)
 
     def _late(self, tasks: Sequence[_Task], began: float) -> bool:
         """Whether some box has no time left, given that the work on these tasks began then."""
         elapsed = time.perf_counter() - began
         return any(
-            self.boxes[index].spent_s + elapsed * lanes / len(tasks) > self.seconds
-            for index, lanes in Counter(task.box for task in tasks).items()
+            box.spent_s + elapsed * lanes / len(tasks) > self.seconds
+            for box, lanes in Counter(task.box for task in tasks).items()
         )
 
     def _charge(self, tasks: Sequence[_Task], elapsed: float) -> None:
         for task in tasks:
-            self.boxes[task.box].spent_s += elapsed / len(tasks)
+            task.box.spent_s += elapsed / len(tasks)
 
     def _outcome(self, box: _Box) -> Outcome:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
-        ending = Ending.PROVED if not bounds else box.ending or Ending.UNDECIDED
-        proof = SplitProof(box.neurons, tuple(map(_tree, box.tasks))) if ending is Ending.PROVED else None
-        return Outcome(ending, proof, min(bounds, default=0.0), box.spent_s)
+        assert box.ending
+        proof = SplitProof(box.neurons, tuple(map(_tree, box.tasks))) if box.ending is Ending.PROVED else None
+        return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
 
 
 def _tree(task: _Task) -> Tree:
@@ -340,7 +365,7 @@ def _tree(task: _Task) -> Tree:
         if not node.parts:
             leaves.append(node)
     return Tree(
-        task.functional,
+        task.row,
         np.array(nodes, np.int32),
         np.stack([leaf.slopes for leaf in leaves]),
         np.concatenate([leaf.multipliers for leaf in leaves]),

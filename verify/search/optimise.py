@@ -15,8 +15,8 @@ _FIRST, _SECOND = 0.9, 0.999
 
 @dataclass(frozen=True)
 class Settings:
-    """iterations: at most. slope_step: of the first iteration, for slopes; multiplier_step: the same for multipliers, in
-    units of the coefficient that the neuron's output has. decay: of both, per iteration."""
+    """iterations: at most. slope_step: of the first iteration, for slopes; multiplier_step: for multipliers, in units
+    of the coefficient that the neuron's output has. decay: of both, per iteration."""
 
     iterations: int
     slope_step: float
