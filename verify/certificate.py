@@ -40,7 +40,7 @@ from verify.split_trees import SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _VERSION = "adcert certificate", 1
-_LARGEST = 2**28
+_LARGEST, _LARGEST_PROOF = 2**28, 2**27
 """Elements of the input, and bytes of a proof; more are refused before anything is allocated for them."""
 
 _SPLITS = "split-trees"
@@ -153,7 +153,7 @@ def _proof(fields: dict[str, Any]) -> str | SplitProof:
         raise Rejected("a size in its proof is malformed")
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
-    if sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees) > _LARGEST:
+    if sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees) > _LARGEST_PROOF:
         raise Rejected("its proof is too large")
     return SplitProof(
         bits.astype(bool),

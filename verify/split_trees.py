@@ -78,19 +78,24 @@ def neuron_count(output: Tensor) -> int:
     return sum(math.prod(tensor.shape) for tensor in relus(output))
 
 
-def leaf_paths(nodes: NDArray[np.int32]) -> Iterator[Path]:
-    """The path to each leaf, in order; raises Rejected at the end unless `nodes` is exactly one tree.
+def leaf_paths(nodes: NDArray[np.int32], splits: int) -> Iterator[Path]:
+    """The path to each leaf, in order; raises Rejected, at the end at the latest, unless `nodes` is exactly one tree
+    whose paths have that many splits together.
 
     Every inner node is followed by two whole subtrees, so that the leaves cover all executions.
     """
     path: Path = []
     complete = False
+    unused = splits
     for node in nodes.tolist():
         if complete:
             raise Rejected("one of its trees goes on behind its last leaf")
         if node != LEAF:
             path.append((node, 1))
             continue
+        unused -= len(path)
+        if unused < 0:
+            break
         yield path.copy()
         while path and path[-1][1] < 0:
             path.pop()
@@ -99,7 +104,9 @@ def leaf_paths(nodes: NDArray[np.int32]) -> Iterator[Path]:
         else:
             complete = True
     if not complete:
-        raise Rejected("one of its trees does not cover the box")
+        raise Rejected("one of its trees does not cover the box, or lacks multipliers")
+    if unused:
+        raise Rejected("one of its trees has multipliers for more splits than it has")
 
 
 def leaf_bounds(
@@ -180,12 +187,12 @@ def _least(
         raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
     if ((tree.nodes < LEAF) | (tree.nodes >= count)).any():
         raise Rejected("it splits a neuron that does not exist")
-    paths, first, used, least = leaf_paths(tree.nodes), 0, 0, math.inf
+    paths, first, used, least = leaf_paths(tree.nodes, len(tree.multipliers)), 0, 0, math.inf
     while part := list(islice(paths, leaves_at_a_time(output))):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]
-        if len(slopes) != len(part) or len(multipliers) != needed:
-            raise Rejected("it lacks slopes or multipliers for some of its leaves")
+        if slopes.shape != (len(part), int(proof.neurons.sum())):
+            raise Rejected("it lacks slopes for some of its leaves")
         first, used = first + len(part), used + needed
         found = leaf_bounds(
             output,
