@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,19 +26,20 @@ Values = torch.Tensor
 
 @dataclass(frozen=True)
 class Lanes:
-    """What bounds are computed over: for each lane a box, lines around its neurons, and a functional.
+    """What bounds are computed over: for each lane a functional, a box, and lines around its neurons.
 
-    functional: of the output. centre, radius: of the box. lower, upper: bounds of what each neuron reads. slope: of
-    each neuron for negative numbers, without lanes. side: 1 or -1 for neurons that are split, else 0. others: centre
-    and radius of what only intervals bound. pools: the `Winners` of each max pooling.
+    functional: of the output. centre, radius: of the box. open: neurons for which the slope of the line below is a
+    choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
+    else 0. others: centre and radius of what only intervals bound. pools: the `Winners` of each max pooling.
     """
 
     functional: Values
     centre: Values
     radius: Values
-    lower: Values
-    upper: Values
-    slope: Values
+    open: Values
+    fixed: Values
+    above: Values
+    offset: Values
     side: Values
     others: tuple[tuple[Values, ...], ...]
     pools: tuple[tuple[Values, ...], ...]
@@ -50,43 +51,52 @@ class Lanes:
         """The lanes of that index, or where it is true."""
         return self._mapped(lambda values: values[0][index], [self])
 
+    def repeated(self, count: int) -> Lanes:
+        """The only lane, that many times."""
+        return self._mapped(lambda values: values[0].expand(count, *values[0].shape[1:]), [self])
+
     @staticmethod
     def joined(parts: Sequence[Lanes]) -> Lanes:
         """The lanes of all parts, one after the other."""
         return Lanes._mapped(torch.cat, parts)
 
+    def split(self, side: Values, slope: Values) -> Lanes:
+        """The same lanes with neurons split where the side is not 0. slope: of each neuron for negative numbers."""
+        line = torch.where(side > 0, 1.0, slope)
+        whole = side == 0
+        return replace(
+            self,
+            open=self.open & whole,
+            fixed=torch.where(whole, self.fixed, line),
+            above=torch.where(whole, self.above, line),
+            offset=torch.where(whole, self.offset, 0.0),
+            side=side,
+        )
+
+    @property
+    def chosen(self) -> Values:
+        """The numbers of those neurons that are open or split in some lane."""
+        return (self.open | (self.side != 0)).any(0).nonzero()[:, 0]
+
     @staticmethod
     def _mapped(function: Callable[[list[Values]], Values], parts: Sequence[Lanes]) -> Lanes:
         """Each array made of the corresponding ones of the parts."""
 
-        def nested(*values: tuple[tuple[Values, ...], ...]) -> tuple[tuple[Values, ...], ...]:
-            return tuple(tuple(map(function, map(list, zip(*each, strict=True)))) for each in zip(*values, strict=True))
+        def mapped(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], tuple):
+                return tuple(mapped(each) for each in zip(*values, strict=True))
+            return function(list(values))
 
-        return Lanes(
-            functional=function([part.functional for part in parts]),
-            centre=function([part.centre for part in parts]),
-            radius=function([part.radius for part in parts]),
-            lower=function([part.lower for part in parts]),
-            upper=function([part.upper for part in parts]),
-            slope=parts[0].slope,
-            side=function([part.side for part in parts]),
-            others=nested(*(part.others for part in parts)),
-            pools=nested(*(part.pools for part in parts)),
-        )
+        return Lanes(*(mapped([getattr(part, field.name) for part in parts]) for field in fields(Lanes)))
 
-    @property
-    def open(self) -> Values:
-        """Neurons whose line below is a choice."""
-        return (self.lower < 0) & (self.upper > 0) & (self.side == 0)
 
-    def lines(self) -> tuple[Values, Values, Values]:
-        """The slope of the line below each neuron where that is no choice, and slope and offset of the one above."""
-        active = torch.where(self.side == 0, self.upper > -self.lower, self.side > 0)
-        fixed = torch.where(active, 1.0, self.slope)
-        chord = (self.upper - self.slope * self.lower) / (self.upper - self.lower)
-        above = torch.where(self.open, chord, fixed)
-        offset = torch.where(self.open, (1.0 - above) * self.upper, 0.0)
-        return fixed, above, offset
+class Backwards(NamedTuple):
+    """What a backward pass found. bounds: lower ones. coefficients: of each ReLU's output. direction: the coefficients
+    of the input."""
+
+    bounds: Values
+    coefficients: list[Values]
+    direction: Values
 
 
 class Backward:
@@ -120,13 +130,17 @@ class Backward:
         box = intervals[source]
         before = [intervals[tensor.operands[0]] for tensor in self.relus]
         lower, upper = (self._flat([end[which] for end in before], lanes=True) for which in (0, 1))
+        fixed = torch.where(upper > -lower, 1.0, self.slope)
+        unstable = (lower < 0) & (upper > 0)
+        above = torch.where(unstable, (upper - self.slope * lower) / (upper - lower), fixed)
         return Lanes(
             functional=self.values(functional),
             centre=self.values((box.lower + box.upper) / 2),
             radius=self.values((box.upper - box.lower) / 2),
-            lower=lower,
-            upper=upper,
-            slope=self.slope,
+            open=unstable,
+            fixed=fixed,
+            above=above,
+            offset=torch.where(unstable, (1.0 - above) * upper, 0.0),
             side=torch.zeros_like(lower),
             others=tuple(
                 (self.values((low + high) / 2), self.values((high - low) / 2))
@@ -135,15 +149,17 @@ class Backward:
             pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
         )
 
-    def bounds(self, lanes: Lanes, slopes: Values, multipliers: Values) -> tuple[Values, Values, Values]:
-        """Lower bounds, the coefficient of each neuron's output on the way, and the coefficients of the input.
+    def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
+        """Pass the functionals back to the input.
 
-        slopes: from 0 to 1 for each neuron, where it is open. multipliers: at least 0, where it is split.
+        chosen: numbers of neurons, at least those that are open or split in some lane. slopes, multipliers: lanes x
+        chosen neurons; from 0 to 1, used where a neuron is open, and at least 0, used where it is split.
         """
-        fixed, above, offset = lanes.lines()
-        below = torch.where(lanes.open, self.slope + (1.0 - self.slope) * slopes, fixed)
-        added = -lanes.side * multipliers
-        coefficients = torch.zeros_like(below)
+        fixed = lanes.fixed[:, chosen]
+        slopes = torch.where(lanes.open[:, chosen], self.slope[chosen] * (1.0 - slopes) + slopes, fixed)
+        below = lanes.fixed.index_copy(1, chosen, slopes)
+        added = torch.zeros_like(lanes.fixed).index_copy(1, chosen, -lanes.side[:, chosen] * multipliers)
+        coefficients: dict[Tensor, Values] = {}
         waiting = {self.output: lanes.functional}
         total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
         last = lanes.centre
@@ -158,10 +174,10 @@ class Backward:
             if tensor in self._slices:
                 part = self._slices[tensor]
                 flat = a.reshape(len(a), -1)
-                coefficients[:, part] = flat.detach()
+                coefficients[tensor] = flat.detach()
                 negative = flat.clamp(max=0)
-                passed = flat.clamp(min=0) * below[:, part] + negative * above[:, part] + added[:, part]
-                total = total + (negative * offset[:, part]).sum(1)
+                passed = flat.clamp(min=0) * below[:, part] + negative * lanes.above[:, part] + added[:, part]
+                total = total + (negative * lanes.offset[:, part]).sum(1)
                 operands: list[Values] = [passed.reshape(a.shape)]
             elif tensor in self._others:
                 centre, radius = lanes.others[self._others.index(tensor)]
@@ -175,7 +191,9 @@ class Backward:
                 total = total + constant
             for operand, functional in zip(tensor.operands, operands, strict=True):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
-        return total, coefficients, last
+        for tensor in self.relus:  # those behind an operation that only intervals bound
+            coefficients.setdefault(tensor, total.new_zeros(len(lanes), math.prod(tensor.shape)))
+        return Backwards(total, [coefficients[tensor] for tensor in self.relus], last)
 
     def _linear(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
         primitive: Any = tensor.primitive

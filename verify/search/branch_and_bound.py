@@ -168,7 +168,6 @@ class _Search:
                 self._bound(self._split(picked), AT_LEAVES)
             while done < len(self.boxes) and self._ended(self.boxes[done]):
                 yield self._outcome(self.boxes[done])
-                self.boxes[done].lanes = self.boxes[done].lanes.take(torch.zeros(0, dtype=torch.long))
                 done += 1
 
     def _open(self, branch: bool) -> None:
@@ -225,10 +224,10 @@ class _Search:
     def _split(self, picked: _Leaves) -> list[tuple[_Task, _Node]]:
         """Both halves of each leaf, at the neurons that promise most."""
         began = time.perf_counter()
-        lanes, slopes, multipliers = self._lanes(picked)
+        lanes, chosen, slopes, multipliers = self._lanes(picked)
         if self.refute:
-            self._attack(picked, lanes, slopes, multipliers)
-        neurons = best_splits(self.backward, lanes, slopes / 255.0, multipliers, self.width)
+            self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
+        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers, self.width)
         parts = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
             if neuron == LEAF:  # nothing is left to split
@@ -243,13 +242,12 @@ class _Search:
         self._charge([task for task, _ in picked], time.perf_counter() - began)
         return parts
 
-    def _attack(self, picked: _Leaves, lanes: Lanes, slopes: Values, multipliers: Values) -> None:
-        with torch.no_grad():
-            _, _, direction = self.backward.bounds(lanes, slopes / 255.0, multipliers)
-        points = (lanes.centre - lanes.radius * direction.sign()).double().cpu().numpy()
+    def _attack(self, picked: _Leaves, direction: Values) -> None:
+        """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples."""
         assert self.refute
-        for (task, _), point in zip(picked, points, strict=True):
-            if task.box.ending is None and self.refute(task.box.index, point):
+        for (task, _), along in zip(picked, direction.cpu().numpy(), strict=True):
+            lower, upper = (end[task.box.index] for end in self.box)
+            if task.box.ending is None and self.refute(task.box.index, np.where(along > 0, lower, upper)):
                 task.box.ending = Ending.REFUTED
 
     def _bound(self, leaves: _Leaves, settings: Settings) -> None:
@@ -259,32 +257,35 @@ class _Search:
             if not part:
                 continue
             began = time.perf_counter()
-            lanes, slopes, multipliers = self._lanes(part)
+            lanes, chosen, slopes, multipliers = self._lanes(part)
             tasks = [task for task, _ in part]
             target = [task.box.slack - task.constant for task in tasks]
             found = optimised(
                 self.backward,
                 lanes,
+                chosen,
                 slopes,
                 multipliers,
                 settings,
                 target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
                 stop=partial(self._late, tasks, began),
             )
-            self._keep(part, found)
+            self._keep(part, chosen, found)
             self._charge(tasks, time.perf_counter() - began)
 
-    def _keep(self, leaves: _Leaves, found: Found) -> None:
+    def _keep(self, leaves: _Leaves, chosen: Values, found: Found) -> None:
         """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
-        bounds, slopes, multipliers = (
-            values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers)
+        bounds, slopes, multipliers, neurons = (
+            values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers, chosen)
         )
+        place = np.zeros(self.backward.neurons, np.intp)
+        place[neurons] = np.arange(len(neurons))
         likely: dict[_Task, list[_Node]] = {}
         for lane, (task, node) in enumerate(leaves):
             box = task.box
             node.bound = float(bounds[lane]) + task.constant
-            node.slopes = slopes[lane, box.neurons]
-            node.multipliers = multipliers[lane, [neuron for neuron, _ in node.path]].astype(np.float32)
+            node.slopes = slopes[lane, place[box.neurons]]
+            node.multipliers = multipliers[lane, place[[neuron for neuron, _ in node.path]]].astype(np.float32)
             if node.bound > box.slack:
                 likely.setdefault(task, []).append(node)
             else:
@@ -318,23 +319,20 @@ class _Search:
     def _queue(self, task: _Task, node: _Node) -> None:
         heapq.heappush(task.waiting, (node.bound, next(self.order), node))
 
-    def _lanes(self, leaves: _Leaves) -> tuple[Lanes, Values, Values]:
-        """The leaves as lanes, with the slopes (in 255ths) and multipliers that they have."""
+    def _lanes(self, leaves: _Leaves) -> tuple[Lanes, Values, Values, Values]:
+        """The leaves as lanes, with their chosen neurons, slopes and multipliers."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
         for lane, (task, node) in enumerate(leaves):
             slopes[lane, task.box.neurons] = node.slopes
             for (neuron, side), multiplier in zip(node.path, node.multipliers, strict=True):
                 sides[lane, neuron], multipliers[lane, neuron] = side, multiplier
-        around = Lanes.joined(
-            [
-                box.lanes.take(torch.zeros(len(list(same)), dtype=torch.long, device=self.device))
-                for box, same in groupby(leaves, key=lambda leaf: leaf[0].box)
-            ]
-        )
+        parts = [box.lanes.repeated(len(list(same))) for box, same in groupby(leaves, key=lambda leaf: leaf[0].box)]
         functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
-        lanes = replace(around, functional=functional, side=self.backward.values(sides))
-        return lanes, self.backward.values(slopes), self.backward.values(multipliers)
+        lanes = replace(Lanes.joined(parts), functional=functional)
+        lanes = lanes.split(self.backward.values(sides), self.backward.slope)
+        start, multiplier = (self.backward.values(values)[:, lanes.chosen] for values in (slopes, multipliers))
+        return lanes, lanes.chosen, start / 255.0, multiplier
 
     def _late(self, tasks: Sequence[_Task], began: float) -> bool:
         """Whether some box has no time left, given that the work on these tasks began then."""

@@ -3,8 +3,6 @@ De Palma et al., arXiv 2104.06718)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from verify.search.backward import Backward, Lanes, Values
@@ -14,36 +12,36 @@ _TRIALS = 6
 """Neurons that are tried out, per lane."""
 
 
-def best_splits(backward: Backward, lanes: Lanes, slopes: Values, multipliers: Values, width: int) -> list[int]:
+def best_splits(
+    backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, width: int
+) -> list[int]:
     """For each lane the neuron whose split promises the highest bounds; LEAF where no neuron is open.
 
     A neuron scores what its relaxation costs: its coefficient times the gap that the lines leave at zero. Of the best,
-    the one wins whose worse half has the higher bound, as the given slopes and multipliers have it. width: lanes to
-    bound at a time.
+    the one wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
+    multipliers: as `Backward.bounds` takes them. width: lanes to bound at a time.
     """
     with torch.no_grad():
-        _, coefficients, _ = backward.bounds(lanes, slopes, multipliers)
-        gap = -lanes.lower * lanes.upper / (lanes.upper - lanes.lower)
-        scores = torch.where(lanes.open, coefficients.abs() * gap, -1.0)
+        coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
+        scores = torch.where(lanes.open, coefficients.abs() * lanes.offset, -1.0)
         trials = min(_TRIALS, scores.shape[1])
         if not trials:
             return [LEAF] * len(lanes)
         value, neuron = scores.topk(trials, dim=1)
         count = len(lanes)
         lane = torch.arange(count, device=backward.device).repeat_interleave(2 * trials)
-        tried = neuron.repeat_interleave(2, dim=1).reshape(-1)
-        side = torch.tensor([1.0, -1.0], device=backward.device).repeat(count * trials)
+        tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
+        side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
         found = []
         for start in range(0, len(lane), width):
             part = slice(start, start + width)
             trial = lanes.take(lane[part])
-            sides = trial.side.scatter(1, tried[part, None], side[part, None].to(trial.side.dtype))
-            bounds, _, _ = backward.bounds(replace(trial, side=sides), slopes[lane[part]], multipliers[lane[part]])
-            found.append(bounds)
+            trial = trial.split(trial.side.scatter(1, tried[part], side[part]), backward.slope)
+            found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]]).bounds)
         halves = torch.cat(found).reshape(count, trials, 2)
         # A half that is proved already counts as zero; the other one decides.
         promise = halves.clamp(max=0.0).sum(2) + halves.amin(2)
         promise = torch.where(value >= 0, promise, -torch.inf)
         best = promise.argmax(1, keepdim=True)
-        chosen = torch.where(value.gather(1, best) >= 0, neuron.gather(1, best), LEAF)
-    return [int(each) for each in chosen[:, 0].tolist()]
+        winner = torch.where(value.gather(1, best) >= 0, neuron.gather(1, best), LEAF)
+    return [int(each) for each in winner[:, 0].tolist()]
