@@ -13,8 +13,10 @@ A certificate is a JSON object (format version 1):
     proof           {"kind": ...}: which bounds prove it: "ibp" (intervals), "crown-ibp" (linear bounds over intervals)
                     or "crown" (linear bounds throughout), which need no more than the model and the box; or
                     "split-trees", a `SplitProof`, whose arrays are deflated and in base64 like the box:
-                    {"kind", "neurons": {"count", "bits"}, "trees": [{"functional": the other class, "leaves": how many,
-                    "splits": on all their paths together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}
+                    {"kind", "neurons": {"count", "bits"},
+                    "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
+                    uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
+                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -36,7 +38,7 @@ from numpy.typing import NDArray
 from verify.errors import Problem, Rejected
 from verify.files import write_atomically
 from verify.intervals import Interval
-from verify.split_trees import SplitProof, Tree
+from verify.split_trees import Refinement, SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _VERSION = "adcert certificate", 1
@@ -137,8 +139,17 @@ def _proof_fields(proof: str | SplitProof) -> dict[str, Any]:
         }
         for tree in proof.trees
     ]
+    refinements = [
+        {
+            "count": len(refinement.neurons),
+            "width": refinement.slopes.shape[2],
+            "neurons": _packed(refinement.neurons.astype("<i4")),
+            "slopes": _packed(refinement.slopes),
+        }
+        for refinement in proof.refinements
+    ]
     neurons = {"count": len(proof.neurons), "bits": _packed(np.packbits(proof.neurons))}
-    return {"kind": _SPLITS, "neurons": neurons, "trees": trees}
+    return {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
 
 
 def _proof(fields: dict[str, Any]) -> str | SplitProof:
@@ -147,16 +158,27 @@ def _proof(fields: dict[str, Any]) -> str | SplitProof:
         raise Rejected("it is malformed")
     if kind != _SPLITS:
         return kind
-    count, trees = fields["neurons"]["count"], fields["trees"]
+    count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
+    sizes += [each[name] for each in refinements for name in ("count", "width")]
     if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
         raise Rejected("a size in its proof is malformed")
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
-    if sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees) > _LARGEST_PROOF:
+    size = sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees)
+    if size + sum(each["count"] * (4 + 2 * each["width"]) for each in refinements) > _LARGEST_PROOF:
         raise Rejected("its proof is too large")
     return SplitProof(
         bits.astype(bool),
+        tuple(
+            Refinement(
+                _unpacked(each["neurons"], "<i4", each["count"]).astype(np.int32),
+                _unpacked(each["slopes"], "u1", 2 * each["count"] * each["width"]).reshape(
+                    2, each["count"], each["width"]
+                ),
+            )
+            for each in refinements
+        ),
         tuple(
             Tree(
                 tree["functional"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import lower_bounds
+from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes
 from verify.network import Network
@@ -43,10 +46,43 @@ def margin_functionals(network: Network, labels: Labels) -> tuple[Array, Array]:
     return rows.reshape(*rows.shape[:2], *network.output.shape), own
 
 
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Chosen slopes for the bounds of single elements of a tensor.
+
+    elements: which. below: for each ReLU in front of them, the numbers of its neurons that have slopes. slopes: in
+    255ths, 2 x elements x neurons, those of the lower bounds first, the ReLUs one after the other.
+    """
+
+    elements: NDArray[np.intp]
+    below: Mapping[Tensor, NDArray[np.intp]]
+    slopes: NDArray[np.uint8]
+
+    def choices(self, part: slice) -> Choices:
+        """For the functionals of some of the elements: their lower bounds, then their upper ones."""
+        chosen, first = {}, 0
+        for tensor, neurons in self.below.items():
+            slopes = self.slopes[:, part, first : (first := first + len(neurons))]
+            slope = np.full((2 * slopes.shape[1], math.prod(tensor.shape)), np.nan)
+            slope[:, neurons] = slopes.reshape(len(slope), -1) / 255.0
+            chosen[tensor] = Choice(slope.reshape(1, -1, *tensor.shape))
+        return chosen
+
+
+Choose = Callable[[Tensor, Mapping[Tensor, Interval]], Slopes | None]
+"""Chooses slopes for what a ReLU reads, given the intervals of all that comes before; None leaves them to CROWN."""
+
+
 def crown_intervals(
-    network: Network, box: Interval, contract: Contract, *, refine: bool = True
+    network: Network,
+    box: Interval,
+    contract: Contract,
+    *,
+    refine: bool = True,
+    choose: Choose = lambda relu, intervals: None,
 ) -> dict[Tensor, Interval]:
-    """Intervals of every tensor that the output depends on. refine: by linear bounds where an activation needs them."""
+    """Intervals of every tensor that the output depends on. refine: by linear bounds where an activation needs them,
+    with slopes as chosen, if any are (for a single lane)."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
     for tensor in topological([network.output]):
@@ -55,24 +91,30 @@ def crown_intervals(
         if refine and isinstance(tensor.primitive, LeakyRelu) and not _exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
             intervals[operand] = _refined(operand, intervals, contract)
+            if chosen := choose(tensor, intervals):
+                intervals[operand] = _refined(operand, intervals, contract, chosen)
         rule = rules[type(tensor.primitive)]
         intervals[tensor] = rule(tensor.primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
 
 
-def _refined(tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contract) -> Interval:
-    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane."""
+def _refined(
+    tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contract, chosen: Slopes | None = None
+) -> Interval:
+    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane, or of
+    those for which slopes are chosen."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     lanes = len(lower)
-    unstable = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
-    widest = max(math.prod(each.shape) for each in topological([tensor]))
+    elements = chosen.elements if chosen else np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
+    widest = max(neuron_count(tensor) if chosen else 1, *(math.prod(each.shape) for each in topological([tensor])))
     step = max(1, WORKSPACE // (2 * lanes * widest))
-    for start in range(0, len(unstable), step):
-        part = unstable[start : start + step]
+    for start in range(0, len(elements), step):
+        part = elements[start : start + step]
         functionals = np.zeros((lanes, 2 * len(part), lower.shape[1]))
         functionals[:, np.arange(len(part)), part] = 1.0
         functionals[:, len(part) + np.arange(len(part)), part] = -1.0
-        found = lower_bounds(tensor, functionals.reshape(lanes, -1, *tensor.shape), intervals, contract)
+        choices = chosen.choices(slice(start, start + step)) if chosen else {}
+        found = lower_bounds(tensor, functionals.reshape(lanes, -1, *tensor.shape), intervals, contract, choices)
         # Both bounds hold where they are numbers: fmax and fmin pass over NaN.
         lower[:, part] = np.fmax(lower[:, part], found[:, : len(part)])
         upper[:, part] = np.fmin(upper[:, part], -found[:, len(part) :])

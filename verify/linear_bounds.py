@@ -59,12 +59,27 @@ class Choice:
     """
 
     slope: Array
-    sign: Array
-    multiplier: Array
+    sign: Array | None = None
+    multiplier: Array | None = None
 
 
 Choices = Mapping[Tensor, Choice]
 """By the tensor of the ReLU; CROWN decides where there is none."""
+
+
+def relus(output: Tensor) -> dict[Tensor, slice]:
+    """The ReLUs that the output depends on and whose linear bounds leave a choice, leaky ones included, from the input
+    on; with the numbers of their neurons, all of which are numbered one after the other."""
+    found, first = {}, 0
+    for tensor in topological([output]):
+        if isinstance(tensor.primitive, LeakyRelu) and 0 <= tensor.primitive.slope <= 1:
+            found[tensor] = slice(first, first := first + math.prod(tensor.shape))
+    return found
+
+
+def neuron_count(output: Tensor) -> int:
+    """How many neurons those have together."""
+    return sum(math.prod(tensor.shape) for tensor in relus(output))
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,7 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     if choice:
         chosen = np.clip(slope + (1.0 - slope) * choice.slope, slope, 1.0)
         below = np.where(unstable[:, np.newaxis] & ~np.isnan(chosen), chosen, below)
+    if choice and choice.sign is not None and choice.multiplier is not None:
         # Among executions with a sign the function is one line, whatever the interval says.
         sign = choice.sign[:, np.newaxis]
         line = np.where(sign > 0, 1.0, slope)

@@ -21,12 +21,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.crown import WORKSPACE, crown_intervals
+from verify.crown import WORKSPACE, Choose, Slopes, crown_intervals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, Intervals, lower_bounds
+from verify.linear_bounds import Choice, Intervals, lower_bounds, neuron_count, relus
 from verify.network import Network
-from verify.primitives import LeakyRelu, Tensor, topological
+from verify.primitives import Tensor, topological
 from verify.rounding import Array, Contract, down
 
 LEAF = -1
@@ -48,34 +48,32 @@ class Tree:
 
 
 @dataclass(frozen=True, eq=False)
-class SplitProof:
-    """Trees for those functionals that CROWN does not prove positive.
+class Refinement:
+    """Slopes for the bounds of what single neurons read.
 
-    neurons: of all neurons of all ReLUs, numbered as `relus` orders them, those that have a slope; CROWN decides about
+    neurons: which, all of one ReLU. slopes: uint8, in 255ths, 2 x neurons x those neurons of the ReLUs before it that
+    have a slope; for the lower bounds and for the upper ones.
+    """
+
+    neurons: NDArray[np.int32]
+    slopes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitProof:
+    """Trees for those functionals that CROWN does not prove positive, over bounds of the neurons that are refined.
+
+    neurons: of all neurons of all ReLUs, numbered as `relus` numbers them, those that have a slope; CROWN decides about
     the others.
     """
 
     neurons: NDArray[np.bool_]
+    refinements: tuple[Refinement, ...]
     trees: tuple[Tree, ...]
 
 
 Path = list[tuple[int, int]]
 """The splits from the root to a leaf: neuron, and 1 for at least zero or -1 for at most zero."""
-
-
-def relus(output: Tensor) -> list[Tensor]:
-    """The ReLUs, leaky ones included, that the output depends on and whose linear bounds leave a choice, from the input
-    on."""
-    return [
-        tensor
-        for tensor in topological([output])
-        if isinstance(tensor.primitive, LeakyRelu) and 0 <= tensor.primitive.slope <= 1
-    ]
-
-
-def neuron_count(output: Tensor) -> int:
-    """How many neurons those have together."""
-    return sum(math.prod(tensor.shape) for tensor in relus(output))
 
 
 def leaf_paths(nodes: NDArray[np.int32], splits: int) -> Iterator[Path]:
@@ -132,9 +130,8 @@ def leaf_bounds(
         for (neuron, side), beta in zip(path, multipliers[start : start + len(path)].tolist(), strict=True):
             sign[leaf, neuron], multiplier[leaf, neuron] = side, beta
         start += len(path)
-    choices, first = {}, 0
-    for tensor in relus(output):
-        part = slice(first, first := first + math.prod(tensor.shape))
+    choices = {}
+    for tensor, part in relus(output).items():
         choices[tensor] = Choice(
             slope[:, np.newaxis, part].reshape(-1, 1, *tensor.shape),
             *(values[:, part].reshape(-1, *tensor.shape) for values in (sign, multiplier)),
@@ -159,7 +156,7 @@ def split_bounds(
     box: in one lane. functionals: functionals x the output's shape. Raises Rejected for a proof that does not fit.
     """
     with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, contract)
+        intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
         (lower,) = lower_bounds(network.output, functionals[np.newaxis], intervals, contract)
         lower = down(lower + constants)
         for tree in proof.trees:
@@ -172,6 +169,40 @@ def split_bounds(
     return lower
 
 
+def columns(output: Tensor, tensor: Tensor, neurons: NDArray[np.bool_]) -> dict[Tensor, NDArray[np.intp]]:
+    """Of the neurons of the output that are true, those that the tensor depends on, numbered within their ReLUs."""
+    numbers = relus(output)
+    return {relu: np.flatnonzero(neurons[numbers[relu]]) for relu in relus(tensor)}
+
+
+def _refining(output: Tensor, proof: SplitProof) -> Choose:
+    """The slopes that a proof chooses; raises Rejected if they do not fit the network."""
+    numbers = relus(output)
+    count = neuron_count(output)
+    if len(proof.neurons) != count:
+        raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
+    found = {}
+    for refinement in proof.refinements:
+        for relu, part in numbers.items():
+            if ((refinement.neurons >= part.start) & (refinement.neurons < part.stop)).all():
+                found[relu] = refinement, part.start
+                break
+        else:
+            raise Rejected("it refines the bounds of neurons that do not exist, or that are of several ReLUs together")
+
+    def choose(relu: Tensor, intervals: Intervals) -> Slopes | None:
+        if relu not in found:
+            return None
+        refinement, first = found[relu]
+        below = columns(output, relu.operands[0], proof.neurons)
+        shape = 2, len(refinement.neurons), sum(map(len, below.values()))
+        if refinement.slopes.shape != shape:
+            raise Rejected("it lacks slopes for the bounds of some neurons")
+        return Slopes(refinement.neurons.astype(np.intp) - first, below, refinement.slopes)
+
+    return choose
+
+
 def _least(
     output: Tensor,
     functional: Array,
@@ -182,10 +213,7 @@ def _least(
     tree: Tree,
 ) -> float:
     """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
-    count = neuron_count(output)
-    if len(proof.neurons) != count:
-        raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
-    if ((tree.nodes < LEAF) | (tree.nodes >= count)).any():
+    if ((tree.nodes < LEAF) | (tree.nodes >= len(proof.neurons))).any():
         raise Rejected("it splits a neuron that does not exist")
     paths, first, used, least = leaf_paths(tree.nodes, len(tree.multipliers)), 0, 0, math.inf
     while part := list(islice(paths, leaves_at_a_time(output))):

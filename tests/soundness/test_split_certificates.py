@@ -39,20 +39,18 @@ def certificate(network: Network) -> Certificate:
 
 
 def branching_certificate(network: Network) -> Certificate:
-    """Valid, with splits, at the largest of some radii that can be certified."""
+    """Valid, with splits and with refined bounds of neurons."""
     torch.set_num_threads(1)
     centre = np.random.default_rng(3).random((1, 1, 3)).astype(np.float32)
-    label = np.array([MADE.run(centre[0], ALL)[0].argmax()])
-    functionals, constants = margin_functionals(network, label)
-    for percent in range(60, 0, -4):
-        box = box_around(centre, Fraction(percent, 100), None)
-        (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=0.3)
-        if outcome.proof and outcome.branched:
-            lower, upper = (end[0].astype(np.float32) for end in box)
-            return Certificate(
-                network.sha256, "m.onnx", "float32-any-order", int(label[0]), lower, upper, outcome.proof
-            )
-    raise AssertionError("no radius takes splits")
+    box = box_around(centre, Fraction(4, 5), None)
+    label = int(MADE.run(centre[0], ALL)[0].argmax())
+    functionals, constants = margin_functionals(network, np.array([label]))
+    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60)
+    assert outcome.proof
+    assert outcome.branched
+    assert outcome.proof.refinements
+    lower, upper = (end[0].astype(np.float32) for end in box)
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", label, lower, upper, outcome.proof)
 
 
 def splits(certificate: Certificate) -> SplitProof:
@@ -109,8 +107,13 @@ def test_changed_slopes_multipliers_and_splits_are_rejected_or_still_a_proof(
     for _ in range(150):
         trees = list(proof.trees)
         which = int(rng.integers(len(trees)))
-        kind = str(rng.choice(["nodes", "slopes", "multipliers", "functional"]))
-        if kind == "functional":
+        kind = str(rng.choice(["nodes", "slopes", "multipliers", "functional", "refinements"]))
+        refinements = proof.refinements
+        if kind == "refinements":
+            values = refinements[0].slopes.copy()
+            values.reshape(-1)[rng.integers(values.size)] = rng.integers(256)
+            refinements = (replace(refinements[0], slopes=values), *refinements[1:])
+        elif kind == "functional":
             trees[which] = replace(trees[which], functional=int(rng.integers(3)))
         else:
             values = getattr(trees[which], kind).copy()
@@ -118,7 +121,7 @@ def test_changed_slopes_multipliers_and_splits_are_rejected_or_still_a_proof(
                 flat = values.reshape(-1)
                 flat[rng.integers(flat.size)] = rng.choice([-1, 0, 1, 5]) if kind == "nodes" else rng.integers(256)
             trees[which] = replace(trees[which], **{kind: values})
-        changed = replace(certificate, proof=replace(proof, trees=tuple(trees)))
+        changed = replace(certificate, proof=replace(proof, trees=tuple(trees), refinements=refinements))
         outcomes.add(reason(encode(changed), network) is None)
     assert outcomes == {False, True}
 
@@ -130,7 +133,7 @@ def packed(values: Any) -> str:
 HOSTILE: dict[str, Any] = {
     "no trees": lambda proof, tree: proof.update(trees=[]),
     "trees are a number": lambda proof, tree: proof.update(trees=3),
-    "no neurons": lambda proof, tree: proof.pop("neurons"),
+    "no neurons": lambda proof, tree: proof.pop("neurons", None),
     "neurons of another network": lambda proof, tree: proof["neurons"].update(count=9),
     "more neurons than fit": lambda proof, tree: proof["neurons"].update(count=2**40),
     "a negative number of neurons": lambda proof, tree: proof["neurons"].update(count=-1),
@@ -153,6 +156,17 @@ HOSTILE: dict[str, Any] = {
     "infinite multipliers": lambda proof, tree: tree.update(multipliers=packed(np.full(tree["splits"], np.inf, "<f4"))),
     "a functional that does not exist": lambda proof, tree: tree.update(functional=3),
     "a bomb": lambda proof, tree: tree.update(slopes=packed(np.zeros(2**26, np.uint8))),
+    "no refinements": lambda proof, tree: proof.pop("refinements", None),
+    "refinements of neurons that do not exist": lambda proof, tree: proof["refinements"][0].update(
+        neurons=packed(np.full(proof["refinements"][0]["count"], 99, "<i4"))
+    ),
+    "refinements of neurons of all ReLUs": lambda proof, tree: proof["refinements"][0].update(
+        count=16, width=0, neurons=packed(np.arange(16, dtype="<i4")), slopes=packed(np.zeros(0))
+    ),
+    "refinements without slopes": lambda proof, tree: proof["refinements"][0].update(
+        width=0, slopes=packed(np.zeros(0))
+    ),
+    "refinements larger than memory": lambda proof, tree: proof["refinements"][0].update(count=2**20, width=2**20),
     "no base64": lambda proof, tree: tree.update(slopes="ä"),
     "a list for an array": lambda proof, tree: tree.update(slopes=[1, 2]),
 }

@@ -14,8 +14,9 @@ from support.relu_networks import ReluNetwork
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
+from verify.linear_bounds import neuron_count
 from verify.rounding import FLOAT32_ANY_ORDER
-from verify.split_trees import LEAF, Path, leaf_bounds, leaf_paths, neuron_count
+from verify.split_trees import LEAF, Path, leaf_bounds, leaf_paths
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -16,10 +16,9 @@ import torch
 from torch.nn import functional as F
 
 from verify.intervals import Interval
-from verify.linear_bounds import Winners, winners
+from verify.linear_bounds import Winners, neuron_count, relus, winners
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
 from verify.primitives import Concatenate, Constant, Input, Linear, MaxPool, Reshape, Select, Sum, Tensor, topological
-from verify.split_trees import neuron_count, relus
 
 Values = torch.Tensor
 
@@ -100,17 +99,18 @@ class Backwards(NamedTuple):
 
 
 class Backward:
-    """Lower bounds of functionals of a network's output."""
+    """Lower bounds of functionals of a network's output. width: how many lanes to work on at a time."""
 
-    def __init__(self, output: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.output, self.device, self.dtype = output, device, dtype
+    def __init__(self, output: Tensor, device: torch.device, weights: dict[int, Values] | None = None) -> None:
+        self.output, self.device, self.dtype = output, device, torch.float32
         self.order = list(topological([output]))
-        self.relus = relus(output)
+        self._slices = relus(output)
+        self.relus = list(self._slices)
+        # Few enough lanes at a time for memory, and on a CPU for its caches.
+        elements = 2**20 if device.type == "cpu" else 2**26
+        self.width = max(2, min(1024, elements // sum(math.prod(tensor.shape) for tensor in self.order)))
         self.neurons = neuron_count(output)
         self.slope = self._flat([np.full(tensor.shape, tensor.primitive.slope) for tensor in self.relus])[0]  # type: ignore[union-attr]
-        self._slices, first = {}, 0
-        for tensor in self.relus:
-            self._slices[tensor] = slice(first, first := first + math.prod(tensor.shape))
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         covered = {*self.relus, *self._pools}
         self._others = [
@@ -121,8 +121,15 @@ class Backward:
             and t.varies
             and not isinstance(t.primitive, Input)
         ]
-        self._weights: dict[int, Values] = {}
+        self._weights: dict[int, Values] = {} if weights is None else weights
         self._places: dict[Tensor, Values] = {}
+        self._inner: dict[Tensor, Backward] = {}
+
+    def of(self, tensor: Tensor) -> Backward:
+        """The same for functionals of a tensor inside the network."""
+        if tensor not in self._inner:
+            self._inner[tensor] = Backward(tensor, self.device, self._weights)
+        return self._inner[tensor]
 
     def lanes(self, intervals: Mapping[Tensor, Interval], functional: np.ndarray[Any, Any]) -> Lanes:
         """One lane per lane of the intervals. functional: lanes x the output's shape."""

@@ -12,7 +12,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -22,22 +22,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.crown import crown_intervals
+from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
+from verify.linear_bounds import lower_bounds, relus
 from verify.network import Network
-from verify.primitives import Tensor, topological
+from verify.primitives import Tensor
 from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
-from verify.split_trees import LEAF, Path, SplitProof, Tree, leaf_bounds, leaves_at_a_time
+from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bounds, leaves_at_a_time
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
+AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
 AT_LEAVES = Settings(iterations=20, slope_step=0.1, multiplier_step=0.2, decay=0.95)
 
-_ELEMENTS = 2**22, 2**28
-"""Values of the network, over all lanes, that are worked on at a time: on a CPU, for its caches, and on a GPU."""
+_SHARE_OF_REFINEMENT = 0.3
+"""Of the time for a box, how much goes into the bounds of its neurons at most."""
 
 Refute = Callable[[int, Array], bool]
 """Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
@@ -91,10 +92,11 @@ class _Box:
     how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work."""
 
     index: int
-    intervals: dict[Tensor, Interval]
-    lanes: Lanes
-    neurons: NDArray[np.bool_]
+    intervals: dict[Tensor, Interval] = field(init=False)
+    lanes: Lanes = field(init=False)
+    neurons: NDArray[np.bool_] = field(init=False)
     tasks: list[_Task] = field(default_factory=list)
+    refinements: list[Refinement] = field(default_factory=list)
     slack: float = 0.0
     spent_s: float = 0.0
     ending: Ending | None = None
@@ -154,15 +156,13 @@ class _Search:
         self.seconds, self.refute = seconds, refute
         self.backward = Backward(network.output, device)
         self.order = count()
-        size = sum(math.prod(tensor.shape) for tensor in topological([self.output]))
-        self.width = int(np.clip(_ELEMENTS[device.type == "cuda"] // (4 * size), 2, 1024))
         self.boxes: list[_Box] = []
 
     def run(self, branch: bool) -> Iterator[Outcome]:
         done = 0
         while done < len(self.box.lower):
             picked = self._picked()
-            if 2 * len(picked) < self.width and len(self.boxes) < len(self.box.lower):
+            if 2 * len(picked) < self.backward.width and len(self.boxes) < len(self.box.lower):
                 self._open(branch)
             if picked:
                 self._bound(self._split(picked), AT_LEAVES)
@@ -173,34 +173,104 @@ class _Search:
     def _open(self, branch: bool) -> None:
         """Look at further boxes, as many as it takes to fill the lanes."""
         roots: list[tuple[_Task, _Node]] = []
-        while len(roots) < self.width and len(self.boxes) < len(self.box.lower):
+        first = len(self.boxes)
+        while len(roots) < self.backward.width and len(self.boxes) < len(self.box.lower):
             box = self._opened(len(self.boxes))
             self.boxes.append(box)
             roots += [(task, task.root) for task in box.tasks]
         self._bound(roots, AT_ROOT)
+        roots = []
+        for box in self.boxes[first:]:
+            if not self._ended(box):
+                self._refine(box)
+                roots += [(task, task.root) for task in box.tasks]
+        self._bound(roots, AT_ROOT)
         if not branch:
-            for task, _ in roots:
-                if task.waiting:
-                    task.box.ending = Ending.UNDECIDED
+            for box in self.boxes[first:]:
+                if not self._ended(box):
+                    box.ending = Ending.UNDECIDED
 
     def _opened(self, index: int) -> _Box:
         """A box with a task for every functional that CROWN does not prove."""
         began = time.perf_counter()
-        box = Interval(*(end[index : index + 1] for end in self.box))
-        functionals, constants = self.functionals[index], self.constants[index]
+        box = _Box(index)
+        self._bounded(box, lambda relu, intervals: None)
+        box.spent_s = time.perf_counter() - began
+        return box
+
+    def _bounded(self, box: _Box, choose: Choose) -> None:
+        """Bound what the box's neurons read, rigorously, and begin with its tasks."""
+        around = Interval(*(end[box.index : box.index + 1] for end in self.box))
+        functionals, constants = self.functionals[box.index], self.constants[box.index]
         with np.errstate(all="ignore"):
-            intervals = crown_intervals(self.network, box, self.contract)
+            intervals = crown_intervals(self.network, around, self.contract, choose=choose)
             (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
         before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
         low, high = (np.concatenate([each[end].reshape(-1) for each in before] or [np.zeros(0)]) for end in (0, 1))
-        neurons = (low < 0) & (high > 0)
-        start = np.where(high > -low, 255, 0).astype(np.uint8)[neurons]
-        opened = _Box(index, intervals, self.backward.lanes(intervals, functionals[:1]), neurons)
+        box.intervals, box.lanes = intervals, self.backward.lanes(intervals, functionals[:1])
+        box.neurons = (low < 0) & (high > 0)
+        start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
+        box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
             root = _Node([], start, np.zeros(0, np.float32))
-            opened.tasks.append(_Task(opened, int(row), functionals[row], float(constants[row]), root))
-        opened.spent_s = time.perf_counter() - began
-        return opened
+            box.tasks.append(_Task(box, int(row), functionals[row], float(constants[row]), root))
+
+    def _refine(self, box: _Box) -> None:
+        """Tighten the bounds of what the box's neurons read, each with slopes of its own."""
+        began = time.perf_counter()
+        deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
+
+        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
+            (operand,) = relu.operands
+            low, high = (end.reshape(-1) for end in intervals[operand])
+            elements = np.flatnonzero((low < 0) & (high > 0))
+            if not len(elements) or time.perf_counter() > deadline:
+                return None
+            inner = self.backward.of(operand)
+            slopes = self._slopes_of_elements(inner, elements, intervals, lambda: time.perf_counter() > deadline)
+            below = {
+                tensor: np.flatnonzero((before.lower < 0) & (before.upper > 0))
+                for tensor in inner.relus
+                for before in [intervals[tensor.operands[0]]]
+            }
+            first = relus(self.output)[relu].start
+            box.refinements.append(Refinement((first + elements).astype(np.int32), slopes))
+            return Slopes(elements, below, slopes)
+
+        self._bounded(box, choose)
+        box.spent_s += time.perf_counter() - began
+
+    def _slopes_of_elements(
+        self,
+        backward: Backward,
+        elements: NDArray[np.intp],
+        intervals: Mapping[Tensor, Interval],
+        stop: Callable[[], bool],
+    ) -> NDArray[np.uint8]:
+        """Slopes that make the bounds of elements of a tensor tight: 2 x elements x open neurons."""
+        size = math.prod(backward.output.shape)
+        around = backward.lanes(intervals, np.zeros((1, *backward.output.shape)))
+        chosen = around.chosen
+        found = np.zeros((2, len(elements), len(chosen)), np.uint8)
+        for end, sign in enumerate((1.0, -1.0)):
+            for start in range(0, len(elements), backward.width):
+                part = elements[start : start + backward.width]
+                functional = torch.zeros(len(part), size, device=self.device)
+                functional[torch.arange(len(part)), torch.tensor(part)] = sign
+                lanes = replace(around.repeated(len(part)), functional=functional.reshape(-1, *backward.output.shape))
+                slopes = lanes.fixed[:, chosen]
+                best = optimised(
+                    backward,
+                    lanes,
+                    chosen,
+                    slopes,
+                    torch.zeros_like(slopes),
+                    AT_NEURONS,
+                    target=torch.zeros(len(part), device=self.device),
+                    stop=stop,
+                )
+                found[end, start : start + len(part)] = best.slopes.cpu().numpy()
+        return found
 
     def _ended(self, box: _Box) -> bool:
         """Whether nothing is left to do about a box, or no time for it."""
@@ -216,7 +286,7 @@ class _Search:
         for box in self.boxes:
             if self._ended(box):
                 continue
-            while 2 * len(picked) < self.width and any(task.waiting for task in box.tasks):
+            while 2 * len(picked) < self.backward.width and any(task.waiting for task in box.tasks):
                 task = min((task for task in box.tasks if task.waiting), key=lambda task: task.waiting[0][0])
                 picked.append((task, heapq.heappop(task.waiting)[2]))
         return picked
@@ -227,7 +297,7 @@ class _Search:
         lanes, chosen, slopes, multipliers = self._lanes(picked)
         if self.refute:
             self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
-        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers, self.width)
+        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
         parts = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
             if neuron == LEAF:  # nothing is left to split
@@ -252,8 +322,8 @@ class _Search:
 
     def _bound(self, leaves: _Leaves, settings: Settings) -> None:
         """Bound leaves, and queue those that are not proved."""
-        for start in range(0, len(leaves), self.width):
-            part = [leaf for leaf in leaves[start : start + self.width] if leaf[0].box.ending is None]
+        for start in range(0, len(leaves), self.backward.width):
+            part = [leaf for leaf in leaves[start : start + self.backward.width] if leaf[0].box.ending is None]
             if not part:
                 continue
             began = time.perf_counter()
@@ -349,7 +419,11 @@ class _Search:
     def _outcome(self, box: _Box) -> Outcome:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
         assert box.ending
-        proof = SplitProof(box.neurons, tuple(map(_tree, box.tasks))) if box.ending is Ending.PROVED else None
+        proof = (
+            SplitProof(box.neurons, tuple(box.refinements), tuple(map(_tree, box.tasks)))
+            if box.ending is Ending.PROVED
+            else None
+        )
         return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
 
 

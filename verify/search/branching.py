@@ -12,14 +12,12 @@ _TRIALS = 6
 """Neurons that are tried out, per lane."""
 
 
-def best_splits(
-    backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, width: int
-) -> list[int]:
+def best_splits(backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> list[int]:
     """For each lane the neuron whose split promises the highest bounds; LEAF where no neuron is open.
 
     A neuron scores what its relaxation costs: its coefficient times the gap that the lines leave at zero. Of the best,
     the one wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
-    multipliers: as `Backward.bounds` takes them. width: lanes to bound at a time.
+    multipliers: as `Backward.bounds` takes them.
     """
     with torch.no_grad():
         coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
@@ -33,8 +31,8 @@ def best_splits(
         tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
         side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
         found = []
-        for start in range(0, len(lane), width):
-            part = slice(start, start + width)
+        for start in range(0, len(lane), backward.width):
+            part = slice(start, start + backward.width)
             trial = lanes.take(lane[part])
             trial = trial.split(trial.side.scatter(1, tried[part], side[part]), backward.slope)
             found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]]).bounds)

@@ -58,7 +58,7 @@ def optimised(
     scale = torch.zeros_like(multipliers)
     moments = [torch.zeros_like(slopes) for _ in range(4)]
     for iteration in range(settings.iterations + 1):
-        last = iteration == settings.iterations or stop()
+        last = iteration == settings.iterations or not len(chosen) or stop()
         rounded = (slopes * 255.0).round()
         leaf = [(rounded / 255.0).requires_grad_(not last), multipliers.clone().requires_grad_(not last)]
         with torch.set_grad_enabled(not last):
