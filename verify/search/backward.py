@@ -110,7 +110,8 @@ class Backward:
         elements = 2**20 if device.type == "cpu" else 2**26
         self.width = max(2, min(1024, elements // sum(math.prod(tensor.shape) for tensor in self.order)))
         self.neurons = neuron_count(output)
-        self.slope = self._flat([np.full(tensor.shape, tensor.primitive.slope) for tensor in self.relus])[0]  # type: ignore[union-attr]
+        slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.relus]
+        self.slope = self.values(_flat(slopes, 1)[0])
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         covered = {*self.relus, *self._pools}
         self._others = [
@@ -136,19 +137,21 @@ class Backward:
         (source,) = (tensor for tensor in self.order if isinstance(tensor.primitive, Input))
         box = intervals[source]
         before = [intervals[tensor.operands[0]] for tensor in self.relus]
-        lower, upper = (self._flat([end[which] for end in before], lanes=True) for which in (0, 1))
-        fixed = torch.where(upper > -lower, 1.0, self.slope)
+        lower, upper = (_flat([end[which] for end in before], len(box.lower)) for which in (0, 1))
+        slope = self.slope.double().cpu().numpy()
+        fixed = np.where(upper > -lower, 1.0, slope)
         unstable = (lower < 0) & (upper > 0)
-        above = torch.where(unstable, (upper - self.slope * lower) / (upper - lower), fixed)
+        with np.errstate(all="ignore"):
+            above = np.where(unstable, (upper - slope * lower) / (upper - lower), fixed)
         return Lanes(
             functional=self.values(functional),
             centre=self.values((box.lower + box.upper) / 2),
             radius=self.values((box.upper - box.lower) / 2),
-            open=unstable,
-            fixed=fixed,
-            above=above,
-            offset=torch.where(unstable, (1.0 - above) * upper, 0.0),
-            side=torch.zeros_like(lower),
+            open=torch.tensor(unstable, device=self.device),
+            fixed=self.values(fixed),
+            above=self.values(above),
+            offset=self.values(np.where(unstable, (1.0 - above) * upper, 0.0)),
+            side=self.values(np.zeros_like(lower)),
             others=tuple(
                 (self.values((low + high) / 2), self.values((high - low) / 2))
                 for low, high in (intervals[tensor] for tensor in self._others)
@@ -291,11 +294,10 @@ class Backward:
     def values(self, value: np.ndarray[Any, Any]) -> Values:
         return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
 
-    def _flat(self, values: list[np.ndarray[Any, Any]], *, lanes: bool = False) -> Values:
-        count = len(values[0]) if lanes and values else 1
-        return self.values(
-            np.concatenate([value.reshape(count, -1) for value in values] or [np.zeros((count, 0))], axis=1)
-        )
+
+def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
+    """Arrays of so many lanes, side by side."""
+    return np.concatenate([np.zeros((lanes, 0)), *(value.reshape(lanes, -1) for value in values)], axis=1)
 
 
 def _dot(a: Values, x: Values) -> Values:

@@ -35,7 +35,7 @@ from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bo
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
-AT_LEAVES = Settings(iterations=20, slope_step=0.1, multiplier_step=0.2, decay=0.95)
+AT_LEAVES = Settings(iterations=10, slope_step=0.1, multiplier_step=0.2, decay=0.95)
 
 _SHARE_OF_REFINEMENT = 0.3
 """Of the time for a box, how much goes into the bounds of its neurons at most."""
@@ -89,7 +89,8 @@ class _Node:
 @dataclass(eq=False)
 class _Box:
     """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
-    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work."""
+    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work.
+    refined: whether its leaves may be split."""
 
     index: int
     intervals: dict[Tensor, Interval] = field(init=False)
@@ -99,6 +100,7 @@ class _Box:
     refinements: list[Refinement] = field(default_factory=list)
     slack: float = 0.0
     spent_s: float = 0.0
+    refined: bool = False
     ending: Ending | None = None
 
 
@@ -139,6 +141,10 @@ def search(
     yield from _Search(network, box, functionals, constants, contract, seconds, refute, device).run(branch)
 
 
+class _OutOfTime(Exception):
+    """The time for a box has passed while its neurons were being bounded."""
+
+
 class _Search:
     def __init__(
         self,
@@ -162,39 +168,42 @@ class _Search:
         done = 0
         while done < len(self.box.lower):
             picked = self._picked()
-            if 2 * len(picked) < self.backward.width and len(self.boxes) < len(self.box.lower):
-                self._open(branch)
+            if 2 * len(picked) < self.backward.width:
+                self._admit(branch)
             if picked:
                 self._bound(self._split(picked), AT_LEAVES)
             while done < len(self.boxes) and self._ended(self.boxes[done]):
                 yield self._outcome(self.boxes[done])
                 done += 1
 
-    def _open(self, branch: bool) -> None:
-        """Look at further boxes, as many as it takes to fill the lanes."""
+    def _admit(self, branch: bool) -> None:
+        """Make a further box ready to be split; or open as many as fill the lanes, where all that are open are."""
+        waiting = [box for box in self.boxes if not box.refined and not self._ended(box)]
+        if waiting:
+            (box, *_) = waiting
+            self._refine(box)
+            if not branch and not self._ended(box):
+                box.ending = Ending.UNDECIDED
+            return
         roots: list[tuple[_Task, _Node]] = []
-        first = len(self.boxes)
         while len(roots) < self.backward.width and len(self.boxes) < len(self.box.lower):
-            box = self._opened(len(self.boxes))
-            self.boxes.append(box)
-            roots += [(task, task.root) for task in box.tasks]
+            self.boxes.append(self._opened(len(self.boxes)))
+            roots += [(task, task.root) for task in self.boxes[-1].tasks]
         self._bound(roots, AT_ROOT)
-        roots = []
-        for box in self.boxes[first:]:
-            if not self._ended(box):
-                self._refine(box)
-                roots += [(task, task.root) for task in box.tasks]
-        self._bound(roots, AT_ROOT)
-        if not branch:
-            for box in self.boxes[first:]:
-                if not self._ended(box):
-                    box.ending = Ending.UNDECIDED
 
     def _opened(self, index: int) -> _Box:
         """A box with a task for every functional that CROWN does not prove."""
         began = time.perf_counter()
         box = _Box(index)
-        self._bounded(box, lambda relu, intervals: None)
+
+        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> None:
+            if time.perf_counter() - began > self.seconds:
+                raise _OutOfTime
+
+        try:
+            self._bounded(box, choose)
+        except _OutOfTime:
+            box.ending = Ending.TIMEOUT
         box.spent_s = time.perf_counter() - began
         return box
 
@@ -216,7 +225,10 @@ class _Search:
             box.tasks.append(_Task(box, int(row), functionals[row], float(constants[row]), root))
 
     def _refine(self, box: _Box) -> None:
-        """Tighten the bounds of what the box's neurons read, each with slopes of its own."""
+        """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
+        box.refined = True
+        if box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
+            return
         began = time.perf_counter()
         deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
 
@@ -239,6 +251,7 @@ class _Search:
 
         self._bounded(box, choose)
         box.spent_s += time.perf_counter() - began
+        self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
     def _slopes_of_elements(
         self,
@@ -284,7 +297,7 @@ class _Search:
         """The worst leaves of the first open box, and of later ones as far as there are lanes for both halves."""
         picked: list[tuple[_Task, _Node]] = []
         for box in self.boxes:
-            if self._ended(box):
+            if self._ended(box) or not box.refined:
                 continue
             while 2 * len(picked) < self.backward.width and any(task.waiting for task in box.tasks):
                 task = min((task for task in box.tasks if task.waiting), key=lambda task: task.waiting[0][0])

@@ -8,20 +8,20 @@ import torch
 from verify.search.backward import Backward, Lanes, Values
 from verify.split_trees import LEAF
 
-_TRIALS = 6
+_TRIALS = 12
 """Neurons that are tried out, per lane."""
 
 
 def best_splits(backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> list[int]:
     """For each lane the neuron whose split promises the highest bounds; LEAF where no neuron is open.
 
-    A neuron scores what its relaxation costs: its coefficient times the gap that the lines leave at zero. Of the best,
-    the one wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
+    A neuron scores what the offset of the line above it takes from the bound: a split saves that. Of the best, the one
+    wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
     multipliers: as `Backward.bounds` takes them.
     """
     with torch.no_grad():
         coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
-        scores = torch.where(lanes.open, coefficients.abs() * lanes.offset, -1.0)
+        scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0)
         trials = min(_TRIALS, scores.shape[1])
         if not trials:
             return [LEAF] * len(lanes)
