@@ -1,6 +1,7 @@
 """The command line: `python cli.py COMMAND` from a checkout, `adcert COMMAND` once installed.
 
-Each command imports what it needs when it runs, so that `--help` stays fast and verification never loads torch.
+Each command imports what it needs when it runs, so that `--help` stays fast and verification loads torch only to search
+for proofs.
 Human output goes to stderr, machine output to stdout. Exit codes are the project's interface:
 0 done, 1 refuted or below a threshold, 2 usage, 3 undecided, 4 model or property unsupported, 70 internal error.
 """
@@ -28,7 +29,19 @@ def commands() -> None:
 @click.option("--eps", help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.")
 @click.option("--start", default=0, show_default=True, help="Index of the first sample.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
-@click.option("--method", type=click.Choice(["ibp", "crown"]), default="ibp", show_default=True, help="How to bound.")
+@click.option(
+    "--method",
+    type=click.Choice(["ibp", "crown", "alpha-crown", "complete"]),
+    default="ibp",
+    show_default=True,
+    help="How to prove: each tries those before it first.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Limit of the search for each proof, by alpha-crown or complete (default: 20); with --vnnlib, of all.",
+)
 @click.option(
     "--contract",
     type=click.Choice(["float32-any-order", "real"]),
@@ -43,9 +56,6 @@ def commands() -> None:
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved.")
 @click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Limit of the time for --vnnlib."
-)
 @click.pass_context
 def verify_command(
     context: click.Context,
@@ -55,6 +65,7 @@ def verify_command(
     start: int,
     count: int | None,
     method: str,
+    timeout: float | None,
     contract: str,
     certificates: Path | None,
     json_path: Path | None,
@@ -63,7 +74,6 @@ def verify_command(
     fail_under: float | None,
     attack: bool,
     vnnlib: Path | None,
-    timeout: float | None,
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers.
 
@@ -75,7 +85,6 @@ def verify_command(
             context, "data", "eps", "start", "count", "card", "resume", "fail_under", "attack", reason="with --vnnlib"
         )
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
-    _require_unused(context, "timeout", reason="without --vnnlib")
     from verify import terminal
     from verify.card import write_card
     from verify.effort import Effort
@@ -95,6 +104,7 @@ def verify_command(
         method=method,
         contract=contract,
         attack=Effort() if attack else None,
+        timeout_s=timeout,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     if resume and not result_path:
@@ -212,8 +222,9 @@ def attack_command(
 @click.option("--model", type=click.Path(path_type=Path), help="The model. Default: found by its name.")
 def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
-    from verify.certificate import Rejected, read
+    from verify.certificate import read
     from verify.check import check, model_of
+    from verify.errors import Rejected
     from verify.network import Network, load
 
     networks: dict[Path, Network] = {}

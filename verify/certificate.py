@@ -15,7 +15,12 @@ A certificate is a JSON object:
     box             {"shape": of the model's input, "lower": ..., "upper": ...}: the elementwise ends, inclusive, as
                     float32, little-endian, in C order, deflated (zlib) and then in base64
     proof           {"kind": ...}: which bounds prove it: "ibp" (intervals), "crown-ibp" (linear bounds over intervals)
-                    or "crown" (linear bounds throughout); these need no more than the model and the box
+                    or "crown" (linear bounds throughout), which need no more than the model and the box; or
+                    "split-trees", a `SplitProof`, whose arrays are deflated and in base64 like the box:
+                    {"kind", "neurons": {"count", "bits"},
+                    "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
+                    uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
+                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -36,25 +41,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.files import write_atomically
 from verify.intervals import Interval
-from verify.primitives import Shape
 from verify.properties import Conjunction, Constraint, Terms
+from verify.split_trees import Refinement, SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable"}
-_LARGEST_INPUT = 2**28
-"""Elements; more are refused before anything is allocated for them."""
+_LARGEST, _LARGEST_PROOF = 2**28, 2**27
+"""Elements of the input, and bytes of a proof; more are refused before anything is allocated for them."""
 
-
+_SPLITS = "split-trees"
 _RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?", re.ASCII)
-
-
-class Rejected(Problem):
-    """A certificate that proves nothing, and why."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class Unreachable:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The statement and its proof. lower, upper: float32, of the shape of the model's input."""
+    """The statement and its proof. lower, upper: float32, of the shape of the model's input. proof: the name of the
+    bounds that prove it from model and box, or what else it takes to prove it."""
 
     model_sha256: str
     model_file: str
@@ -81,7 +81,7 @@ class Certificate:
     claim: Class | Unreachable
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
-    proof: str
+    proof: str | SplitProof
 
     @property
     def box(self) -> Interval:
@@ -105,10 +105,10 @@ def encode(certificate: Certificate) -> bytes:
         "property": _property_json(certificate.claim),
         "box": {
             "shape": list(certificate.lower.shape),
-            "lower": _packed(certificate.lower),
-            "upper": _packed(certificate.upper),
+            "lower": _packed(certificate.lower.astype("<f4")),
+            "upper": _packed(certificate.upper.astype("<f4")),
         },
-        "proof": {"kind": certificate.proof},
+        "proof": _proof_fields(certificate.proof),
     }
     return (json.dumps(content, indent=1) + "\n").encode()
 
@@ -132,17 +132,18 @@ def decode(content: bytes) -> Certificate:
         if fields["property"]["kind"] != _KINDS[version]:
             raise Rejected("its property is of an unknown kind")
         shape = tuple(fields["box"]["shape"])
-        if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > _LARGEST_INPUT:
+        if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > _LARGEST:
             raise Rejected("the shape of its box is malformed")
         claim = _class(fields["property"]) if version == 1 else _unreachable(fields["property"])
-        texts = fields["model"]["sha256"], fields["model"]["file"], fields["contract"], fields["proof"]["kind"]
+        texts = fields["model"]["sha256"], fields["model"]["file"], fields["contract"]
         if not all(isinstance(text, str) for text in texts):
             raise Rejected("it is malformed")
-        lower, upper = (_unpacked(fields["box"][end], shape) for end in ("lower", "upper"))
+        lower, upper = (_unpacked(fields["box"][end], "<f4", math.prod(shape)) for end in ("lower", "upper"))
+        proof = _proof(fields["proof"])
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error, binascii.Error) as error:
         raise Rejected("it is malformed") from error
-    sha256, file, contract, proof = texts
-    return Certificate(sha256, file, contract, claim, lower, upper, proof)
+    sha256, file, contract = texts
+    return Certificate(sha256, file, contract, claim, lower.reshape(shape), upper.reshape(shape), proof)
 
 
 def _property_json(claim: Class | Unreachable) -> dict[str, Any]:
@@ -187,15 +188,81 @@ def _terms(fields: Any) -> Terms:
     return tuple((index, Fraction(coefficient)) for index, coefficient in fields)
 
 
-def _packed(values: NDArray[np.float32]) -> str:
-    return base64.b64encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode()
+def _proof_fields(proof: str | SplitProof) -> dict[str, Any]:
+    if isinstance(proof, str):
+        return {"kind": proof}
+    trees = [
+        {
+            "functional": tree.functional,
+            "leaves": len(tree.slopes),
+            "splits": len(tree.multipliers),
+            "nodes": _packed(tree.nodes.astype("<i4")),
+            "slopes": _packed(tree.slopes),
+            "multipliers": _packed(tree.multipliers.astype("<f4")),
+        }
+        for tree in proof.trees
+    ]
+    refinements = [
+        {
+            "count": len(refinement.neurons),
+            "width": refinement.slopes.shape[2],
+            "neurons": _packed(refinement.neurons.astype("<i4")),
+            "slopes": _packed(refinement.slopes),
+        }
+        for refinement in proof.refinements
+    ]
+    neurons = {"count": len(proof.neurons), "bits": _packed(np.packbits(proof.neurons))}
+    return {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
 
 
-def _unpacked(text: Any, shape: Shape) -> NDArray[np.float32]:
-    """The array; never inflates more than it should hold."""
-    size = 4 * math.prod(shape)
+def _proof(fields: dict[str, Any]) -> str | SplitProof:
+    kind = fields["kind"]
+    if not isinstance(kind, str):
+        raise Rejected("it is malformed")
+    if kind != _SPLITS:
+        return kind
+    count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
+    sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
+    sizes += [each[name] for each in refinements for name in ("count", "width")]
+    if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
+        raise Rejected("a size in its proof is malformed")
+    bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
+    width = int(bits.sum())
+    size = sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees)
+    if size + sum(each["count"] * (4 + 2 * each["width"]) for each in refinements) > _LARGEST_PROOF:
+        raise Rejected("its proof is too large")
+    return SplitProof(
+        bits.astype(bool),
+        tuple(
+            Refinement(
+                _unpacked(each["neurons"], "<i4", each["count"]).astype(np.int32),
+                _unpacked(each["slopes"], "u1", 2 * each["count"] * each["width"]).reshape(
+                    2, each["count"], each["width"]
+                ),
+            )
+            for each in refinements
+        ),
+        tuple(
+            Tree(
+                tree["functional"],
+                _unpacked(tree["nodes"], "<i4", max(0, 2 * tree["leaves"] - 1)).astype(np.int32),
+                _unpacked(tree["slopes"], "u1", tree["leaves"] * width).reshape(tree["leaves"], width),
+                _unpacked(tree["multipliers"], "<f4", tree["splits"]).astype(np.float32),
+            )
+            for tree in trees
+        ),
+    )
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
+
+
+def _unpacked(text: Any, kind: str, count: int) -> NDArray[Any]:
+    """An array of so many elements; never inflates more than it should hold."""
+    size = np.dtype(kind).itemsize * count
     inflater = zlib.decompressobj()
     content = inflater.decompress(base64.b64decode(text, validate=True), size + 1)
     if len(content) != size or not inflater.eof:
-        raise Rejected("its box does not have the shape that it names")
-    return np.frombuffer(content, "<f4").astype(np.float32).reshape(shape)
+        raise Rejected("an array in it does not have the size that it names")
+    return np.frombuffer(content, kind).astype(kind[-2:])

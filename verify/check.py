@@ -2,8 +2,9 @@
 
 Trusted: this module and what it imports (certificate, onnx_file, operators, network, replacements, written_out, fusion,
 batching, primitives, functions, linear_maps, windows, interpreter, intervals, softmax, linear_bounds, bounds, margins,
-crown, methods, properties, reachability, rounding, environment), numpy and onnx. Nothing that was computed when the
-certificate was written is believed.
+crown, split_trees, methods, properties, reachability, rounding, environment), numpy and onnx. Nothing that was computed
+when the certificate was written is believed: a proof's slopes, multipliers and splits are choices, each of which is as
+valid as any other.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Class, Rejected, Unreachable
+from verify.certificate import Certificate, Class, Unreachable
+from verify.crown import margin_problem
 from verify.environment import require_ieee_arithmetic
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.intervals import Interval
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
 from verify.reachability import unreachable
 from verify.rounding import CONTRACTS
+from verify.split_trees import SplitProof, split_bounds
 
 
 def check(certificate: Certificate, network: Network) -> None:
@@ -29,8 +32,9 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected("it is about another model: the SHA-256 differs")
     if certificate.contract not in CONTRACTS:
         raise Rejected(f"its contract {certificate.contract!r} is unknown")
-    if certificate.proof not in PROOFS:
-        raise Rejected(f"its proof is of the unknown kind {certificate.proof!r}")
+    proof = certificate.proof
+    if isinstance(proof, str) and proof not in PROOFS:
+        raise Rejected(f"its proof is of the unknown kind {proof!r}")
     if certificate.lower.shape != network.input.shape:
         raise Rejected("its box does not have the shape of the model's input")
     if not (np.isfinite(certificate.lower) & np.isfinite(certificate.upper)).all():
@@ -41,15 +45,24 @@ def check(certificate: Certificate, network: Network) -> None:
     claim = certificate.claim
     proved = _wins(claim, certificate, network) if isinstance(claim, Class) else _unreached(claim, certificate, network)
     if not proved:
-        raise Rejected(f"bounds by {certificate.proof} do not prove it")
+        raise Rejected(f"bounds {_name(certificate.proof)} do not prove it")
+
+
+def _name(proof: str | SplitProof) -> str:
+    return f"by {proof}" if isinstance(proof, str) else "over its trees of splits"
 
 
 def _wins(claim: Class, certificate: Certificate, network: Network) -> bool:
     if not 0 <= claim.label < classes(network):
         raise Rejected("its label is not one of the model's classes")
-    bound = PROOFS[certificate.proof]
-    margins = bound(network, certificate.box, np.array([claim.label]), CONTRACTS[certificate.contract])
-    return bool((margins > 0).all())  # NaN, about which nothing is known, is not greater
+    proof, box, contract = certificate.proof, certificate.box, CONTRACTS[certificate.contract]
+    label = np.array([claim.label])
+    if isinstance(proof, str):
+        lower = PROOFS[proof](network, box, label, contract)
+    else:
+        problem, functionals, constants = margin_problem(network, box, label, contract)
+        lower = split_bounds(problem, box, functionals[0], constants[0], contract, proof)
+    return bool((lower > 0).all())  # NaN, about which nothing is known, is not greater
 
 
 def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -> bool:
@@ -58,6 +71,8 @@ def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -
         size = int(np.prod(tensor.shape))
         if any(index >= size for constraint in constraints for index, _ in getattr(constraint, terms)):
             raise Rejected(f"its property is about {terms} that the model does not have")
+    if not isinstance(certificate.proof, str):
+        raise Rejected("its proof is of a kind that does not fit its property")
     box = Interval(*(end.reshape(1, -1) for end in certificate.box))
     (proved,) = unreachable(network, box, [claim.alternatives], CONTRACTS[certificate.contract], certificate.proof)
     return proved

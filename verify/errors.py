@@ -15,3 +15,9 @@ class ModelProblem(Problem):
     """The model or the property is unsupported or invalid."""
 
     exit_code = 4
+
+
+class Rejected(Problem):
+    """A certificate that proves nothing, and why."""
+
+    exit_code = 1

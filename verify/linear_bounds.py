@@ -8,17 +8,27 @@ from, down to the input. Deployment enters as one dot product at every operation
     a y  >=  (a W) x + a b - |a| D.
 
 For y = relu(x) with x in [l, u], any slope in [0, 1] gives a line below and any line above both ends one above, so that
-nothing about the relaxation has to be trusted. Arrays of functionals have the shape lanes x functionals x tensor.
+nothing about the relaxation has to be trusted: a proof may choose it (alpha-CROWN, arXiv 2011.13824), and may restrict
+a bound to those executions whose deployed x has a given sign s, in which
+
+    a y  >=  a y - beta s x        for any beta >= 0
+
+(beta-CROWN, arXiv 2103.06624). This x is the very float32 number that the ReLU reads, so that the new coefficient of x
+is passed on, and charged with rounding, like any other. Arrays of functionals have the shape lanes x functionals x
+tensor; those about intervals may have a single lane for all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.functions import OWN_ERROR, Function, normal_arguments
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
@@ -44,6 +54,41 @@ _CELLS = 16
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a proof chooses at one ReLU, for each of its neurons; every choice yields valid bounds.
+
+    slope: of the line below where the sign is open, from 0 to 1 (from the ReLU's own slope to 1 for a leaky one), NaN
+        to leave it to CROWN; lanes x functionals (or one) x shape.
+    sign: 1 or -1 where the lane is about executions in which the ReLU reads a number >= 0, or <= 0, only; 0 for all;
+        lanes x shape.
+    multiplier: beta >= 0 where there is a sign; lanes x shape.
+    """
+
+    slope: Array
+    sign: Array | None = None
+    multiplier: Array | None = None
+
+
+Choices = Mapping[Tensor, Choice]
+"""By the tensor of the ReLU; CROWN decides where there is none."""
+
+
+def relus(output: Tensor) -> dict[Tensor, slice]:
+    """The ReLUs that the output depends on and whose linear bounds leave a choice, leaky ones included, from the input
+    on; with the numbers of their neurons, all of which are numbered one after the other."""
+    found, first = {}, 0
+    for tensor in topological([output]):
+        if isinstance(tensor.primitive, LeakyRelu) and 0 <= tensor.primitive.slope <= 1:
+            found[tensor] = slice(first, first := first + math.prod(tensor.shape))
+    return found
+
+
+def neuron_count(output: Tensor) -> int:
+    """How many neurons those have together."""
+    return sum(math.prod(tensor.shape) for tensor in relus(output))
+
+
+@dataclass(frozen=True)
 class Step:
     """One operation passed backwards: functionals of its operands, and what they leave over (lanes x functionals).
 
@@ -56,12 +101,19 @@ class Step:
 
 
 def lower_bounds(
-    target: Tensor, functionals: Array, intervals: Intervals, contract: Contract, *, stop: Tensor | None = None
+    target: Tensor,
+    functionals: Array,
+    intervals: Intervals,
+    contract: Contract,
+    choices: Choices = MappingProxyType({}),
+    *,
+    stop: Tensor | None = None,
 ) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
     functionals: lanes x functionals x target's shape. intervals: of every tensor that the target depends on, the input
-    included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on.
+    included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on; in one
+    lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     """
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
@@ -72,6 +124,8 @@ def lower_bounds(
             continue
         if tensor is stop or isinstance(tensor.primitive, Input):
             step = _through_input(a, intervals[tensor])
+        elif isinstance(tensor.primitive, LeakyRelu):
+            step = _leaky_relu(tensor, a, intervals, contract, choices.get(tensor))
         else:
             rule = _RULES.get(type(tensor.primitive), _constant)
             step = rule(tensor, a, intervals, contract)
@@ -123,63 +177,116 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     return Step((coefficients,), _dot(a, bias), _dot(np.abs(a), error.widened((error.kappa + backward) * sums)))
 
 
-def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """s x for x < 0, else x, convex for s <= 1: the line below has slope 1 or s, whichever leaves less area."""
+def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract, choice: Choice | None) -> Step:
+    """s x for x < 0, else x, with 0 <= s <= 1."""
     primitive: Any = tensor.primitive
     slope = primitive.slope
-    if slope > 1:
-        return _constant(tensor, a, intervals, contract)
-    (operand,) = tensor.operands
-    lower, upper = intervals[operand]
+    if not 0 <= slope <= 1:
+        return _between_lines(tensor, a, intervals, contract)
+    x = intervals[tensor.operands[0]]
+    lowest, top = _slopes(primitive, x)
+    below, above, offset = lowest[:, np.newaxis], top.slope[:, np.newaxis], top.offset
+    added = np.zeros(())
+    if choice:
+        unstable = (x.lower < 0) & (x.upper > 0)
+        chosen = np.clip(slope + (1.0 - slope) * choice.slope, slope, 1.0)
+        below = np.where(unstable[:, np.newaxis] & ~np.isnan(chosen), chosen, below)
+    if choice and choice.sign is not None and choice.multiplier is not None:
+        # Among executions with a sign the function is one line, whatever the interval says.
+        sign = choice.sign[:, np.newaxis]
+        line = np.where(sign > 0, 1.0, slope)
+        below, above = np.where(sign == 0, below, line), np.where(sign == 0, above, line)
+        offset = np.where(choice.sign == 0, offset, 0.0)
+        added = -sign * np.maximum(choice.multiplier, 0.0)[:, np.newaxis]
+    negative = np.minimum(a, 0.0)
+    coefficients = np.maximum(a, 0.0) * below + negative * above + added
+    loss = _own(np.abs(a) + np.abs(added), magnitude_of(x)) + _dot(np.abs(a), _leaky_rounding(primitive, x, contract))
+    return Step((coefficients,), _dot(negative, offset), loss)
+
+
+def _slopes(primitive: LeakyRelu, x: Interval) -> tuple[Array, Line]:
+    """For s x below zero and x above, convex as s <= 1: the slope of a line through zero below the function, 1 or s,
+    whichever leaves less area; and the line above."""
+    slope, (lower, upper) = primitive.slope, x
     below = np.where(upper > -lower, 1.0, slope)
     unstable = (lower < 0) & (upper > 0)
     above = np.clip(np.where(unstable, (upper - slope * lower) / (upper - lower), below), slope, 1.0)
     # Whatever `above` was rounded to, this offset lifts the line over both ends, and so over the whole function.
     offset = np.maximum((1.0 - above) * np.maximum(upper, 0.0), (above - slope) * np.maximum(-lower, 0.0))
-    offset *= 1.0 + 2.0**-50
-    below, above, offset = (values[:, np.newaxis] for values in (below, above, offset))
-    negative = np.minimum(a, 0.0)
-    coefficients = np.maximum(a, 0.0) * below + negative * above
-    magnitude = max(1.0, abs(slope)) * magnitude_of(intervals[operand])
-    exact = slope in (0.0, -1.0)
-    rounding = 0.0 * magnitude if exact else contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow
-    loss = _own(a, magnitude) + _dot(np.abs(a), rounding)
-    return Step((coefficients,), _dot(negative, offset[:, 0]), loss)
+    return below, Line(above, offset * (1.0 + 2.0**-50))
 
 
-def _function(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """A line below and one above the deployed function, or the interval's end where that is lower on average."""
-    primitive: Any = tensor.primitive
-    assert isinstance(primitive, Function)
-    x, y = intervals[tensor.operands[0]], intervals[tensor]
-    lower, upper = normal_arguments(x.lower, x.upper, contract)
-    slack = primitive.error(magnitude_of(y), magnitude_of(x), contract)
-    below, above = _lines(primitive.apply, primitive.kinks, primitive.curvature(lower, upper), Interval(lower, upper))
-    moved = contract.underflow * 2.0**24
-    below = _Line(below.slope, below.offset - slack - moved * np.abs(below.slope))
-    above = _Line(above.slope, above.offset + slack + moved * np.abs(above.slope))
-    return _between(below, above, a, x, y)
-
-
-def _clip(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    primitive: Any = tensor.primitive
-    assert isinstance(primitive, Clip)
-    x, y = intervals[tensor.operands[0]], intervals[tensor]
-    below, above = _lines(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
-    return _between(below, above, a, x, y)
+def _leaky_rounding(primitive: LeakyRelu, x: Interval, contract: Contract) -> Array:
+    """Of the product s x; none where that is zero, or only changes the sign."""
+    magnitude = max(1.0, abs(primitive.slope)) * magnitude_of(x)
+    if primitive.slope in (0.0, -1.0):
+        return 0.0 * magnitude
+    return np.asarray(contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow)
 
 
 @dataclass(frozen=True)
-class _Line:
-    """y = slope x + offset."""
+class Line:
+    """y = slope x + offset, elementwise."""
 
     slope: Array
     offset: Array
 
 
+def lines_around(tensor: Tensor, intervals: Intervals, contract: Contract) -> tuple[Line, Line] | None:
+    """A line below and one above the deployed values, in terms of those of the only operand, or an end of the interval
+    where that is nearer on average; None for operations without such lines, or about whose lines a proof may choose."""
+    primitive = tensor.primitive
+    if isinstance(primitive, Function):
+        below, above = _around_function(primitive, tensor, intervals, contract)
+    elif isinstance(primitive, Clip):
+        x = intervals[tensor.operands[0]]
+        below, above = _lines(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
+    elif isinstance(primitive, LeakyRelu) and primitive.slope < 0:
+        x = intervals[tensor.operands[0]]
+        slope, top = _slopes(primitive, x)
+        rounding = _leaky_rounding(primitive, x, contract)
+        below, above = Line(slope, -rounding), Line(top.slope, top.offset + rounding)
+    else:
+        return None
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
+    centre, _, _ = midpoint(x)
+    low, high = below.slope * centre + below.offset > y.lower, above.slope * centre + above.offset < y.upper
+    return (
+        Line(np.where(low, below.slope, 0.0), np.where(low, below.offset, y.lower)),
+        Line(np.where(high, above.slope, 0.0), np.where(high, above.offset, y.upper)),
+    )
+
+
+def _between_lines(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    lines = lines_around(tensor, intervals, contract)
+    if lines is None:
+        return _constant(tensor, a, intervals, contract)
+    below, above = lines
+    _, _, magnitude = midpoint(intervals[tensor.operands[0]])
+    positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
+    coefficients = positive * below.slope[:, np.newaxis] + negative * above.slope[:, np.newaxis]
+    constant = _dot(positive, below.offset) + _dot(negative, above.offset)
+    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below.offset), np.abs(above.offset)))
+    return Step((coefficients,), constant, loss)
+
+
+def _around_function(
+    primitive: Function, tensor: Tensor, intervals: Intervals, contract: Contract
+) -> tuple[Line, Line]:
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
+    lower, upper = normal_arguments(x.lower, x.upper, contract)
+    slack = primitive.error(magnitude_of(y), magnitude_of(x), contract)
+    below, above = _lines(primitive.apply, primitive.kinks, primitive.curvature(lower, upper), Interval(lower, upper))
+    moved = contract.underflow * 2.0**24
+    return (
+        Line(below.slope, below.offset - slack - moved * np.abs(below.slope)),
+        Line(above.slope, above.offset + slack + moved * np.abs(above.slope)),
+    )
+
+
 def _lines(
     function: Callable[[Array], Array], kinks: tuple[float, ...], curvature: Array, x: Interval
-) -> tuple[_Line, _Line]:
+) -> tuple[Line, Line]:
     """A line below and one above a function over an interval.
 
     Of all lines above a function the one with the least area is as high as the concave envelope over the midpoint of
@@ -195,7 +302,7 @@ def _lines(
     width = step * (1.0 + 2.0**-20) + 2.0**-50 * magnitude_of(x)  # of a cell, between rounded ends
     bow = 0.125 * (1.0 + 2.0**-40) * curvature * width * width
 
-    def line(sign: int) -> _Line:
+    def line(sign: int) -> Line:
         slope, best = np.zeros_like(step), np.full_like(step, -np.inf)
         for left, right in product((1, 2, 4, _CELLS // 2), repeat=2):
             first, last = values[_CELLS // 2 - left], values[_CELLS // 2 + right]
@@ -207,22 +314,9 @@ def _lines(
         for point, value in zip(points, values, strict=True):
             ramp = slope * point
             offset = np.maximum(offset, sign * (value - ramp) + OWN_ERROR * (np.abs(value) + np.abs(ramp)))
-        return _Line(slope, sign * (offset + bow))
+        return Line(slope, sign * (offset + bow))
 
     return line(-1), line(1)
-
-
-def _between(below: _Line, above: _Line, a: Array, x: Interval, y: Interval) -> Step:
-    """A tensor between two lines of its operand x, and inside its interval y."""
-    centre, _, magnitude = midpoint(x)
-    low, high = below.slope * centre + below.offset > y.lower, above.slope * centre + above.offset < y.upper
-    below = _Line(np.where(low, below.slope, 0.0), np.where(low, below.offset, y.lower))
-    above = _Line(np.where(high, above.slope, 0.0), np.where(high, above.offset, y.upper))
-    positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
-    coefficients = positive * below.slope[:, np.newaxis] + negative * above.slope[:, np.newaxis]
-    constant = _dot(positive, below.offset) + _dot(negative, above.offset)
-    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below.offset), np.abs(above.offset)))
-    return Step((coefficients,), constant, loss)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -263,16 +357,22 @@ def _sum(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> 
     return Step((a, primitive.sign * a), np.zeros(a.shape[:2]), _dot(np.abs(a), rounding) + own)
 
 
-def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """The maximum is at least the element with the largest lower bound, and equals it where no other one can win."""
+@dataclass(frozen=True)
+class Winners:
+    """Of each window of a max pooling: where the element with the largest lower bound lies, whether it is always the
+    maximum, and an upper bound of the maximum where it is not; lanes x outputs."""
+
+    place: NDArray[np.intp]
+    always: NDArray[np.bool_]
+    highest: Array
+
+
+def winners(tensor: Tensor, intervals: Intervals) -> Winners:
+    """About a max pooling without constants around its operand."""
     primitive: Any = tensor.primitive
-    assert isinstance(primitive, MaxPool)
-    if primitive.padding:
-        return _constant(tensor, a, intervals, contract)
     (operand,) = tensor.operands
-    size = int(np.prod(operand.shape))
-    places = np.arange(size, dtype=np.float64).reshape(operand.shape)
-    index = np.stack(list(primitive.window.taps(places, -1.0))).reshape(-1, int(np.prod(tensor.shape))).astype(np.intp)
+    places = np.arange(math.prod(operand.shape), dtype=np.float64).reshape(operand.shape)
+    index = np.stack(list(primitive.window.taps(places, -1.0))).reshape(-1, math.prod(tensor.shape)).astype(np.intp)
     padded = [
         np.concatenate([end.reshape(len(end), -1), np.full((len(end), 1), -np.inf)], 1) for end in intervals[operand]
     ]
@@ -280,25 +380,34 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
     chosen = lower.argmax(axis=1)[:, np.newaxis]
     rivals = upper.copy()
     np.put_along_axis(rivals, chosen, -np.inf, axis=1)
-    wins = rivals.max(axis=1) <= np.take_along_axis(lower, chosen, axis=1)[:, 0]
-    winner = np.take_along_axis(np.broadcast_to(index, lower.shape), chosen, axis=1)[:, 0]
+    always = rivals.max(axis=1) <= np.take_along_axis(lower, chosen, axis=1)[:, 0]
+    place = np.take_along_axis(np.broadcast_to(index, lower.shape), chosen, axis=1)[:, 0]
+    return Winners(place, always, np.where(always, 0.0, intervals[tensor].upper.reshape(len(lower), -1)))
+
+
+def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """The maximum is at least the element with the largest lower bound, and equals it where no other one can win."""
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, MaxPool)
+    if primitive.padding:
+        return _constant(tensor, a, intervals, contract)
+    (operand,) = tensor.operands
+    best = winners(tensor, intervals)
     flat = a.reshape(*a.shape[:2], -1)
-    passed = np.where(wins[:, np.newaxis], flat, np.maximum(flat, 0.0))
-    coefficients = np.zeros((*a.shape[:2], size))
+    passed = np.where(best.always[:, np.newaxis], flat, np.maximum(flat, 0.0))
+    coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
     lanes, functionals = (np.arange(n) for n in a.shape[:2])
-    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], winner[:, np.newaxis]), passed)
-    highest = magnitude_of(intervals[operand]).reshape(len(lower), -1)[lanes[:, None], winner]
-    offset = np.where(wins, 0.0, intervals[tensor].upper.reshape(len(lower), -1))
-    own = _own(flat, highest) + _own(flat, np.abs(offset))
-    constant = _dot(np.minimum(flat, 0.0), offset)
+    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], best.place[:, np.newaxis]), passed)
+    reach = np.take_along_axis(magnitude_of(intervals[operand]).reshape(len(best.place), -1), best.place, axis=1)
+    own = _own(flat, reach) + _own(flat, np.abs(best.highest))
+    constant = _dot(np.minimum(flat, 0.0), best.highest)
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, own)
 
 
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
-    LeakyRelu: _leaky_relu,
-    Function: _function,
-    Clip: _clip,
+    Function: _between_lines,
+    Clip: _between_lines,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

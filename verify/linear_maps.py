@@ -152,15 +152,21 @@ class Convolution:
     def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
         axes = len(self.window.kernel)
         channels, spatial, output = shape[-axes - 1], shape[-axes:], y.shape[-axes:]
-        samples = y.reshape(-1, self.groups, len(self.weight) // self.groups, int(np.prod(output)))
-        kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).swapaxes(1, 2)
-        taps = int(np.prod(self.window.kernel))
-        chunk = max(1, _WORKSPACE // max(1, channels * taps * samples.shape[-1]))
-        result = np.empty((len(samples), channels, *spatial))
+        outputs = len(self.weight) // self.groups
+        kernel = self.weight.reshape(self.groups, outputs, channels // self.groups, -1)
+        samples = y.reshape(-1, self.groups, outputs, int(np.prod(output)))
+        chunk = max(1, _WORKSPACE // max(1, max(len(self.weight), channels) * int(np.prod(spatial))))
+        result = np.empty((len(samples), self.groups, channels // self.groups, *spatial))
         for start in range(0, len(samples), chunk):
-            columns = np.matmul(kernel, samples[start : start + chunk]).reshape(-1, channels, taps, *output)
-            part = result[start : start + chunk]
-            part[:] = self.window.scattered(np.moveaxis(columns, 2, 0), part.shape)
+            part = samples[start : start + chunk]
+            rows = np.ascontiguousarray(part.transpose(1, 3, 0, 2))  # groups x positions x lanes x outputs
+            for group in range(self.groups):
+                flat = rows[group].reshape(-1, outputs)
+                taps = (
+                    (flat @ kernel[group, :, :, tap]).reshape(*output, len(part), -1) for tap in range(kernel.shape[3])
+                )
+                found = self.window.scattered(taps, (*spatial, len(part), channels // self.groups))
+                result[start : start + chunk, group] = np.moveaxis(found, (-2, -1), (0, 1))
         return result.reshape(len(y), *shape)
 
     def scaled(self, scale: Array) -> LinearMap:

@@ -1,5 +1,5 @@
-"""The ways to bound a classifier's margins and other functionals of an output, by name, and the methods that try them
-in turn."""
+"""The ways to prove a classifier's margins and other functionals of an output positive, by name, and the methods that
+try them in turn."""
 
 from __future__ import annotations
 
@@ -32,9 +32,19 @@ FUNCTIONAL_PROOFS: dict[str, FunctionalBounds] = {
 }
 """The same ways, for functionals of any output."""
 
+ALPHA_CROWN, COMPLETE = "alpha-crown", "complete"
+"""These search for a proof (`verify.search`), for a limited time: without splits, and with as many as it takes."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
     "crown": ("ibp", "crown-ibp", "crown"),
     "attack": (),
+    ALPHA_CROWN: ("ibp", "crown-ibp", "crown", ALPHA_CROWN),
+    COMPLETE: ("ibp", "crown-ibp", "crown", COMPLETE),
 }
 """What a method tries, the cheapest first; what one way settles the next ones need not look at."""
+
+
+def searches(method: str) -> bool:
+    """Whether a method searches, so that a time limit means something."""
+    return bool(METHODS[method]) and METHODS[method][-1] not in PROOFS

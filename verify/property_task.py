@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from verify.certificate import Certificate, Rejected, Unreachable
+from verify.certificate import Certificate, Unreachable
 from verify.certificate import write as write_certificate
 from verify.check import check
-from verify.errors import ModelProblem
+from verify.errors import ModelProblem, Rejected
 from verify.network import Network, load
 from verify.reachability import Answer, Attack, Decision, Witness, cases_for, decide
 from verify.result import SCHEMA_VERSION, versions

@@ -30,13 +30,14 @@ _FALSE = (Status.MISCLASSIFIED, Status.COUNTEREXAMPLE)
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked: everything that a verdict depends on. eps: in the units of the model's input. attack: on what is
-    not proved, if on anything."""
+    """What was asked: everything that a verdict depends on. eps: in the units of the model's input. timeout_s: for a
+    sample, None where the method does not search. attack: on what is not proved, if on anything."""
 
     model_path: str
     model_sha256: str
     contract: str
     method: str
+    timeout_s: float | None
     eps: Fraction
     input_range: InputRange | None
     data: Samples
@@ -48,6 +49,7 @@ class Question:
             "model": {"path": self.model_path, "sha256": self.model_sha256},
             "contract": self.contract,
             "method": self.method,
+            "timeout_s": self.timeout_s,
             "attack": asdict(self.attack) if self.attack else None,
             "norm": "linf",
             "eps": float(self.eps),
@@ -86,7 +88,7 @@ class Summary:
             clean_accuracy=percent(sum(v.prediction == v.label for v in verdicts)),
             attacked_accuracy=percent(sum(v.status not in _FALSE for v in verdicts)) if attacked else None,
             certified_accuracy=percent(sum(v.status is Status.VERIFIED for v in verdicts)),
-            undecided=sum(v.status is Status.UNKNOWN for v in verdicts),
+            undecided=sum(v.status in (Status.UNKNOWN, Status.TIMEOUT) for v in verdicts),
             time_s=sum(v.time_s for v in verdicts),
         )
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time, values
 from verify.boxes import InputRange, box_around
+from verify.crown import margin_problem
 from verify.datasets import DataProblem
 from verify.environment import require_ieee_arithmetic
+from verify.errors import Problem
 from verify.intervals import Interval
 from verify.margins import Labels, classes
-from verify.methods import METHODS, PROOFS
+from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
 from verify.network import Network
 from verify.rounding import Array, Contract
 from verify.samples import Samples
+from verify.split_trees import SplitProof, split_bounds
+
+if TYPE_CHECKING:
+    from verify.search.branch_and_bound import Outcome
 
 _LARGEST_BATCH = 64
 """Samples that are looked at together: what one Ctrl-C can lose."""
@@ -33,6 +41,7 @@ class Status(StrEnum):
     MISCLASSIFIED = "misclassified"
     COUNTEREXAMPLE = "counterexample"
     UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Verdict:
 
     index: in its data. prediction: of the network at the sample itself. margin_lower: lower bound of the least margin
     of the label over the box, NaN where none could be given. time_s: the sample's share of its batch's time.
-    certificate: its file. counterexample: an input to which onnxruntime answers another class.
+    certificate: its file. proof: what a certificate says of it, where it is verified. counterexample: an input to which
+    onnxruntime answers another class.
     """
 
     index: int
@@ -52,6 +62,7 @@ class Verdict:
     margin_lower: float
     time_s: float
     certificate: str | None = None
+    proof: str | SplitProof | None = None
     counterexample: NDArray[np.float32] | None = None
 
 
@@ -67,18 +78,21 @@ def verify_classifier(
     input_range: InputRange | None,
     contract: Contract,
     method: str = "ibp",
+    timeout_s: float = math.inf,
     attack: MisclassificationSearch | None = None,
 ) -> Iterator[Verdict]:
     """Verdicts, sample by sample. attack: searches for counterexamples to what is not proved.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
-    within the input range, under the contract. Raises ModelProblem and DataProblem where model and samples do not fit,
-    and BrokenArithmetic where this process cannot compute soundly.
+    within the input range, under the contract. timeout_s: how long a method that searches may do so, for each sample.
+    Raises ModelProblem and DataProblem where model and samples do not fit, BrokenArithmetic where this process cannot
+    compute soundly, and Problem where a method needs torch and there is none.
     """
     require_ieee_arithmetic()
     count = classes(network)
     if ((samples.labels < 0) | (samples.labels >= count)).any():
         raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")
+    proofs = [way for way in METHODS[method] if way in PROOFS]
     batch = min(lanes_at_a_time(network), _LARGEST_BATCH)
     for first in range(0, len(samples), batch):
         began = time.perf_counter()
@@ -86,20 +100,21 @@ def verify_classifier(
         x, labels = samples.inputs[part], samples.labels[part]
         predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
         box = box_around(x, eps, input_range)
-        margins, decided_by = _margins(network, box, labels, contract, METHODS[method], predictions == labels)
+        margins, decided_by = _margins(network, box, labels, contract, proofs, predictions == labels)
         open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
         found: dict[int, NDArray[np.float32]] = {}
         if attack and open_lanes.size:
             parts = attack(x[open_lanes], labels[open_lanes], Interval(*(end[open_lanes] for end in box)))
             found = {int(open_lanes[lane]): counterexample for lane, counterexample in parts.items()}
         time_s = (time.perf_counter() - began) / len(x)
+        verdicts = []
         for lane, (label, prediction, margin) in enumerate(zip(labels, predictions, margins, strict=True)):
             status = Status.VERIFIED if margin > 0 else Status.UNKNOWN
             if lane in found:
                 status = Status.COUNTEREXAMPLE
             elif status is Status.UNKNOWN and prediction != label:
                 status = Status.MISCLASSIFIED
-            yield Verdict(
+            verdict = Verdict(
                 index=samples.start + first + lane,
                 label=int(label),
                 prediction=int(prediction),
@@ -107,8 +122,56 @@ def verify_classifier(
                 decided_by="attack" if lane in found else decided_by[lane],
                 margin_lower=float(margin),
                 time_s=time_s,
+                proof=decided_by[lane],
                 counterexample=found.get(lane),
             )
+            verdicts.append(verdict)
+        if searches(method):
+            yield from _searched(network, box, verdicts, contract, method, timeout_s)
+        else:
+            yield from verdicts
+
+
+def _searched(
+    network: Network, box: Interval, verdicts: Sequence[Verdict], contract: Contract, method: str, timeout_s: float
+) -> Iterator[Verdict]:
+    """The verdicts, those that are unknown searched for a proof, which counts once it is checked."""
+    open_lanes = [lane for lane, verdict in enumerate(verdicts) if verdict.status is Status.UNKNOWN]
+    part = Interval(*(end[open_lanes] for end in box))
+    labels = np.array([verdicts[lane].label for lane in open_lanes], int)
+    problem, functionals, constants = margin_problem(network, part, labels, contract)
+    outcomes = enumerate(
+        _search()(problem, part, functionals, constants, contract, branch=method == COMPLETE, seconds=timeout_s)
+    )
+    for verdict in verdicts:
+        if verdict.status is not Status.UNKNOWN:
+            yield verdict
+            continue
+        lane, outcome = next(outcomes)
+        began = time.perf_counter()
+        if outcome.proof:
+            own = Interval(*(end[lane : lane + 1] for end in part))
+            lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+            if (lower > 0).all():
+                verdict = replace(
+                    verdict,
+                    status=Status.VERIFIED,
+                    decided_by=COMPLETE if outcome.branched else ALPHA_CROWN,
+                    margin_lower=float(np.delete(lower, verdict.label).min()),
+                    proof=outcome.proof,
+                )
+        elif outcome.timed_out:
+            verdict = replace(verdict, status=Status.TIMEOUT)
+        yield replace(verdict, time_s=verdict.time_s + outcome.spent_s + time.perf_counter() - began)
+
+
+def _search() -> Callable[..., Iterator[Outcome]]:
+    """The search, which needs torch; raises Problem where that is missing."""
+    try:
+        from verify.search.branch_and_bound import search
+    except ImportError as error:
+        raise Problem(f"searching for proofs needs torch, which cannot be imported ({error})") from error
+    return search
 
 
 def _margins(

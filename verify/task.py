@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from verify.boxes import InputRange, box_around, parse_eps
-from verify.certificate import Certificate, Class, Rejected
+from verify.certificate import Certificate, Class
 from verify.certificate import write as write_certificate
 from verify.check import check
 from verify.effort import Effort
-from verify.errors import ModelProblem, Problem
+from verify.errors import ModelProblem, Problem, Rejected
+from verify.methods import searches
 from verify.network import Network
 from verify.result import Question, write_result
 from verify.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
@@ -24,6 +26,7 @@ from verify.runtime import Runtime
 from verify.samples import load_samples
 
 _SECONDS_BETWEEN_SAVES = 5
+_DEFAULT_TIMEOUT_S = 20.0
 
 
 def question_about(
@@ -36,6 +39,7 @@ def question_about(
     count: int | None,
     method: str,
     contract: str,
+    timeout_s: float | None = None,
     attack: Effort | None = None,
 ) -> Question:
     """Fill in what was not said from the model's metadata; raises Problem where that says nothing either."""
@@ -51,6 +55,7 @@ def question_about(
         model_sha256=network.sha256,
         contract=contract,
         method=method,
+        timeout_s=timeout_s or _DEFAULT_TIMEOUT_S if searches(method) else None,
         eps=parse_eps(eps),
         input_range=input_range(network) or samples.natural_range,
         data=samples,
@@ -80,6 +85,7 @@ def answer(
         input_range=question.input_range,
         contract=contract_named(question.contract),
         method=question.method,
+        timeout_s=question.timeout_s or math.inf,
         attack=_search(network, question),
     )
     saved = time.monotonic()
@@ -87,7 +93,7 @@ def answer(
         for verdict in watch(found):
             if certificates and verdict.status is Status.VERIFIED:
                 verdict = _certified(network, question, verdict, certificates)
-            verdicts.append(verdict)
+            verdicts.append(replace(verdict, proof=None))  # it may be large, and is on file if anywhere
             if result_path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 write_result(result_path, question, verdicts)
                 saved = time.monotonic()
@@ -110,7 +116,7 @@ def _search(network: Network, question: Question) -> MisclassificationSearch | N
 def _certified(network: Network, question: Question, verdict: Verdict, folder: Path) -> Verdict:
     """The verdict with its certificate written; `unknown` in the rare case that the checker, which computes one sample
     at a time and so rounds differently, does not confirm it."""
-    assert verdict.decided_by is not None
+    assert verdict.proof is not None
     data = question.data
     x = data.inputs[verdict.index - data.start][np.newaxis]
     box = box_around(x, question.eps, question.input_range)
@@ -121,7 +127,7 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
         claim=Class(verdict.label),
         lower=box.lower[0].astype(np.float32),
         upper=box.upper[0].astype(np.float32),
-        proof=verdict.decided_by,
+        proof=verdict.proof,
     )
     try:
         check(certificate, network)

@@ -35,15 +35,16 @@ class Window:
         spatial = x.shape[-len(self.kernel) :]
         if any(self.begin) or any(self.end):
             padded = np.full((*x.shape[: -len(spatial)], *self._padded(spatial)), padding)
-            padded[self._inside(spatial)] = x
+            padded[(..., *self._inside(spatial))] = x
             x = padded
         for cut in self._cuts(spatial):
-            yield x[cut]
+            yield x[(..., *cut)]
 
     def scattered(self, taps: Iterable[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The adjoint of `taps`: adds each tap's elements to where they came from in an array of that shape."""
-        spatial = shape[-len(self.kernel) :]
-        padded = np.zeros((*shape[: -len(spatial)], *self._padded(spatial)))
+        """The adjoint of `taps`, with the spatial axes in front, so that long runs of memory are added: adds each tap's
+        elements to where they came from in an array of that shape."""
+        spatial, rest = shape[: len(self.kernel)], shape[len(self.kernel) :]
+        padded = np.zeros((*self._padded(spatial), *rest))
         for cut, tap in zip(self._cuts(spatial), taps, strict=True):
             padded[cut] += tap
         return np.asarray(padded[self._inside(spatial)])
@@ -53,13 +54,13 @@ class Window:
 
     def _inside(self, spatial: tuple[int, ...]) -> tuple[Any, ...]:
         """Where the elements lie in the padded array."""
-        return (..., *(slice(b, b + n) for n, b in zip(spatial, self.begin, strict=True)))
+        return tuple(slice(b, b + n) for n, b in zip(spatial, self.begin, strict=True))
 
     def _cuts(self, spatial: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
         """For each kernel position, where its elements lie in the padded array."""
         output = self.output(spatial)
         for position in product(*map(range, self.kernel)):
-            cut: list[Any] = [...]
+            cut = []
             for tap, dilation, stride, count in zip(position, self.dilations, self.strides, output, strict=True):
                 start = tap * dilation
                 cut.append(slice(start, start + (count - 1) * stride + 1, stride))

@@ -13,9 +13,9 @@ import pytest
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, Rejected, decode, encode, read
+from verify.certificate import Certificate, Class, decode, encode, read
 from verify.check import check, model_of
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.network import Network
 
 SIDE = 3

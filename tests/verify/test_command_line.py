@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from support.command_line import ROOT, adcert
-from support.onnx_models import model, node
+from support.onnx_models import ALL, model, node
+from support.relu_networks import ReluNetwork
 from verify.version import __version__
 
 
@@ -240,3 +241,68 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     assert "rejected: bounds by ibp do not prove it" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[1] == f"{files[1]}: valid"
     assert adcert("check", tmp_path / "absent.json").returncode == 2
+
+
+@pytest.fixture
+def branching(tmp_path: Path) -> Path:
+    """A network that it takes splits to verify at its first sample, and linear bounds at the second."""
+    made = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
+    path = tmp_path / "branching.onnx"
+    path.write_bytes(made.onnx())
+    hard = np.random.default_rng(3).random((1, 3))
+    x = np.concatenate([hard, 100 * hard]).astype(np.float32)
+    np.savez(tmp_path / "hard.npz", x=x, y=made.run(x, ALL)[0].argmax(axis=1))
+    return path
+
+
+def searched(model: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    data = model.parent / "hard.npz"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return adcert("verify", model, "--data", data, "--eps", "0.8", *arguments, env=environment)
+
+
+def test_the_cheapest_method_that_settles_a_sample_is_named_and_its_proof_can_be_checked(
+    branching: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "certificates"
+    done = searched(branching, "--method", "complete", "--timeout", "60", "--certificates", folder, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["timeout_s"] == 60
+    assert [(each["status"], each["decided_by"]) for each in result["samples"]] == [
+        ("verified", "complete"),
+        ("verified", "crown-ibp"),
+    ]
+    assert result["samples"][0]["margin_lower"] > 0
+    done = adcert("check", *sorted(folder.iterdir()), "--model", branching)
+    assert done.returncode == 0
+    assert done.stdout.count(": valid") == 2
+
+
+def test_a_search_ends_in_time(branching: Path) -> None:
+    done = searched(branching, "--method", "complete", "--timeout", "1e-9", "--json", "-")
+    result = json.loads(done.stdout)
+    assert [each["status"] for each in result["samples"]] == ["timeout", "verified"]
+    assert result["summary"]["undecided"] == 1
+
+
+def test_a_search_that_is_continued_asks_for_the_same_time(branching: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert searched(branching, "--method", "alpha-crown", "--json", path).returncode == 0
+    result = json.loads(path.read_text())
+    assert result["timeout_s"] == 20
+    assert [each["status"] for each in result["samples"]] == ["unknown", "verified"]
+    other = searched(branching, "--method", "alpha-crown", "--timeout", "5", "--json", path, "--resume")
+    assert other.returncode == 2
+    assert "timeout" in other.stderr
+
+
+def test_without_torch_a_search_ends_in_a_sentence(branching: Path) -> None:
+    program = "import sys, cli; sys.modules['torch'] = None; cli.main()"
+    data = str(branching.parent / "hard.npz")
+    arguments = ["verify", str(branching), "--data", data, "--eps", "0.8", "--method", "complete"]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needs torch" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -123,7 +123,6 @@ def test_out_of_time(folder: Path) -> None:
         (["--vnnlib", "unbounded.vnnlib"], 4),
         (["--vnnlib", "other.vnnlib", "--eps", "0.1"], 2),
         (["--vnnlib", "other.vnnlib", "--attack"], 2),
-        (["--timeout", "5"], 2),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(folder: Path, arguments: list[str], code: int) -> None:

@@ -1,1 +1,4 @@
-"""Search with torch: fast, heuristic, and never trusted. What it finds is checked by others."""
+"""The search for proofs: heuristic, in floating point, on a CPU or GPU (torch).
+
+Nothing here is trusted: what is found is handed to `verify.split_trees`, which establishes it.
+"""

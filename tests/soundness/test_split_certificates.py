@@ -1,0 +1,200 @@
+"""Certificates with trees of splits: those that are accepted are proofs, whatever was done to their bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.onnx_models import ALL, DISABLED
+from support.relu_networks import ReluNetwork
+from verify.boxes import box_around
+from verify.certificate import Certificate, Class, decode, encode
+from verify.check import check
+from verify.crown import margin_functionals
+from verify.errors import Rejected
+from verify.network import Network
+from verify.rounding import FLOAT32_ANY_ORDER
+from verify.search.branch_and_bound import search
+from verify.split_trees import LEAF, SplitProof
+
+MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return MADE.network()
+
+
+@pytest.fixture(scope="module")
+def certificate(network: Network) -> Certificate:
+    return branching_certificate(network)
+
+
+def branching_certificate(network: Network) -> Certificate:
+    """Valid, with splits and with refined bounds of neurons."""
+    torch.set_num_threads(1)
+    centre = np.random.default_rng(3).random((1, 1, 3)).astype(np.float32)
+    box = box_around(centre, Fraction(4, 5), None)
+    label = int(MADE.run(centre[0], ALL)[0].argmax())
+    functionals, constants = margin_functionals(network, np.array([label]))
+    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60)
+    assert outcome.proof
+    assert outcome.branched
+    assert outcome.proof.refinements
+    lower, upper = (end[0].astype(np.float32) for end in box)
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", Class(label), lower, upper, outcome.proof)
+
+
+def splits(certificate: Certificate) -> SplitProof:
+    assert isinstance(certificate.proof, SplitProof)
+    return certificate.proof
+
+
+def reason(content: bytes, network: Network) -> str | None:
+    """Why the certificate in `content` is rejected; a problem other than a rejection fails the test."""
+    try:
+        found = decode(content)
+        check(found, network)
+    except Rejected as rejected:
+        return str(rejected)
+    assert_true(found)
+    return None
+
+
+def assert_true(found: Certificate) -> None:
+    """What the certificate says holds at sampled points and corners, as onnxruntime executes the model."""
+    share = np.random.default_rng(0).random((60, *found.lower.shape[1:]))
+    share[30:] = np.round(share[30:])
+    points = found.lower + share * (found.upper.astype(np.float64) - found.lower)
+    points = np.clip(points.astype(np.float32), found.lower, found.upper)
+    for level in (DISABLED, ALL):
+        logits, _ = MADE.run(points, level)
+        assert isinstance(found.claim, Class)
+        assert (logits[:, found.claim.label, np.newaxis] > np.delete(logits, found.claim.label, axis=1)).all()
+
+
+def test_it_survives_writing_and_reading(certificate: Certificate, network: Network) -> None:
+    again = decode(encode(certificate))
+    assert encode(again) == encode(certificate)
+    check(again, network)
+
+
+def test_one_changed_byte_is_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
+    content = encode(certificate)
+    rng = np.random.default_rng(0)
+    start = content.index(b'"proof"')
+    accepted = 0
+    for _ in range(500):
+        position, value = int(rng.integers(start, len(content))), int(rng.integers(256))
+        accepted += reason(content[:position] + bytes([value]) + content[position + 1 :], network) is None
+    assert accepted < 500  # white space
+
+
+def test_changed_slopes_multipliers_and_splits_are_rejected_or_still_a_proof(
+    certificate: Certificate, network: Network
+) -> None:
+    """Changes behind the compression, which would detect most of those to single bytes."""
+    rng = np.random.default_rng(0)
+    proof = splits(certificate)
+    outcomes = set()
+    for _ in range(150):
+        trees = list(proof.trees)
+        which = int(rng.integers(len(trees)))
+        kind = str(rng.choice(["nodes", "slopes", "multipliers", "functional", "refinements"]))
+        refinements = proof.refinements
+        if kind == "refinements":
+            values = refinements[0].slopes.copy()
+            values.reshape(-1)[rng.integers(values.size)] = rng.integers(256)
+            refinements = (replace(refinements[0], slopes=values), *refinements[1:])
+        elif kind == "functional":
+            trees[which] = replace(trees[which], functional=int(rng.integers(3)))
+        else:
+            values = getattr(trees[which], kind).copy()
+            if values.size:
+                flat = values.reshape(-1)
+                flat[rng.integers(flat.size)] = rng.choice([-1, 0, 1, 5]) if kind == "nodes" else rng.integers(256)
+            trees[which] = replace(trees[which], **{kind: values})
+        changed = replace(certificate, proof=replace(proof, trees=tuple(trees), refinements=refinements))
+        outcomes.add(reason(encode(changed), network) is None)
+    assert outcomes == {False, True}
+
+
+def packed(values: Any) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes())).decode()
+
+
+HOSTILE: dict[str, Any] = {
+    "no trees": lambda proof, tree: proof.update(trees=[]),
+    "trees are a number": lambda proof, tree: proof.update(trees=3),
+    "no neurons": lambda proof, tree: proof.pop("neurons", None),
+    "neurons of another network": lambda proof, tree: proof["neurons"].update(count=9),
+    "more neurons than fit": lambda proof, tree: proof["neurons"].update(count=2**40),
+    "a negative number of neurons": lambda proof, tree: proof["neurons"].update(count=-1),
+    "leaves missing": lambda proof, tree: tree.update(leaves=tree["leaves"] - 1),
+    "no leaves": lambda proof, tree: tree.update(
+        leaves=0, splits=0, **dict.fromkeys(("nodes", "slopes", "multipliers"), packed(np.zeros(0)))
+    ),
+    "huge": lambda proof, tree: tree.update(leaves=2**27),
+    "larger than memory": lambda proof, tree: tree.update(leaves=2**60),
+    "leaves as a float": lambda proof, tree: tree.update(leaves=1e3),
+    "too few splits": lambda proof, tree: tree.update(splits=0, multipliers=packed(np.zeros(0))),
+    "only splits": lambda proof, tree: tree.update(nodes=packed(np.zeros(2 * tree["leaves"] - 1, "<i4"))),
+    "only leaves": lambda proof, tree: tree.update(nodes=packed(np.full(2 * tree["leaves"] - 1, LEAF, "<i4"))),
+    "a neuron that does not exist": lambda proof, tree: tree.update(
+        nodes=packed(np.array([16] + [LEAF] * (2 * tree["leaves"] - 2), "<i4"))
+    ),
+    "multipliers that are no numbers": lambda proof, tree: tree.update(
+        multipliers=packed(np.full(tree["splits"], np.nan, "<f4"))
+    ),
+    "infinite multipliers": lambda proof, tree: tree.update(multipliers=packed(np.full(tree["splits"], np.inf, "<f4"))),
+    "a functional that does not exist": lambda proof, tree: tree.update(functional=3),
+    "a bomb": lambda proof, tree: tree.update(slopes=packed(np.zeros(2**26, np.uint8))),
+    "no refinements": lambda proof, tree: proof.pop("refinements", None),
+    "refinements of neurons that do not exist": lambda proof, tree: proof["refinements"][0].update(
+        neurons=packed(np.full(proof["refinements"][0]["count"], 99, "<i4"))
+    ),
+    "refinements of neurons of all ReLUs": lambda proof, tree: proof["refinements"][0].update(
+        count=16, width=0, neurons=packed(np.arange(16, dtype="<i4")), slopes=packed(np.zeros(0))
+    ),
+    "refinements without slopes": lambda proof, tree: proof["refinements"][0].update(
+        width=0, slopes=packed(np.zeros(0))
+    ),
+    "refinements larger than memory": lambda proof, tree: proof["refinements"][0].update(count=2**20, width=2**20),
+    "no base64": lambda proof, tree: tree.update(slopes="ä"),
+    "a list for an array": lambda proof, tree: tree.update(slopes=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_proof_is_rejected_in_a_sentence(what: str, certificate: Certificate, network: Network) -> None:
+    fields = json.loads(encode(certificate))
+    for tree in fields["proof"]["trees"]:
+        HOSTILE[what](fields["proof"], tree)
+    assert reason(json.dumps(fields).encode(), network)
+
+
+def test_a_tree_of_quadratically_long_paths_is_not_walked(certificate: Certificate, network: Network) -> None:
+    """Every first half is split again: the paths to all leaves together would not fit into memory."""
+    fields = json.loads(encode(certificate))
+    leaves = 200_000
+    width = int(splits(certificate).neurons.sum())
+    fields["proof"]["trees"] = [
+        {
+            "functional": functional,
+            "leaves": leaves,
+            "splits": 2 * leaves,
+            "nodes": packed(np.array([0] * (leaves - 1) + [LEAF] * leaves, "<i4")),
+            "slopes": packed(np.zeros(leaves * width, np.uint8)),
+            "multipliers": packed(np.zeros(2 * leaves, "<f4")),
+        }
+        for functional in range(3)
+    ]
+    assert reason(json.dumps(fields).encode(), network)

@@ -1,0 +1,128 @@
+"""The search itself: its bounds are the checker's, and it ends as it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from support.onnx_models import ALL, network_of
+from support.random_networks import random_network
+from support.relu_networks import ReluNetwork
+from verify.boxes import box_around
+from verify.crown import crown_intervals, margin_functionals
+from verify.intervals import Interval
+from verify.linear_bounds import neuron_count
+from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
+from verify.search.backward import Backward
+from verify.search.branch_and_bound import Ending, Outcome, search
+from verify.split_trees import Path, leaf_bounds, split_bounds
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
+    content, shape = random_network(seed)
+    network = network_of(content)
+    rng = np.random.default_rng(seed)
+    box = box_around(rng.random((1, *shape)).astype(np.float32), Fraction(1, 20), None)
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, REAL)
+    count, lanes = neuron_count(network.output), 3
+    slopes = rng.integers(0, 256, (lanes, count)).astype(np.uint8)
+    sides = rng.integers(-1, 2, (lanes, count))
+    paths: list[Path] = [[(n, int(sides[lane, n])) for n in np.flatnonzero(sides[lane])] for lane in range(lanes)]
+    multipliers = (0.1 * rng.random((lanes, count))).astype(np.float32)
+    functional = rng.normal(size=network.output.shape)
+    with np.errstate(all="ignore"):
+        expected = leaf_bounds(
+            network.output,
+            functional,
+            intervals,
+            REAL,
+            neurons=np.ones(count, bool),
+            paths=paths,
+            slopes=slopes,
+            multipliers=multipliers[sides != 0],
+        )
+    backward = Backward(network.output, torch.device("cpu"))
+    around = backward.lanes(intervals, functional[np.newaxis]).repeated(lanes)
+    split = around.split(backward.values(sides), backward.slope)
+    every = torch.arange(count)
+    found = backward.bounds(split, every, backward.values(slopes) / 255.0, backward.values(multipliers)).bounds
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3 * (1 + np.abs(expected).max()))
+
+
+MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
+NETWORK = MADE.network()
+CENTRES = np.random.default_rng(3).random((4, 1, 3)).astype(np.float32)
+LABELS = MADE.run(CENTRES[:, 0], ALL)[0].argmax(axis=1)
+BOX = box_around(CENTRES, Fraction(4, 5), None)
+
+
+def outcomes(box: Interval, functionals: Array, constants: Array, **options: object) -> list[Outcome]:
+    settings = {"branch": True, "seconds": 60.0, **options}
+    return list(search(NETWORK, box, functionals, constants, FLOAT32_ANY_ORDER, **settings))  # type: ignore[arg-type]
+
+
+def test_boxes_that_are_searched_together_end_as_they_do_alone() -> None:
+    functionals, constants = margin_functionals(NETWORK, LABELS)
+    together = outcomes(BOX, functionals, constants)
+    assert {Ending.PROVED, Ending.UNDECIDED} >= {outcome.ending for outcome in together}
+    assert any(outcome.branched for outcome in together)
+    for lane, outcome in enumerate(together):
+        own = Interval(*(end[lane : lane + 1] for end in BOX))
+        (alone,) = outcomes(own, functionals[lane : lane + 1], constants[lane : lane + 1])
+        assert alone.ending is outcome.ending
+        if outcome.proof:
+            found = split_bounds(NETWORK, own, functionals[lane], constants[lane], FLOAT32_ANY_ORDER, outcome.proof)
+            assert (found > 0).all()
+
+
+def test_a_search_finds_the_same_proof_again() -> None:
+    functionals, constants = margin_functionals(NETWORK, LABELS)
+    first, second = (outcomes(BOX, functionals, constants)[0].proof for _ in range(2))
+    assert first
+    assert second
+    for one, other in zip(first.trees, second.trees, strict=True):
+        assert np.array_equal(one.nodes, other.nodes)
+        assert np.array_equal(one.slopes, other.slopes)
+        assert np.array_equal(one.multipliers, other.multipliers)
+
+
+def test_any_functional_and_constant_can_be_proved_and_no_false_one() -> None:
+    """c y + d for a d on either side of the least value that sampling finds."""
+    rng = np.random.default_rng(0)
+    share = rng.random((4000, 3))
+    share[2000:] = np.round(share[2000:])
+    points = (BOX.lower[0] + share * (BOX.upper[0] - BOX.lower[0])).astype(np.float32)
+    own = Interval(*(end[:1] for end in BOX))
+    functional = rng.normal(size=(1, 1, *NETWORK.output.shape))
+    least = float((MADE.run(points, ALL)[0].astype(np.float64) @ functional[0, 0, 0]).min())
+    assert outcomes(own, functional, np.array([[-least + 3.0]]))[0].ending is Ending.PROVED
+    assert outcomes(own, functional, np.array([[-least - 0.01]]), seconds=1.0)[0].ending is not Ending.PROVED
+
+
+def test_whoever_refutes_a_box_ends_its_search() -> None:
+    functionals, constants = margin_functionals(NETWORK, (LABELS + 1) % 3)
+    seen: list[tuple[int, Array]] = []
+
+    def refute(box: int, point: Array) -> bool:
+        seen.append((box, point))
+        return True
+
+    found = outcomes(BOX, functionals, constants, refute=refute)
+    assert all(outcome.ending is Ending.REFUTED for outcome in found)
+    for box, point in seen:
+        assert ((BOX.lower[box] <= point) & (point <= BOX.upper[box])).all()
+
+
+def test_a_proof_of_something_else_proves_nothing() -> None:
+    functionals, constants = margin_functionals(NETWORK, LABELS)
+    outcome = outcomes(BOX, functionals, constants)[0]
+    assert outcome.proof
+    own = Interval(*(end[:1] for end in BOX))
+    for proof in (replace(outcome.proof, trees=()), replace(outcome.proof, trees=outcome.proof.trees[:0])):
+        assert not (split_bounds(NETWORK, own, functionals[0], constants[0], FLOAT32_ANY_ORDER, proof) > 0).all()

@@ -1,0 +1,352 @@
+"""Linear bounds by backward substitution in torch: as in `verify.linear_bounds`, but differentiable, and approximate.
+
+One functional per lane; every array has the lanes in front. All neurons of all ReLUs stand side by side in one vector,
+in the order of `split_trees.relus`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from verify.functions import Function
+from verify.intervals import Interval
+from verify.linear_bounds import Winners, lines_around, neuron_count, relus, winners
+from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.primitives import (
+    Clip,
+    Concatenate,
+    Constant,
+    Input,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Reshape,
+    Select,
+    Sum,
+    Tensor,
+    topological,
+)
+from verify.rounding import REAL
+
+Values = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """What bounds are computed over: for each lane a functional, a box, and lines around its neurons.
+
+    functional: of the output. centre, radius: of the box. open: neurons for which the slope of the line below is a
+    choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
+    else 0. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and
+    above what lines without a choice bound. pools: the `Winners` of each max pooling.
+    """
+
+    functional: Values
+    centre: Values
+    radius: Values
+    open: Values
+    fixed: Values
+    above: Values
+    offset: Values
+    side: Values
+    others: tuple[tuple[Values, ...], ...]
+    curves: tuple[tuple[Values, ...], ...]
+    pools: tuple[tuple[Values, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.functional)
+
+    def take(self, index: Values) -> Lanes:
+        """The lanes of that index, or where it is true."""
+        return self._mapped(lambda values: values[0][index], [self])
+
+    def repeated(self, count: int) -> Lanes:
+        """The only lane, that many times."""
+        return self._mapped(lambda values: values[0].expand(count, *values[0].shape[1:]), [self])
+
+    @staticmethod
+    def joined(parts: Sequence[Lanes]) -> Lanes:
+        """The lanes of all parts, one after the other."""
+        return Lanes._mapped(torch.cat, parts)
+
+    def split(self, side: Values, slope: Values) -> Lanes:
+        """The same lanes with neurons split where the side is not 0. slope: of each neuron for negative numbers."""
+        line = torch.where(side > 0, 1.0, slope)
+        whole = side == 0
+        return replace(
+            self,
+            open=self.open & whole,
+            fixed=torch.where(whole, self.fixed, line),
+            above=torch.where(whole, self.above, line),
+            offset=torch.where(whole, self.offset, 0.0),
+            side=side,
+        )
+
+    @property
+    def chosen(self) -> Values:
+        """The numbers of those neurons that are open or split in some lane."""
+        return (self.open | (self.side != 0)).any(0).nonzero()[:, 0]
+
+    @staticmethod
+    def _mapped(function: Callable[[list[Values]], Values], parts: Sequence[Lanes]) -> Lanes:
+        """Each array made of the corresponding ones of the parts."""
+
+        def mapped(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], tuple):
+                return tuple(mapped(each) for each in zip(*values, strict=True))
+            return function(list(values))
+
+        return Lanes(*(mapped([getattr(part, field.name) for part in parts]) for field in fields(Lanes)))
+
+
+class Backwards(NamedTuple):
+    """What a backward pass found. bounds: lower ones. coefficients: of each ReLU's output. direction: the coefficients
+    of the input."""
+
+    bounds: Values
+    coefficients: list[Values]
+    direction: Values
+
+
+class Backward:
+    """Lower bounds of functionals of a network's output. width: how many lanes to work on at a time."""
+
+    def __init__(self, output: Tensor, device: torch.device, weights: dict[int, Values] | None = None) -> None:
+        self.output, self.device, self.dtype = output, device, torch.float32
+        self.order = list(topological([output]))
+        self._slices = relus(output)
+        self.relus = list(self._slices)
+        # Few enough lanes at a time for memory, and on a CPU for its caches.
+        elements = 2**20 if device.type == "cpu" else 2**26
+        self.width = max(2, min(1024, elements // sum(math.prod(tensor.shape) for tensor in self.order)))
+        self.neurons = neuron_count(output)
+        slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.relus]
+        self.slope = self.values(_flat(slopes, 1)[0])
+        self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
+        self._curves = [t for t in self.order if _is_curve(t)]
+        covered = {*self.relus, *self._pools, *self._curves}
+        self._others = [
+            t
+            for t in self.order
+            if type(t.primitive) not in self._RULES
+            and t not in covered
+            and t.varies
+            and not isinstance(t.primitive, Input)
+        ]
+        self._weights: dict[int, Values] = {} if weights is None else weights
+        self._places: dict[Tensor, Values] = {}
+        self._inner: dict[Tensor, Backward] = {}
+
+    def of(self, tensor: Tensor) -> Backward:
+        """The same for functionals of a tensor inside the network."""
+        if tensor not in self._inner:
+            self._inner[tensor] = Backward(tensor, self.device, self._weights)
+        return self._inner[tensor]
+
+    def lanes(self, intervals: Mapping[Tensor, Interval], functional: np.ndarray[Any, Any]) -> Lanes:
+        """One lane per lane of the intervals. functional: lanes x the output's shape."""
+        (source,) = (tensor for tensor in self.order if isinstance(tensor.primitive, Input))
+        box = intervals[source]
+        before = [intervals[tensor.operands[0]] for tensor in self.relus]
+        lower, upper = (_flat([end[which] for end in before], len(box.lower)) for which in (0, 1))
+        slope = self.slope.double().cpu().numpy()
+        fixed = np.where(upper > -lower, 1.0, slope)
+        unstable = (lower < 0) & (upper > 0)
+        with np.errstate(all="ignore"):
+            above = np.where(unstable, (upper - slope * lower) / (upper - lower), fixed)
+        return Lanes(
+            functional=self.values(functional),
+            centre=self.values((box.lower + box.upper) / 2),
+            radius=self.values((box.upper - box.lower) / 2),
+            open=torch.tensor(unstable, device=self.device),
+            fixed=self.values(fixed),
+            above=self.values(above),
+            offset=self.values(np.where(unstable, (1.0 - above) * upper, 0.0)),
+            side=self.values(np.zeros_like(lower)),
+            others=tuple(
+                (self.values((low + high) / 2), self.values((high - low) / 2))
+                for low, high in (intervals[tensor] for tensor in self._others)
+            ),
+            curves=tuple(self._around(tensor, intervals) for tensor in self._curves),
+            pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
+        )
+
+    def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
+        """Pass the functionals back to the input.
+
+        chosen: numbers of neurons, at least those that are open or split in some lane. slopes, multipliers: lanes x
+        chosen neurons; from 0 to 1, used where a neuron is open, and at least 0, used where it is split.
+        """
+        fixed = lanes.fixed[:, chosen]
+        slopes = torch.where(lanes.open[:, chosen], self.slope[chosen] * (1.0 - slopes) + slopes, fixed)
+        below = lanes.fixed.index_copy(1, chosen, slopes)
+        added = torch.zeros_like(lanes.fixed).index_copy(1, chosen, -lanes.side[:, chosen] * multipliers)
+        coefficients: dict[Tensor, Values] = {}
+        waiting = {self.output: lanes.functional}
+        total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
+        last = lanes.centre
+        for tensor in reversed(self.order):
+            if tensor not in waiting:
+                continue
+            a = waiting.pop(tensor)
+            if isinstance(tensor.primitive, Input):
+                last = a
+                total = total + _dot(a, lanes.centre) - _dot(a.abs(), lanes.radius)
+                continue
+            if tensor in self._slices:
+                part = self._slices[tensor]
+                flat = a.reshape(len(a), -1)
+                coefficients[tensor] = flat.detach()
+                negative = flat.clamp(max=0)
+                passed = flat.clamp(min=0) * below[:, part] + negative * lanes.above[:, part] + added[:, part]
+                total = total + (negative * lanes.offset[:, part]).sum(1)
+                operands: list[Values] = [passed.reshape(a.shape)]
+            elif tensor in self._others:
+                centre, radius = lanes.others[self._others.index(tensor)]
+                total = total + _dot(a, centre) - _dot(a.abs(), radius)
+                continue
+            elif tensor in self._curves:
+                operands, constant = _between_lines(a, lanes.curves[self._curves.index(tensor)])
+                total = total + constant
+            elif tensor in self._pools:
+                operands, constant = _through_pool(tensor, a, lanes.pools[self._pools.index(tensor)])
+                total = total + constant
+            else:
+                operands, constant = self._RULES[type(tensor.primitive)](self, tensor, a)
+                total = total + constant
+            for operand, functional in zip(tensor.operands, operands, strict=True):
+                waiting[operand] = waiting[operand] + functional if operand in waiting else functional
+        for tensor in self.relus:  # those behind an operation that only intervals bound
+            coefficients.setdefault(tensor, total.new_zeros(len(lanes), math.prod(tensor.shape)))
+        return Backwards(total, [coefficients[tensor] for tensor in self.relus], last)
+
+    def _linear(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        (operand,) = tensor.operands
+        bias = self._constant(primitive.bias)
+        constant = _dot(a, bias.expand(tensor.shape)) if primitive.bias.any() else 0.0
+        return [self._adjoint(primitive.map, a, operand.shape)], constant
+
+    def _reshape(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        return [a.reshape(len(a), *tensor.operands[0].shape)], 0.0
+
+    def _select(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        (operand,) = tensor.operands
+        size = math.prod(operand.shape)
+        if tensor not in self._places:
+            index = primitive.index.reshape(-1)
+            self._places[tensor] = torch.tensor(np.where(index < 0, size, index), device=self.device)
+        flat = a.reshape(len(a), -1)
+        result = flat.new_zeros(len(a), size + 1).index_add(1, self._places[tensor], flat)
+        return [result[:, :-1].reshape(len(a), *operand.shape)], primitive.fill * result[:, -1]
+
+    def _fixed(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
+        primitive: Any = tensor.primitive
+        return [], _dot(a, self._constant(primitive.value))
+
+    def _concatenate(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        primitive: Any = tensor.primitive
+        sizes = [operand.shape[primitive.axis] for operand in tensor.operands]
+        return list(torch.split(a, sizes, primitive.axis + 1)), 0.0
+
+    def _sum(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        primitive: Any = tensor.primitive
+        return [a, primitive.sign * a], 0.0
+
+    _RULES: Mapping[type, Callable[..., Any]] = {
+        Constant: _fixed,
+        Linear: _linear,
+        Reshape: _reshape,
+        Select: _select,
+        Concatenate: _concatenate,
+        Sum: _sum,
+    }
+
+    def _adjoint(self, map: LinearMap, y: Values, shape: tuple[int, ...]) -> Values:
+        """A' y for every lane, where A takes arrays of that shape."""
+        if isinstance(map, Diagonal):
+            return y * self._constant(map.scale)
+        if isinstance(map, Scaled):
+            return self._adjoint(map.map, y * self._constant(map.scale), shape)
+        if isinstance(map, Reduction):
+            return y.expand(len(y), *shape)
+        if isinstance(map, Dense):
+            weight = self._constant(map.weight)
+            if weight.ndim == 2:
+                return (y.reshape(-1, y.shape[-1]) @ weight.T).reshape(len(y), *shape)
+            x = y @ weight.transpose(-1, -2)
+            repeated = [axis + 1 for axis, size in enumerate(shape) if size == 1 and x.shape[axis + 1] > 1]
+            return x.sum(repeated, keepdim=True) if repeated else x
+        assert isinstance(map, Convolution)
+        window, axes = map.window, len(map.window.kernel)
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        samples = y.reshape(-1, *y.shape[-axes - 1 :])
+        padded = transposed(
+            samples,
+            self._constant(map.weight),
+            stride=window.strides,
+            dilation=window.dilations,
+            groups=map.groups,
+        )
+        # A negative pad crops the window's own padding; what no window reaches has coefficient 0.
+        ends = [
+            (-begin, size + begin - reached)
+            for begin, size, reached in zip(window.begin, shape[-axes:], padded.shape[-axes:], strict=True)
+        ]
+        return F.pad(padded, [pad for pair in reversed(ends) for pad in pair]).reshape(len(y), *shape)
+
+    def _constant(self, value: np.ndarray[Any, Any]) -> Values:
+        """A weight on the device, converted once."""
+        if id(value) not in self._weights:
+            self._weights[id(value)] = self.values(value)
+        return self._weights[id(value)]
+
+    def _around(self, tensor: Tensor, intervals: Mapping[Tensor, Interval]) -> tuple[Values, ...]:
+        with np.errstate(all="ignore"):
+            lines = lines_around(tensor, intervals, REAL)  # near enough for the search, whatever the contract
+        assert lines is not None
+        return tuple(self.values(part) for line in lines for part in (line.slope, line.offset))
+
+    def _winners(self, best: Winners) -> tuple[Values, Values, Values]:
+        place, always = (torch.tensor(values, device=self.device) for values in (best.place, best.always))
+        return place, always, self.values(best.highest)
+
+    def values(self, value: np.ndarray[Any, Any]) -> Values:
+        return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
+
+
+def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
+    """Arrays of so many lanes, side by side."""
+    return np.concatenate([np.zeros((lanes, 0)), *(value.reshape(lanes, -1) for value in values)], axis=1)
+
+
+def _dot(a: Values, x: Values) -> Values:
+    return (a * x).flatten(1).sum(1)
+
+
+def _is_curve(tensor: Tensor) -> bool:
+    primitive = tensor.primitive
+    return isinstance(primitive, Function | Clip) or (isinstance(primitive, LeakyRelu) and primitive.slope < 0)
+
+
+def _between_lines(a: Values, lines: tuple[Values, ...]) -> tuple[list[Values], Values]:
+    below, low, above, high = lines
+    positive, negative = a.clamp(min=0), a.clamp(max=0)
+    return [positive * below + negative * above], _dot(positive, low) + _dot(negative, high)
+
+
+def _through_pool(tensor: Tensor, a: Values, best: tuple[Values, ...]) -> tuple[list[Values], Values]:
+    place, always, highest = best
+    flat = a.reshape(len(a), -1)
+    (operand,) = tensor.operands
+    passed = torch.where(always, flat, flat.clamp(min=0))
+    result = flat.new_zeros(len(a), math.prod(operand.shape)).scatter_add(1, place, passed)
+    return [result.reshape(len(a), *operand.shape)], (flat.clamp(max=0) * highest).sum(1)

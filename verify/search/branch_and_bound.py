@@ -1,0 +1,457 @@
+"""Branch and bound on the signs of ReLU neurons (beta-CROWN, arXiv 2103.06624), for many boxes and functionals at once.
+
+Each functional that is not proved positive over its box has a tree; its leaves that are not proved yet wait in a queue,
+the worst first. A round takes leaves from the trees of all boxes, splits each at the neuron that promises most, and
+optimises slopes and multipliers of all halves together. A leaf counts as proved only when `split_trees.leaf_bounds`
+says so, in rigorous arithmetic; one that misses by rounding is split further.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from itertools import count, groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verify.crown import Choose, Slopes, crown_intervals
+from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds, relus
+from verify.network import Network
+from verify.primitives import Tensor
+from verify.rounding import Array, Contract, down
+from verify.search.backward import Backward, Lanes, Values
+from verify.search.branching import best_splits
+from verify.search.optimise import Found, Settings, optimised
+from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bounds, leaves_at_a_time
+
+AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
+AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
+AT_LEAVES = Settings(iterations=10, slope_step=0.1, multiplier_step=0.2, decay=0.95)
+
+_SHARE_OF_REFINEMENT = 0.3
+"""Of the time for a box, how much goes into the bounds of its neurons at most."""
+
+Refute = Callable[[int, Array], bool]
+"""Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
+
+
+class Ending(StrEnum):
+    """How the search about a box ended."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """About one box. proof: when proved. bound: the least lower bound that was found of any functional, approximately.
+    spent_s: the box's share of the time."""
+
+    ending: Ending
+    proof: SplitProof | None
+    bound: float
+    spent_s: float
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether there might have been a proof, given more time."""
+        return self.ending is Ending.TIMEOUT
+
+    @property
+    def branched(self) -> bool:
+        """Whether the proof splits anything."""
+        return self.proof is not None and any(len(tree.nodes) > 1 for tree in self.proof.trees)
+
+
+@dataclass(eq=False)
+class _Node:
+    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's unstable neurons. bound: approximate."""
+
+    path: Path
+    slopes: NDArray[np.uint8]
+    multipliers: NDArray[np.float32]
+    bound: float = -math.inf
+    neuron: int = LEAF
+    parts: tuple[_Node, ...] = ()
+
+
+@dataclass(eq=False)
+class _Box:
+    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
+    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work.
+    refined: whether its leaves may be split."""
+
+    index: int
+    intervals: dict[Tensor, Interval] = field(init=False)
+    lanes: Lanes = field(init=False)
+    neurons: NDArray[np.bool_] = field(init=False)
+    tasks: list[_Task] = field(default_factory=list)
+    refinements: list[Refinement] = field(default_factory=list)
+    slack: float = 0.0
+    spent_s: float = 0.0
+    refined: bool = False
+    ending: Ending | None = None
+
+
+@dataclass(eq=False)
+class _Task:
+    """One functional over one box; its leaves that are not proved wait in a heap."""
+
+    box: _Box
+    row: int
+    functional: Array
+    constant: float
+    root: _Node
+    waiting: list[tuple[float, int, _Node]] = field(default_factory=list)
+
+
+_Leaves = Sequence[tuple[_Task, _Node]]
+
+
+def search(
+    network: Network,
+    box: Interval,
+    functionals: Array,
+    constants: Array,
+    contract: Contract,
+    *,
+    branch: bool,
+    seconds: float,
+    refute: Refute | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Outcome]:
+    """For each box in turn, try to prove every functional of the output, plus its constant, positive.
+
+    The work on a box uses what lanes the ones before it leave free. box: lanes x the shape of the network's only input.
+    functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
+    than optimise slopes only. seconds: of work for each box.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield from _Search(network, box, functionals, constants, contract, seconds, refute, device).run(branch)
+
+
+class _OutOfTime(Exception):
+    """The time for a box has passed while its neurons were being bounded."""
+
+
+class _Search:
+    def __init__(
+        self,
+        network: Network,
+        box: Interval,
+        functionals: Array,
+        constants: Array,
+        contract: Contract,
+        seconds: float,
+        refute: Refute | None,
+        device: torch.device,
+    ) -> None:
+        self.network, self.output, self.contract, self.device = network, network.output, contract, device
+        self.box, self.functionals, self.constants = box, functionals, constants
+        self.seconds, self.refute = seconds, refute
+        self.backward = Backward(network.output, device)
+        self.order = count()
+        self.boxes: list[_Box] = []
+
+    def run(self, branch: bool) -> Iterator[Outcome]:
+        done = 0
+        while done < len(self.box.lower):
+            picked = self._picked()
+            if 2 * len(picked) < self.backward.width:
+                self._admit(branch)
+            if picked:
+                self._bound(self._split(picked), AT_LEAVES)
+            while done < len(self.boxes) and self._ended(self.boxes[done]):
+                yield self._outcome(self.boxes[done])
+                done += 1
+
+    def _admit(self, branch: bool) -> None:
+        """Make a further box ready to be split; or open as many as fill the lanes, where all that are open are."""
+        waiting = [box for box in self.boxes if not box.refined and not self._ended(box)]
+        if waiting:
+            (box, *_) = waiting
+            self._refine(box)
+            if not branch and not self._ended(box):
+                box.ending = Ending.UNDECIDED
+            return
+        roots: list[tuple[_Task, _Node]] = []
+        while len(roots) < self.backward.width and len(self.boxes) < len(self.box.lower):
+            self.boxes.append(self._opened(len(self.boxes)))
+            roots += [(task, task.root) for task in self.boxes[-1].tasks]
+        self._bound(roots, AT_ROOT)
+
+    def _opened(self, index: int) -> _Box:
+        """A box with a task for every functional that CROWN does not prove."""
+        began = time.perf_counter()
+        box = _Box(index)
+
+        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> None:
+            if time.perf_counter() - began > self.seconds:
+                raise _OutOfTime
+
+        try:
+            self._bounded(box, choose)
+        except _OutOfTime:
+            box.ending = Ending.TIMEOUT
+        box.spent_s = time.perf_counter() - began
+        return box
+
+    def _bounded(self, box: _Box, choose: Choose) -> None:
+        """Bound what the box's neurons read, rigorously, and begin with its tasks."""
+        around = Interval(*(end[box.index : box.index + 1] for end in self.box))
+        functionals, constants = self.functionals[box.index], self.constants[box.index]
+        with np.errstate(all="ignore"):
+            intervals = crown_intervals(self.network, around, self.contract, choose=choose)
+            (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
+        before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
+        low, high = (np.concatenate([each[end].reshape(-1) for each in before] or [np.zeros(0)]) for end in (0, 1))
+        box.intervals, box.lanes = intervals, self.backward.lanes(intervals, functionals[:1])
+        box.neurons = (low < 0) & (high > 0)
+        start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
+        box.tasks = []
+        for row in np.flatnonzero(~(down(lower + constants) > 0)):
+            root = _Node([], start, np.zeros(0, np.float32))
+            box.tasks.append(_Task(box, int(row), functionals[row], float(constants[row]), root))
+
+    def _refine(self, box: _Box) -> None:
+        """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
+        box.refined = True
+        if box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
+            return
+        began = time.perf_counter()
+        deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
+
+        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
+            (operand,) = relu.operands
+            low, high = (end.reshape(-1) for end in intervals[operand])
+            elements = np.flatnonzero((low < 0) & (high > 0))
+            if not len(elements) or time.perf_counter() > deadline:
+                return None
+            inner = self.backward.of(operand)
+            slopes = self._slopes_of_elements(inner, elements, intervals, lambda: time.perf_counter() > deadline)
+            below = {
+                tensor: np.flatnonzero((before.lower < 0) & (before.upper > 0))
+                for tensor in inner.relus
+                for before in [intervals[tensor.operands[0]]]
+            }
+            first = relus(self.output)[relu].start
+            box.refinements.append(Refinement((first + elements).astype(np.int32), slopes))
+            return Slopes(elements, below, slopes)
+
+        self._bounded(box, choose)
+        box.spent_s += time.perf_counter() - began
+        self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
+
+    def _slopes_of_elements(
+        self,
+        backward: Backward,
+        elements: NDArray[np.intp],
+        intervals: Mapping[Tensor, Interval],
+        stop: Callable[[], bool],
+    ) -> NDArray[np.uint8]:
+        """Slopes that make the bounds of elements of a tensor tight: 2 x elements x open neurons."""
+        size = math.prod(backward.output.shape)
+        around = backward.lanes(intervals, np.zeros((1, *backward.output.shape)))
+        chosen = around.chosen
+        found = np.zeros((2, len(elements), len(chosen)), np.uint8)
+        for end, sign in enumerate((1.0, -1.0)):
+            for start in range(0, len(elements), backward.width):
+                part = elements[start : start + backward.width]
+                functional = torch.zeros(len(part), size, device=self.device)
+                functional[torch.arange(len(part)), torch.tensor(part)] = sign
+                lanes = replace(around.repeated(len(part)), functional=functional.reshape(-1, *backward.output.shape))
+                slopes = lanes.fixed[:, chosen]
+                best = optimised(
+                    backward,
+                    lanes,
+                    chosen,
+                    slopes,
+                    torch.zeros_like(slopes),
+                    AT_NEURONS,
+                    target=torch.zeros(len(part), device=self.device),
+                    stop=stop,
+                )
+                found[end, start : start + len(part)] = best.slopes.cpu().numpy()
+        return found
+
+    def _ended(self, box: _Box) -> bool:
+        """Whether nothing is left to do about a box, or no time for it."""
+        if box.ending is None and not any(task.waiting for task in box.tasks):
+            box.ending = Ending.PROVED
+        if box.ending is None and box.spent_s >= self.seconds:
+            box.ending = Ending.TIMEOUT
+        return box.ending is not None
+
+    def _picked(self) -> list[tuple[_Task, _Node]]:
+        """The worst leaves of the first open box, and of later ones as far as there are lanes for both halves."""
+        picked: list[tuple[_Task, _Node]] = []
+        for box in self.boxes:
+            if self._ended(box) or not box.refined:
+                continue
+            while 2 * len(picked) < self.backward.width and any(task.waiting for task in box.tasks):
+                task = min((task for task in box.tasks if task.waiting), key=lambda task: task.waiting[0][0])
+                picked.append((task, heapq.heappop(task.waiting)[2]))
+        return picked
+
+    def _split(self, picked: _Leaves) -> list[tuple[_Task, _Node]]:
+        """Both halves of each leaf, at the neurons that promise most."""
+        began = time.perf_counter()
+        lanes, chosen, slopes, multipliers = self._lanes(picked)
+        if self.refute:
+            self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
+        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
+        parts = []
+        for (task, node), neuron in zip(picked, neurons, strict=True):
+            if neuron == LEAF:  # nothing is left to split
+                task.box.ending = task.box.ending or Ending.UNDECIDED
+                continue
+            node.neuron = neuron
+            multiplier = np.append(node.multipliers, np.float32(0))
+            node.parts = tuple(
+                _Node([*node.path, (neuron, side)], node.slopes, multiplier, node.bound) for side in (1, -1)
+            )
+            parts += [(task, part) for part in node.parts]
+        self._charge([task for task, _ in picked], time.perf_counter() - began)
+        return parts
+
+    def _attack(self, picked: _Leaves, direction: Values) -> None:
+        """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples."""
+        assert self.refute
+        for (task, _), along in zip(picked, direction.cpu().numpy(), strict=True):
+            lower, upper = (end[task.box.index] for end in self.box)
+            if task.box.ending is None and self.refute(task.box.index, np.where(along > 0, lower, upper)):
+                task.box.ending = Ending.REFUTED
+
+    def _bound(self, leaves: _Leaves, settings: Settings) -> None:
+        """Bound leaves, and queue those that are not proved."""
+        for start in range(0, len(leaves), self.backward.width):
+            part = [leaf for leaf in leaves[start : start + self.backward.width] if leaf[0].box.ending is None]
+            if not part:
+                continue
+            began = time.perf_counter()
+            lanes, chosen, slopes, multipliers = self._lanes(part)
+            tasks = [task for task, _ in part]
+            target = [task.box.slack - task.constant for task in tasks]
+            found = optimised(
+                self.backward,
+                lanes,
+                chosen,
+                slopes,
+                multipliers,
+                settings,
+                target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
+                stop=partial(self._late, tasks, began),
+            )
+            self._keep(part, chosen, found)
+            self._charge(tasks, time.perf_counter() - began)
+
+    def _keep(self, leaves: _Leaves, chosen: Values, found: Found) -> None:
+        """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
+        bounds, slopes, multipliers, neurons = (
+            values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers, chosen)
+        )
+        place = np.zeros(self.backward.neurons, np.intp)
+        place[neurons] = np.arange(len(neurons))
+        likely: dict[_Task, list[_Node]] = {}
+        for lane, (task, node) in enumerate(leaves):
+            box = task.box
+            node.bound = float(bounds[lane]) + task.constant
+            node.slopes = slopes[lane, place[box.neurons]]
+            node.multipliers = multipliers[lane, place[[neuron for neuron, _ in node.path]]].astype(np.float32)
+            if node.bound > box.slack:
+                likely.setdefault(task, []).append(node)
+            else:
+                self._queue(task, node)
+        step = leaves_at_a_time(self.output)
+        for task, nodes in likely.items():
+            for start in range(0, len(nodes), step):
+                self._settle(task, nodes[start : start + step])
+
+    def _settle(self, task: _Task, nodes: Sequence[_Node]) -> None:
+        """Queue those of the leaves that rigorous bounds do not prove."""
+        box = task.box
+        with np.errstate(all="ignore"):
+            found = leaf_bounds(
+                self.output,
+                task.functional,
+                box.intervals,
+                self.contract,
+                neurons=box.neurons,
+                paths=[node.path for node in nodes],
+                slopes=np.stack([node.slopes for node in nodes]),
+                multipliers=np.concatenate([node.multipliers for node in nodes]),
+            )
+        rigorous = down(found + task.constant)
+        for node, bound in zip(nodes, rigorous.tolist(), strict=True):
+            if not bound > 0:
+                box.slack = max(box.slack, 1.5 * (node.bound - bound)) if math.isfinite(bound) else math.inf
+                node.bound = bound if math.isfinite(bound) else -math.inf
+                self._queue(task, node)
+
+    def _queue(self, task: _Task, node: _Node) -> None:
+        heapq.heappush(task.waiting, (node.bound, next(self.order), node))
+
+    def _lanes(self, leaves: _Leaves) -> tuple[Lanes, Values, Values, Values]:
+        """The leaves as lanes, with their chosen neurons, slopes and multipliers."""
+        shape = (len(leaves), self.backward.neurons)
+        slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
+        for lane, (task, node) in enumerate(leaves):
+            slopes[lane, task.box.neurons] = node.slopes
+            for (neuron, side), multiplier in zip(node.path, node.multipliers, strict=True):
+                sides[lane, neuron], multipliers[lane, neuron] = side, multiplier
+        parts = [box.lanes.repeated(len(list(same))) for box, same in groupby(leaves, key=lambda leaf: leaf[0].box)]
+        functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
+        lanes = replace(Lanes.joined(parts), functional=functional)
+        lanes = lanes.split(self.backward.values(sides), self.backward.slope)
+        start, multiplier = (self.backward.values(values)[:, lanes.chosen] for values in (slopes, multipliers))
+        return lanes, lanes.chosen, start / 255.0, multiplier
+
+    def _late(self, tasks: Sequence[_Task], began: float) -> bool:
+        """Whether some box has no time left, given that the work on these tasks began then."""
+        elapsed = time.perf_counter() - began
+        return any(
+            box.spent_s + elapsed * lanes / len(tasks) > self.seconds
+            for box, lanes in Counter(task.box for task in tasks).items()
+        )
+
+    def _charge(self, tasks: Sequence[_Task], elapsed: float) -> None:
+        for task in tasks:
+            task.box.spent_s += elapsed / len(tasks)
+
+    def _outcome(self, box: _Box) -> Outcome:
+        bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
+        assert box.ending
+        proof = (
+            SplitProof(box.neurons, tuple(box.refinements), tuple(map(_tree, box.tasks)))
+            if box.ending is Ending.PROVED
+            else None
+        )
+        return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
+
+
+def _tree(task: _Task) -> Tree:
+    """The tree of a task whose leaves are all proved."""
+    nodes, leaves, stack = [], [], [task.root]
+    while stack:
+        node = stack.pop()
+        nodes.append(node.neuron)
+        stack.extend(reversed(node.parts))
+        if not node.parts:
+            leaves.append(node)
+    return Tree(
+        task.row,
+        np.array(nodes, np.int32),
+        np.stack([leaf.slopes for leaf in leaves]),
+        np.concatenate([leaf.multipliers for leaf in leaves]),
+    )

@@ -1,0 +1,45 @@
+"""At which neuron to split: a score for all of them, then trial bounds for the best few (filtered smart branching,
+De Palma et al., arXiv 2104.06718)."""
+
+from __future__ import annotations
+
+import torch
+
+from verify.search.backward import Backward, Lanes, Values
+from verify.split_trees import LEAF
+
+_TRIALS = 12
+"""Neurons that are tried out, per lane."""
+
+
+def best_splits(backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> list[int]:
+    """For each lane the neuron whose split promises the highest bounds; LEAF where no neuron is open.
+
+    A neuron scores what the offset of the line above it takes from the bound: a split saves that. Of the best, the one
+    wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
+    multipliers: as `Backward.bounds` takes them.
+    """
+    with torch.no_grad():
+        coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
+        scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0)
+        trials = min(_TRIALS, scores.shape[1])
+        if not trials:
+            return [LEAF] * len(lanes)
+        value, neuron = scores.topk(trials, dim=1)
+        count = len(lanes)
+        lane = torch.arange(count, device=backward.device).repeat_interleave(2 * trials)
+        tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
+        side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
+        found = []
+        for start in range(0, len(lane), backward.width):
+            part = slice(start, start + backward.width)
+            trial = lanes.take(lane[part])
+            trial = trial.split(trial.side.scatter(1, tried[part], side[part]), backward.slope)
+            found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]]).bounds)
+        halves = torch.cat(found).reshape(count, trials, 2)
+        # A half that is proved already counts as zero; the other one decides.
+        promise = halves.clamp(max=0.0).sum(2) + halves.amin(2)
+        promise = torch.where(value >= 0, promise, -torch.inf)
+        best = promise.argmax(1, keepdim=True)
+        winner = torch.where(value.gather(1, best) >= 0, neuron.gather(1, best), LEAF)
+    return [int(each) for each in winner[:, 0].tolist()]
