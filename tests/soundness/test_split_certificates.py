@@ -160,6 +160,10 @@ HOSTILE: dict[str, Any] = {
     "refinements of neurons of all ReLUs": lambda proof, tree: proof["refinements"][0].update(
         count=16, width=0, neurons=packed(np.arange(16, dtype="<i4")), slopes=packed(np.zeros(0))
     ),
+    "refinements of the same neuron": lambda proof, tree: proof["refinements"][0].update(
+        neurons=packed(np.full(proof["refinements"][0]["count"], 8, "<i4"))
+    ),
+    "the same trees again": lambda proof, tree: proof.update(trees=[tree, tree]),
     "refinements without slopes": lambda proof, tree: proof["refinements"][0].update(
         width=0, slopes=packed(np.zeros(0))
     ),

@@ -237,13 +237,14 @@ class _Search:
         if box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
             return
         began = time.perf_counter()
+        numbers = relus(self.output)
         deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
 
         def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
             (operand,) = relu.operands
             low, high = (end.reshape(-1) for end in intervals[operand])
             elements = np.flatnonzero((low < 0) & (high > 0))
-            if not len(elements) or time.perf_counter() > deadline:
+            if relu not in numbers or not len(elements) or time.perf_counter() > deadline:
                 return None
             inner = self.backward.of(operand)
             slopes = self._slopes_of_elements(inner, elements, intervals, lambda: time.perf_counter() > deadline)
@@ -252,8 +253,7 @@ class _Search:
                 for tensor in inner.relus
                 for before in [intervals[tensor.operands[0]]]
             }
-            first = relus(self.output)[relu].start
-            box.refinements.append(Refinement((first + elements).astype(np.int32), slopes))
+            box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
         self._bounded(box, choose)
