@@ -311,9 +311,6 @@ def train_command(
     if resume and (given or overrides or out or teacher or seed is not None):
         raise click.UsageError("--resume takes everything but --device from the run folder")
 
-    # Threads that wait must not spin: beside any other busy process that makes a step ten times as slow. Read by OpenMP
-    # when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from adcert import recipe as recipes
     from adcert import run as runs
     from adcert import session
@@ -360,6 +357,9 @@ def main() -> None:
     """Run the command line; whatever a user can cause ends in one sentence and an exit code, not in a traceback."""
     from verify.errors import Problem
 
+    # Threads that wait must not spin: beside any other busy process that makes a step ten times as slow. Read by OpenMP
+    # when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(commands(standalone_mode=False) or 0)
     except Problem as problem:

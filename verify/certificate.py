@@ -49,8 +49,8 @@ from verify.split_trees import Refinement, SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable"}
-_LARGEST, _LARGEST_PROOF = 2**28, 2**27
-"""Elements of the input, and bytes of a proof; more are refused before anything is allocated for them."""
+_LARGEST, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 2**27, 2**20
+"""Elements of the input, and bytes and leaves of a proof; more are refused before anything is done about them."""
 
 _SPLITS = "split-trees"
 _RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?", re.ASCII)
@@ -229,7 +229,8 @@ def _proof(fields: dict[str, Any]) -> str | SplitProof:
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
     size = sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees)
-    if size + sum(each["count"] * (4 + 2 * each["width"]) for each in refinements) > _LARGEST_PROOF:
+    size += sum(each["count"] * (4 + 2 * each["width"]) for each in refinements)
+    if size > _LARGEST_PROOF or sum(tree["leaves"] for tree in trees) > _MOST_LEAVES:
         raise Rejected("its proof is too large")
     return SplitProof(
         bits.astype(bool),

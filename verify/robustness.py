@@ -18,7 +18,7 @@ from verify.boxes import InputRange, box_around
 from verify.crown import margin_problem
 from verify.datasets import DataProblem
 from verify.environment import require_ieee_arithmetic
-from verify.errors import Problem
+from verify.errors import Problem, Rejected
 from verify.intervals import Interval
 from verify.margins import Labels, classes
 from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
@@ -151,7 +151,10 @@ def _searched(
         began = time.perf_counter()
         if outcome.proof:
             own = Interval(*(end[lane : lane + 1] for end in part))
-            lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+            try:
+                lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+            except Rejected:
+                lower = np.full_like(constants[lane], np.nan)
             if (lower > 0).all():
                 verdict = replace(
                     verdict,

@@ -51,8 +51,8 @@ class Tree:
 class Refinement:
     """Slopes for the bounds of what single neurons read.
 
-    neurons: which, all of one ReLU. slopes: uint8, in 255ths, 2 x neurons x those neurons of the ReLUs before it that
-    have a slope; for the lower bounds and for the upper ones.
+    neurons: which, in order, all of one ReLU. slopes: uint8, in 255ths, 2 x neurons x those neurons of the ReLUs before
+    it that have a slope; for the lower bounds and for the upper ones.
     """
 
     neurons: NDArray[np.int32]
@@ -159,6 +159,8 @@ def split_bounds(
         intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
         (lower,) = lower_bounds(network.output, functionals[np.newaxis], intervals, contract)
         lower = down(lower + constants)
+        if len({tree.functional for tree in proof.trees}) < len(proof.trees):
+            raise Rejected("several of its trees are about the same functional")
         for tree in proof.trees:
             which = tree.functional
             if not 0 <= which < len(lower):
@@ -183,6 +185,8 @@ def _refining(output: Tensor, proof: SplitProof) -> Choose:
         raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
     found = {}
     for refinement in proof.refinements:
+        if (np.diff(refinement.neurons) <= 0).any():
+            raise Rejected("the neurons that it refines are not in order")
         for relu, part in numbers.items():
             if ((refinement.neurons >= part.start) & (refinement.neurons < part.stop)).all():
                 found[relu] = refinement, part.start

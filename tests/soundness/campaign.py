@@ -1,6 +1,7 @@
-"""The soundness tests at length: as many random networks, certificates and model files as there is time for.
+r"""The soundness tests at length: as many random networks, certificates and model files as there is time for.
 
-    PYTHONPATH=.:tests python tests/soundness/campaign.py --evaluations 1000000 --certificates 10000 --files 10000
+    PYTHONPATH=.:tests python tests/soundness/campaign.py --evaluations 1000000 --certificates 10000 --files 10000 \
+        --networks 500
 
 Stops with an error at the first violation; prints what was done. Every case has its own seed, from `--seed` on.
 """
@@ -77,6 +78,32 @@ def mutate_certificates(count: int, seed: int) -> str:
     return f"{count} mutated certificates: {survivors} still proofs of something true, the others rejected"
 
 
+def mutate_split_certificates(count: int, seed: int) -> str:
+    """The same for a certificate with trees of splits; half of the changes are made behind the compression."""
+    tests = _tests("test_split_certificates")
+    network = tests.MADE.network()
+    certificate = tests.branching_certificate(network)
+    content, rng = encode(certificate), np.random.default_rng(seed)
+    survivors = 0
+    for number in range(count):
+        if number % 2:
+            changed = encode(tests.mutated(certificate, rng))
+        else:
+            one = bytearray(content)
+            one[int(rng.integers(len(content)))] = int(rng.integers(256))
+            changed = bytes(one)
+        survivors += tests.reason(changed, network) is None
+    return f"{count} mutated certificates with splits: {survivors} still proofs of something true, the others rejected"
+
+
+def ask_the_oracle(count: int, seed: int) -> str:
+    """Branch and bound against mixed-integer programs, on random networks."""
+    tests = _tests("test_complete")
+    for number in range(seed, seed + count):
+        tests.test_what_is_decided_is_what_the_exact_oracle_says(number)
+    return f"{count} random ReLU networks at 5 radii each: branch and bound agrees with the exact oracle"
+
+
 def mutate_files(count: int, seed: int) -> str:
     """Mutate model files: each ends in a network or in a sentence."""
     tests = _tests("test_hostile_files")
@@ -91,11 +118,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("evaluations", "certificates", "files"):
         parser.add_argument(f"--{name}", type=int, default=1000)
+    parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=10_000)
     options = parser.parse_args()
     print(evaluate(options.evaluations, options.seed), flush=True)
     print(mutate_certificates(options.certificates, options.seed), flush=True)
+    print(mutate_split_certificates(options.certificates, options.seed), flush=True)
     print(mutate_files(options.files, options.seed), flush=True)
+    print(ask_the_oracle(options.networks, options.seed), flush=True)
 
 
 if __name__ == "__main__":

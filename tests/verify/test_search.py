@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.onnx_models import ALL, network_of
+from support.onnx_models import ALL, network_of, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
 from verify.boxes import box_around
@@ -55,11 +55,31 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3 * (1 + np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_networks_of_all_operators_are_searched_and_what_is_found_is_a_proof(seed: int) -> None:
+    content, shape = random_network(seed)
+    network = network_of(content)
+    centre = np.random.default_rng(seed).random((1, *shape)).astype(np.float32)
+    box = box_around(centre, Fraction(1, 30), None)
+    label = np.array([run(content, centre[0])[0].argmax()])
+    functionals, constants = margin_functionals(network, label)
+    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=0.3)
+    if outcome.proof:
+        found = split_bounds(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER, outcome.proof)
+        assert (found > 0).all()
+
+
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
 NETWORK = MADE.network()
 CENTRES = np.random.default_rng(3).random((4, 1, 3)).astype(np.float32)
+RADII = (Fraction(4, 5), Fraction(1, 5), Fraction(1, 10), Fraction(2, 5))
 LABELS = MADE.run(CENTRES[:, 0], ALL)[0].argmax(axis=1)
-BOX = box_around(CENTRES, Fraction(4, 5), None)
+BOX = Interval(
+    *map(
+        np.concatenate,
+        zip(*(box_around(CENTRES[[i]], eps, None) for i, eps in enumerate(RADII)), strict=True),
+    )
+)
 
 
 def outcomes(box: Interval, functionals: Array, constants: Array, **options: object) -> list[Outcome]:

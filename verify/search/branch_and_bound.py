@@ -36,6 +36,9 @@ from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bo
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
 AT_LEAVES = Settings(iterations=10, slope_step=0.1, multiplier_step=0.2, decay=0.95)
+AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.98)
+_MOST_ENDS = 5
+"""How often the multipliers of a leaf in which nothing is left to split are optimised before the box is given up."""
 
 _SHARE_OF_REFINEMENT = 0.3
 """Of the time for a box, how much goes into the bounds of its neurons at most."""
@@ -76,7 +79,8 @@ class Outcome:
 
 @dataclass(eq=False)
 class _Node:
-    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's unstable neurons. bound: approximate."""
+    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's open neurons. bound: approximate. ends: how
+    often nothing was left to split."""
 
     path: Path
     slopes: NDArray[np.uint8]
@@ -84,6 +88,7 @@ class _Node:
     bound: float = -math.inf
     neuron: int = LEAF
     parts: tuple[_Node, ...] = ()
+    ends: int = 0
 
 
 @dataclass(eq=False)
@@ -171,7 +176,9 @@ class _Search:
             if 2 * len(picked) < self.backward.width:
                 self._admit(branch)
             if picked:
-                self._bound(self._split(picked), AT_LEAVES)
+                halves, whole = self._split(picked)
+                self._bound(halves, AT_LEAVES)
+                self._bound(whole, AT_ENDS)
             while done < len(self.boxes) and self._ended(self.boxes[done]):
                 yield self._outcome(self.boxes[done])
                 done += 1
@@ -230,13 +237,14 @@ class _Search:
         if box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
             return
         began = time.perf_counter()
+        numbers = relus(self.output)
         deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
 
         def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
             (operand,) = relu.operands
             low, high = (end.reshape(-1) for end in intervals[operand])
             elements = np.flatnonzero((low < 0) & (high > 0))
-            if not len(elements) or time.perf_counter() > deadline:
+            if relu not in numbers or not len(elements) or time.perf_counter() > deadline:
                 return None
             inner = self.backward.of(operand)
             slopes = self._slopes_of_elements(inner, elements, intervals, lambda: time.perf_counter() > deadline)
@@ -245,8 +253,7 @@ class _Search:
                 for tensor in inner.relus
                 for before in [intervals[tensor.operands[0]]]
             }
-            first = relus(self.output)[relu].start
-            box.refinements.append(Refinement((first + elements).astype(np.int32), slopes))
+            box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
         self._bounded(box, choose)
@@ -304,17 +311,22 @@ class _Search:
                 picked.append((task, heapq.heappop(task.waiting)[2]))
         return picked
 
-    def _split(self, picked: _Leaves) -> list[tuple[_Task, _Node]]:
-        """Both halves of each leaf, at the neurons that promise most."""
+    def _split(self, picked: _Leaves) -> tuple[_Leaves, _Leaves]:
+        """Both halves of each leaf, at the neurons that promise most; and the leaves in which nothing is left to split,
+        where only better multipliers can help."""
         began = time.perf_counter()
         lanes, chosen, slopes, multipliers = self._lanes(picked)
         if self.refute:
             self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
         neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
-        parts = []
+        parts: list[tuple[_Task, _Node]] = []
+        whole: list[tuple[_Task, _Node]] = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
-            if neuron == LEAF:  # nothing is left to split
-                task.box.ending = task.box.ending or Ending.UNDECIDED
+            if neuron == LEAF:
+                node.ends += 1
+                whole.append((task, node))
+                if node.ends > _MOST_ENDS:
+                    task.box.ending = task.box.ending or Ending.UNDECIDED
                 continue
             node.neuron = neuron
             multiplier = np.append(node.multipliers, np.float32(0))
@@ -323,7 +335,7 @@ class _Search:
             )
             parts += [(task, part) for part in node.parts]
         self._charge([task for task, _ in picked], time.perf_counter() - began)
-        return parts
+        return parts, whole
 
     def _attack(self, picked: _Leaves, direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples."""

@@ -70,7 +70,7 @@ def optimised(
             best.slopes[index] = rounded[better].to(torch.uint8)
             best.multipliers[index] = multipliers[better]
             working = best.bounds[at] <= target[at]
-        if last or not bool(working.any()):
+        if last or not bounds.requires_grad or not bool(working.any()):
             break
         gradients = torch.autograd.grad(bounds.sum(), leaf)
         with torch.no_grad():
