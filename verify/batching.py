@@ -24,6 +24,7 @@ from verify.primitives import (
     Product,
     Quotient,
     Reshape,
+    Round,
     Select,
     Sum,
     Tensor,
@@ -97,7 +98,7 @@ def _of_nothing(primitive: Constant) -> Array:
 _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
-    **dict.fromkeys((Clip, LeakyRelu), _unchanged),
+    **dict.fromkeys((Clip, LeakyRelu, Round), _unchanged),
     **dict.fromkeys((Sum, Product, Quotient), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,

@@ -10,7 +10,7 @@ from verify.primitives import Clip, LeakyRelu, Tensor
 
 @operator("Relu", 6, 13, 14)
 def relu(node: Node, x: Operand) -> Tensor:
-    x = node.tensor(x)
+    x = node.tensor(x, integers=True)
     return node.result(LeakyRelu(0.0), x, shape=x.shape)
 
 
@@ -25,7 +25,7 @@ def clip(node: Node, x: Operand, low: Operand | None = None, high: Operand | Non
     if node.version == 6:
         lower, upper = node.attribute("min", -np.inf), node.attribute("max", np.inf)
     else:
-        lower = -np.inf if low is None else node.weights(low, "the minimum").item()
-        upper = np.inf if high is None else node.weights(high, "the maximum").item()
-    x = node.tensor(x)
+        lower = -np.inf if low is None else node.weights(low, "the minimum", x.dtype).item()
+        upper = np.inf if high is None else node.weights(high, "the maximum", x.dtype).item()
+    x = node.tensor(x, integers=True)
     return node.result(Clip(float(lower), float(upper)), x, shape=x.shape)
