@@ -12,7 +12,7 @@ from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes
 from verify.network import Network
-from verify.primitives import Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
+from verify.primitives import Clip, Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
 from verify.rounding import Array, Contract
 
 _WORKSPACE = 2**23
@@ -46,19 +46,23 @@ def _forward(
     for tensor in topological([output]):
         if tensor is source:
             continue
-        if refine and isinstance(tensor.primitive, LeakyRelu) and not _exact_by_intervals(tensor.operands[0]):
+        if refine and isinstance(tensor.primitive, LeakyRelu | Clip) and not _exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
-            intervals[operand] = _refined(operand, intervals, contract)
+            corners = (tensor.primitive.lower, tensor.primitive.upper) if isinstance(tensor.primitive, Clip) else (0.0,)
+            intervals[operand] = _refined(operand, corners, intervals, contract)
         rule = rules[type(tensor.primitive)]
         intervals[tensor] = rule(tensor.primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
 
 
-def _refined(tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contract) -> Interval:
-    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane."""
+def _refined(
+    tensor: Tensor, corners: tuple[float, ...], intervals: dict[Tensor, Interval], contract: Contract
+) -> Interval:
+    """The tensor's interval, intersected with linear bounds of every element that may lie on either side of a corner in
+    some lane."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     lanes = len(lower)
-    unstable = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
+    unstable = np.flatnonzero(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=(0, 1)))
     widest = max(math.prod(each.shape) for each in topological([tensor]))
     step = max(1, _WORKSPACE // (2 * lanes * widest))
     for start in range(0, len(unstable), step):

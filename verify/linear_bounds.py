@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
+from verify.linear_maps import Diagonal
 from verify.primitives import (
+    Clip,
     Concatenate,
     Input,
     LeakyRelu,
     Linear,
     MaxPool,
     Reshape,
+    Round,
     Select,
     Sum,
     Tensor,
@@ -107,7 +110,7 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     coefficients = primitive.map.adjoint(a.reshape(-1, *tensor.shape), shape).reshape(*a.shape[:2], *shape)
     bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
     magnitude = magnitude_of(intervals[operand])
-    if primitive.roundings == 0:
+    if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
         return Step((coefficients,), _dot(a, bias), np.zeros(a.shape[:2]))
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
@@ -136,6 +139,41 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     rounding = (contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow) if slope else 0.0 * magnitude
     loss = _own(a, magnitude) + _dot(np.abs(a), rounding)
     return Step((coefficients,), _dot(negative, offset[:, 0]), loss)
+
+
+def _clip(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """Linear between two corners and constant outside: lines through the end and the farther corner, or flat ones,
+    whichever leave less area; each is shifted until the function lies on its side at both ends and at both corners."""
+    primitive: Any = tensor.primitive
+    (operand,) = tensor.operands
+    lower, upper = intervals[operand]
+    corners = (np.clip(primitive.lower, lower, upper), np.clip(primitive.upper, lower, upper))
+    ends = [(x, primitive.apply(x)) for x in (lower, upper, *corners)]
+    (_, low), (_, high), (first, at_first), (last, at_last) = ends
+    above = np.where(last - lower > upper - last, _slope(at_last - low, last - lower), 0.0)
+    below = np.where(upper - first > first - lower, _slope(high - at_first, upper - first), 0.0)
+    slack = 2.0**-49 * (magnitude_of(intervals[operand]) + np.maximum(np.abs(low), np.abs(high)))
+    offset_above = np.max([y - above * x for x, y in ends], axis=0) + slack
+    offset_below = np.min([y - below * x for x, y in ends], axis=0) - slack
+    negative, positive = np.minimum(a, 0.0), np.maximum(a, 0.0)
+    coefficients = positive * below[:, np.newaxis] + negative * above[:, np.newaxis]
+    constant = _dot(positive, offset_below) + _dot(negative, offset_above)
+    own = _own(a, magnitude_of(intervals[operand])) + _own(a, np.maximum(np.abs(offset_below), np.abs(offset_above)))
+    return Step((coefficients,), constant, own)
+
+
+def _slope(rise: Array, run: Array) -> Array:
+    return np.asarray(rise / np.where(run == 0, 1.0, run))
+
+
+def _round(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """Off by at most one half, and constant where the interval holds a single integer."""
+    lower, upper = intervals[tensor]
+    fixed = (lower == upper)[:, np.newaxis]
+    constant = _dot(np.where(fixed, a, 0.0), lower)
+    half = _dot(np.where(fixed, 0.0, np.abs(a)), np.full((1, *tensor.shape), 0.5))
+    own = _own(a, magnitude_of(intervals[tensor]))
+    return Step((np.where(fixed, 0.0, a),), constant - half, own + kappa(8, FLOAT64_UNIT) * half)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -210,6 +248,8 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
     LeakyRelu: _leaky_relu,
+    Clip: _clip,
+    Round: _round,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

@@ -43,7 +43,9 @@ def model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version(opset))
+    domains = {"": opset, **{each.domain: 1 for each in nodes if each.domain}}
+    imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=ir_version(opset))
     helper.set_model_props(proto, dict(metadata or {}))
     return bytes(proto.SerializeToString())
 
