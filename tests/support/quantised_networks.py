@@ -45,8 +45,9 @@ class _Builder:
         """A grid for numbers of that magnitude: any zero point, scales that cause ties, and some saturation."""
         self.spread = spread
         limits = np.iinfo(self.dtype)
-        zero = self.rng.choice([limits.min, limits.min, limits.max, self.rng.integers(limits.min, limits.max + 1)])
-        scale = np.float32(spread * self.rng.choice([0.01, 0.03, 0.1]))
+        middle = int(self.rng.integers(limits.min + 40, limits.max - 40))
+        zero = self.rng.choice([limits.min, limits.max, middle], p=[0.3, 0.05, 0.65])
+        scale = np.float32(spread * self.rng.choice([0.01, 0.02, 0.05]))
         if self.rng.random() < 0.3:
             scale = np.float32(2.0 ** np.round(np.log2(scale)))
         self.scales = getattr(self, "scales", {})
@@ -65,7 +66,7 @@ class _Builder:
         kind = self.rng.integers(4)
         if kind < 2:
             activated = self.fresh()
-            ends = [self.constant(np.float32(end)) for end in (-0.5 * spread, 0.7 * spread)]
+            ends = [self.constant(np.float32(end)) for end in (-0.5 * spread, 2 * spread)]
             extra, name = ([], "Relu") if kind == 0 else (ends, "Clip")
             self.nodes.append(node(name, [result, *extra], activated))
             result = activated
@@ -98,7 +99,7 @@ class _Builder:
         zeros = np.full(scales.shape, zero, self.weight_dtype)
         grid = [self.constant(scales), self.constant(zeros)]
         bias = rng.integers(-(2**12), 2**12, channels).astype(np.int32)
-        spread = 0.4 * self.spread * terms**0.5 * (0.5 if self.weight_dtype == np.int8 else 1.0)
+        spread = 0.3 * self.spread * terms**0.5 * (0.5 if self.weight_dtype == np.int8 else 1.0)
         operand = [self.name, *self.own]
         if self.form == "qdq":
             x = self.real(*operand)

@@ -211,16 +211,16 @@ def _weights_as_floats(
     shift = np.zeros(1, np.int64)
     values: list[NDArray[np.float32] | None] = [weight.grid.real(stored)]
     if bias is not None:
-        shift = _stored(node, bias, "the bias").reshape(-1)
+        shift = _stored(node, bias, "the bias")
         assert isinstance(bias, Tensor)
         assert bias.grid is not None
         expected = np.broadcast_to(x.grid.scale * weight.grid.scale.reshape(-1), count)
         given = np.broadcast_to(bias.grid.scale.reshape(-1), expected.shape)
-        if bias.grid.dtype != INT32 or bias.grid.zero_point.any() or shift.shape not in ((1,), (count,)):
+        if bias.grid.dtype != INT32 or bias.grid.zero_point.any() or shift.shape != (count,):
             node.refuse("the bias must be int32 with zero point 0, one number for each output")
         if not (np.abs(given - expected) <= 2.0**-20 * expected).all():
             node.refuse("the bias must have the product of the other two scales as its scale, which runtimes assume")
-        values.append(bias.grid.real(shift).reshape(bias.shape))
+        values.append(bias.grid.real(shift))
     require_int32(node, rows - weight.grid.zero_point.reshape(-1, 1), shift)
     return values
 
