@@ -15,6 +15,7 @@ from verify.network import Network, build
 from verify.onnx_file import parse
 
 DISABLED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 ALL = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 

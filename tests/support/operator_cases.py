@@ -181,7 +181,8 @@ def reduce_sum(version: int, rng: np.random.Generator) -> list[Case]:
 
 @_for("Relu")
 def relu(version: int, rng: np.random.Generator) -> list[Case]:
-    return [_single("Relu", (2, 3))]
+    on_integers = [_on_integers((2, 9), [node("Relu", ["q"], "r")], {}, np.int8(5))] if version >= 14 else []
+    return [_single("Relu", (2, 3)), *on_integers]
 
 
 @_for("LeakyRelu")
@@ -198,12 +199,15 @@ def clip(version: int, rng: np.random.Generator) -> list[Case]:
     if version == 6:
         return [_single("Clip", (2, 9)), _single("Clip", (2, 9), min=-0.3, max=0.4)]
     low, high = np.float32(-0.3), np.float32(0.4)
+    ends = {"l": np.int8(-20), "h": np.int8(30)}
+    on_integers = [_on_integers((2, 9), [node("Clip", ["q", "l", "h"], "r")], ends, np.int8(5))]
     maximum_only = Case([node("Clip", ["x", "", "h"], "y")], (2, 9), {"h": high})
     return [
         _single("Clip", (2, 9)),
         _single("Clip", (2, 9), {"l": low}),
         maximum_only,
         _single("Clip", (2, 9), {"l": low, "h": high}),
+        *(on_integers if version >= 12 else []),
     ]
 
 
@@ -233,6 +237,10 @@ def max_pool(version: int, rng: np.random.Generator) -> list[Case]:
         cases.append(_single("MaxPool", (1, 2, 7, 6), kernel_shape=[2, 2], storage_order=1))
     if version >= 10:
         cases.append(_single("MaxPool", (1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 1, 1, 1]))
+    if version >= 12:
+        for zero in (np.int8(5), np.uint8(200)):
+            apply = node("MaxPool", ["q"], "r", kernel_shape=[3, 2], pads=[1, 1, 1, 0])
+            cases.append(_on_integers((1, 2, 5, 5), [apply], {}, zero))
     return cases
 
 
@@ -297,10 +305,18 @@ def expand(version: int, rng: np.random.Generator) -> list[Case]:
 
 @_for("Concat")
 def concat(version: int, rng: np.random.Generator) -> list[Case]:
+    movements = [
+        node("Transpose", ["q"], "t1", perm=[1, 0, 2]),
+        node("Flatten", ["t1"], "t2"),
+        node("Gather", ["t2", "i"], "t3", axis=1),
+        node("Concat", ["t3", "t2"], "r", axis=1),
+    ]
+    on_integers = _on_integers((2, 3, 2), movements, {"i": ints(1, 0)})
     twice = Case(
         [node("Relu", ["x"], "r"), node("Concat", ["x", "c", "r"], "y", axis=1)], (2, 3, 2), {"c": floats(rng, 2, 1, 2)}
     )
-    return [twice] + ([_single("Concat", (2, 3), {"c": floats(rng, 2, 4)}, axis=-1)] if version >= 11 else [])
+    negative = _single("Concat", (2, 3), {"c": floats(rng, 2, 4)}, axis=-1)
+    return [twice, *([negative, on_integers] if version >= 11 else [])]
 
 
 @_for("Split")

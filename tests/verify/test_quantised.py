@@ -29,6 +29,7 @@ CONSTANTS: Constants = {
     "w": RNG.integers(-64, 65, (6, 4)).astype(np.int8),
     "ws": np.float32(0.01),
     "wz": np.int8(0),
+    "u": np.full(6, 20, np.int8),
     "b": RNG.integers(-500, 500, 4).astype(np.int32),
     "bs": np.float32(0.03) * np.float32(0.01),
     "f": RNG.normal(size=4).astype(np.float32),
@@ -69,6 +70,15 @@ NOT_AS_WRITTEN: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "float bias added": (
         [*QUANTISE, WEIGHTS, node("MatMul", ["d", "wd"], "m"), node("Add", ["m", "f"], "p"), *END],
         "a float summand or factor",
+    ),
+    "int32 constant added": (
+        [*QUANTISE, WEIGHTS, node("MatMul", ["d", "wd"], "m"), BIAS, node("Add", ["m", "bd"], "p"), *END],
+        "as the bias of a product only",
+    ),
+    "factor of a Gemm": ([*QUANTISE, WEIGHTS, BIAS, node("Gemm", ["d", "wd", "bd"], "p", alpha=2.0), *END], "alpha"),
+    "weights as a vector": (
+        [*QUANTISE, node("DequantizeLinear", ["u", "ws", "wz"], "wd"), node("MatMul", ["d", "wd"], "y")],
+        "two axes",
     ),
     "float weights behind an Identity": (
         [*QUANTISE, node("Identity", ["d"], "i"), node("Gemm", ["i", "v", "f"], "p"), *END],

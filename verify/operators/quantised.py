@@ -42,8 +42,10 @@ def grid_of(node: Node, scale: Operand, zero_point: Operand | None, dtype: np.dt
     scales, points = node.weights(scale, "the scale"), node.weights(zeros, "the zero point", dtype)
     if not ((scales >= _SCALES[0]) & (scales <= _SCALES[1])).all():
         node.refuse("a scale that is not between 2^-60 and 2^60 is not supported")
-    if points.size == 1 and scales.size == 1:
-        scales, points = scales.reshape(()), points.reshape(())
+    if scales.size == 1:
+        scales = scales.reshape(())
+    if points.size == 1:
+        points = np.broadcast_to(points.reshape(()), scales.shape)
     if scales.ndim > 1 or scales.shape != points.shape or not scales.size:
         node.refuse(f"scales of shape {scale.shape} and zero points of shape {zeros.shape} are not supported")
     return Grid(scales, points.astype(np.int64), dtype)
@@ -197,7 +199,11 @@ def _weights_as_floats(
             "operand and weights must both come directly from a DequantizeLinear, or neither: runtimes would quantise "
             "the other one on their own"
         )
+    if node.operator == "Gemm" and (node.attribute("alpha", 1.0) != 1 or node.attribute("beta", 1.0) != 1):
+        node.refuse("the factors alpha and beta are not supported on quantised operands")
     stored = _stored(node, weight, "the weights")
+    if stored.ndim < 2:
+        node.refuse("weights of less than two axes are not supported")
     assert isinstance(weight, Tensor)
     assert weight.grid is not None
     if weight.grid.dtype not in INTEGERS:

@@ -70,6 +70,8 @@ class Node:
         if not integers or operand.dtype not in INTEGERS:
             self._require_float32(operand)
         if isinstance(operand, Tensor):
+            if operand.grid and operand.grid.dtype not in INTEGERS:
+                self.refuse("an int32 constant is supported as the bias of a product only, which runtimes make of it")
             return operand
         return Tensor(Constant(operand.astype(np.float64)), (), operand.shape, self.name, operand.dtype)
 
@@ -138,7 +140,7 @@ def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     """Raise ModelProblem that names every operator outside the table, if there is any."""
     unknown = Counter(name for name in map(_name, nodes) if name not in _TABLE)
     if unknown:
-        found = ", ".join(f"{name} ({count}x)" for name, count in sorted(unknown.items()))
+        found = ", ".join(f"{' '.join(name.split())} ({count}x)" for name, count in sorted(unknown.items()))
         listed = ", ".join(sorted(_TABLE))
         advice = "; their scales depend on the data: quantise statically" if _DYNAMIC & set(unknown) else ""
         raise ModelProblem(f"operators that are not supported (opset {opset}): {found}; supported are {listed}{advice}")
@@ -155,7 +157,7 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
     except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
         raise ModelProblem(f"node {node.name!r} ({node.operator}): operands do not fit ({error})") from error
     if unread := set(node.attributes) - node.read:
-        node.refuse(f"the attribute {', '.join(sorted(unread))} is not supported")
+        node.refuse(f"the attribute {', '.join(sorted(map(str, unread)))} is not supported")
     results = outcome if isinstance(outcome, list) else [outcome]
     if not node.operator.startswith("Dequantize"):  # a runtime need not see that such a node changes nothing
         results = [
