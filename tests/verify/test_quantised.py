@@ -35,6 +35,7 @@ CONSTANTS: Constants = {
     "f": RNG.normal(size=4).astype(np.float32),
     "v": RNG.normal(size=(6, 4)).astype(np.float32),
     "one": np.float32(1),
+    **{"zero": np.array([0]), "two": np.array([2]), "one64": np.array([1])},
 }
 QUANTISE = [node("QuantizeLinear", ["x", "xs", "xz"], "q"), node("DequantizeLinear", ["q", "xs", "xz"], "d")]
 WEIGHTS = node("DequantizeLinear", ["w", "ws", "wz"], "wd")
@@ -69,6 +70,13 @@ NOT_AS_WRITTEN: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "float bias": ([*QUANTISE, WEIGHTS, node("Gemm", ["d", "wd", "f"], "p"), *END], "the bias beside"),
     "float bias added": (
         [*QUANTISE, WEIGHTS, node("MatMul", ["d", "wd"], "m"), node("Add", ["m", "f"], "p"), *END],
+        "a float summand or factor",
+    ),
+    "float bias added before what a QuantizeLinear moves across": (
+        [
+            *[*QUANTISE, WEIGHTS, node("MatMul", ["d", "wd"], "m"), node("Add", ["m", "f"], "a")],
+            *[node("Slice", ["a", "zero", "two", "one64"], "p"), *END],
+        ],
         "a float summand or factor",
     ),
     "int32 constant added": (

@@ -285,7 +285,10 @@ def _prepared(
 
 def _requantised(node: Node, sums: Tensor, source: Grid, weights: Grid, y_scale: Operand, y_zero: Operand) -> Tensor:
     grid = uniform_grid(node, y_scale, y_zero, y_zero.dtype)
-    factor = _factor(source, weights) / grid.scale.astype(np.float32)
+    with np.errstate(over="ignore"):
+        factor = _factor(source, weights) / grid.scale.astype(np.float32)
+    if not np.isfinite(factor).all():
+        node.refuse("the quotient of the scales is not finite")
     return to_grid(node, sums, factor.astype(np.float64), grid)
 
 

@@ -22,7 +22,7 @@ from verify.grids import Grid
 from verify.linear_maps import Diagonal
 from verify.operators.movement import reduced
 from verify.operators.registry import INTEGERS, Node, Operand, Rule, operator
-from verify.primitives import FLOAT32, Clip, Constant, LeakyRelu, Linear, MaxPool, Round, Tensor
+from verify.primitives import FLOAT32, Clip, Constant, LeakyRelu, Linear, MaxPool, Reshape, Round, Select, Tensor
 from verify.rounding import Array
 
 INT32 = np.dtype(np.int32)
@@ -113,14 +113,17 @@ def _require_faithful(node: Node, x: Tensor, grid: Grid) -> None:
     source = _before_what_does_nothing(x)
     if source.grid is not None and not source.grid.same_as(grid):
         node.refuse("a value changes directly from one grid to another: runtimes merge the two into a third one")
-    while isinstance(source.primitive, Clip | LeakyRelu):
-        if isinstance(source.primitive, Clip) and grid.scale < _DROPPED_CLIP:
+    source, changed = x, False
+    while source.grid is None:  # what a runtime drops, or moves the QuantizeLinear across
+        primitive = source.primitive
+        if isinstance(primitive, Clip) and grid.scale < _DROPPED_CLIP:
             node.refuse("a Clip before a scale below 2^-16 is not supported: runtimes may drop it")
-        source = _before_what_does_nothing(source.operands[0])
-    own = source
-    while isinstance(own.primitive, Linear) and isinstance(own.primitive.map, Diagonal) and own.grid is None:
-        own, _ = unmoved(own.operands[0])
-    if own is not source and isinstance(own.primitive, Linear) and own.operands[0].grid is not None:
+        if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
+            changed |= not _does_nothing(primitive)
+        elif not isinstance(primitive, Reshape | Select | MaxPool | Clip | LeakyRelu):
+            break
+        (source,) = source.operands
+    if changed and isinstance(source.primitive, Linear) and _may_be_quantised(source.operands[0]):
         node.refuse(
             "a float summand or factor between a product of quantised values and its QuantizeLinear is not supported: "
             "runtimes quantise it on their own; make it the int32 bias of the product"
@@ -138,11 +141,14 @@ def _may_be_quantised(x: Tensor) -> bool:
 def _before_what_does_nothing(x: Tensor) -> Tensor:
     """The tensor that x holds in another order, or times one plus zero."""
     source, _ = unmoved(x)
-    while source.grid is None and isinstance(source.primitive, Linear) and isinstance(source.primitive.map, Diagonal):
-        if not (source.primitive.map.scale == 1).all() or source.primitive.bias.any():
-            break
+    while source.grid is None and isinstance(source.primitive, Linear) and _does_nothing(source.primitive):
         source, _ = unmoved(source.operands[0])
     return source
+
+
+def _does_nothing(primitive: Linear) -> bool:
+    """Whether it multiplies by one and adds zero."""
+    return isinstance(primitive.map, Diagonal) and bool((primitive.map.scale == 1).all()) and not primitive.bias.any()
 
 
 @operator("DequantizeLinear", *_VERSIONS)
