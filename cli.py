@@ -337,9 +337,21 @@ def train_command(
 
 @commands.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file. Default: RUN/model.onnx.")
-def export_command(run: Path, out: Path | None) -> int:
+@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file. Default: model.onnx beside RUN's model.")
+@click.option("--int8", is_flag=True, help="Quantise to eight bits; RUN may also be an exported ONNX file.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["qdq", "qoperator"]),
+    help="Of the quantised file: float operators between DequantizeLinear and QuantizeLinear, which runtimes may "
+    "execute on integers (the default), or operators on integers.",
+)
+def export_command(run: Path, out: Path | None, int8: bool, form: str | None) -> int:
     """Write the finished model of RUN (a run folder or a model.pt) as ONNX, once onnxruntime agrees with torch."""
+    if int8:
+        return _export_int8(run, out, form or "qdq")
+    if form:
+        raise click.UsageError("--format is that of a quantised file: it needs --int8")
     from adcert.export import export
     from adcert.run import load_trained
 
@@ -348,6 +360,28 @@ def export_command(run: Path, out: Path | None) -> int:
     click.echo(
         f"{path}: onnxruntime and torch differ by at most {comparison.max_difference:.2g} in a logit "
         f"and agree on {comparison.equal_argmax} of {comparison.images} images",
+        err=True,
+    )
+    return 0
+
+
+def _export_int8(run: Path, out: Path | None, form: str) -> int:
+    """Quantise the model of a run, or of an exported file."""
+    from adcert.quantise import export_int8
+
+    if run.suffix == ".onnx":
+        source, default = run.read_bytes(), run.with_name(f"{run.stem}-int8.onnx")
+    else:
+        from adcert.export import compared_model
+        from adcert.run import load_trained
+
+        source = compared_model(load_trained(run))[0].SerializeToString(deterministic=True)
+        default = (run if run.is_dir() else run.parent) / "model-int8.onnx"
+    path = out or default
+    agreement = export_int8(source, form, path)
+    click.echo(
+        f"{path}: agrees with the float model on {agreement.equal_argmax} of {agreement.images} images; onnxruntime's "
+        f"optimisation levels differ by at most {agreement.max_difference:.2g} in a logit, all within the bounds",
         err=True,
     )
     return 0

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -23,13 +22,13 @@ from adcert.data import BENCHMARKS
 from adcert.folding import Convolution, Flatten, Linear, Network, Normalize, Relu, fold_running
 from adcert.problems import ExportProblem
 from adcert.run import Trained
+from adcert.runtime import comparison_images, logits
 from adcert.session import trained_model
 from verify.files import write_atomically
 from verify.version import __version__
 
 OPSET = 18
 IR_VERSION = 10  # read by every onnxruntime from 1.18 on; what onnx writes by default is newer than most runtimes
-COMPARED_IMAGES = 1000
 TOLERANCE = 1e-4  # of the largest logit: float32 sums of different order stay far below, a wrong bias does not
 
 
@@ -43,16 +42,22 @@ class Comparison:
 
 
 def export(trained: Trained, path: Path) -> Comparison:
-    """Write `trained` to `path` as ONNX, once onnxruntime agrees with torch on its logits.
+    """Write `trained` to `path` as ONNX; raises as `compared_model` does, and leaves `path` as it was then."""
+    model, comparison = compared_model(trained)
+    write_atomically(path, model.SerializeToString(deterministic=True))
+    return comparison
 
-    Raises ExportProblem, and leaves `path` as it was, if they differ by more than `TOLERANCE` of the largest logit.
+
+def compared_model(trained: Trained) -> tuple[onnx.ModelProto, Comparison]:
+    """`trained` as ONNX with its metadata, once onnxruntime agrees with torch on its logits.
+
+    Raises ExportProblem if they differ by more than `TOLERANCE` of the largest logit.
     """
     model = onnx_model(trained)
     comparison = compare(model, trained, comparison_images(trained.recipe.dataset))
     helper.set_model_props(model, {**_metadata(trained), **_comparison_metadata(comparison)})
     onnx.checker.check_model(model, full_check=True)
-    write_atomically(path, model.SerializeToString(deterministic=True))
-    return comparison
+    return model, comparison
 
 
 def onnx_model(trained: Trained) -> onnx.ModelProto:
@@ -76,29 +81,19 @@ def onnx_model(trained: Trained) -> onnx.ModelProto:
     )
 
 
-def comparison_images(dataset: str) -> NDArray[np.float32]:
-    """The last images of the training split, in [0, 1]."""
-    from verify import datasets
-
-    return datasets.load(dataset, "train").images[-COMPARED_IMAGES:].astype(np.float32) / np.float32(255)
-
-
 def compare(model: onnx.ModelProto, trained: Trained, images: NDArray[np.float32]) -> Comparison:
     """Run `model` in onnxruntime and the network, not folded, in torch; raises ExportProblem if they differ."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (exported,) = session.run(["logits"], {"image": images})
+    exported = logits(model.SerializeToString(), images)
     with torch.no_grad():
-        logits = trained_model(trained)(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(exported - logits).max())
-    allowed = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+        expected = trained_model(trained)(torch.from_numpy(images)).numpy()
+    difference = float(np.abs(exported - expected).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if not difference <= allowed:
         raise ExportProblem(
             f"the ONNX model differs from the trained network by {difference:.3g} in a logit, where {allowed:.3g} is "
             "allowed: nothing was written"
         )
-    return Comparison(len(images), difference, int((exported.argmax(1) == logits.argmax(1)).sum()))
+    return Comparison(len(images), difference, int((exported.argmax(1) == expected.argmax(1)).sum()))
 
 
 Emitted = tuple[str, dict[str, torch.Tensor], dict[str, Any]]  # operator, operands after the first, attributes

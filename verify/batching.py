@@ -25,6 +25,7 @@ from verify.primitives import (
     Product,
     Quotient,
     Reshape,
+    Round,
     Select,
     Softmax,
     Sum,
@@ -108,7 +109,7 @@ def _of_nothing(primitive: Constant) -> Array:
 _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
-    **dict.fromkeys((Clip, LeakyRelu, Function), _unchanged),
+    **dict.fromkeys((Clip, LeakyRelu, Function, Round), _unchanged),
     **dict.fromkeys((Sum, Product, Quotient), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,

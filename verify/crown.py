@@ -18,7 +18,7 @@ from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
-from verify.primitives import Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
+from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Tensor, topological
 from verify.rounding import Array, Contract
 
 WORKSPACE = 2**23
@@ -113,12 +113,12 @@ def crown_intervals(
         if tensor is network.input:
             continue
         primitive = tensor.primitive
-        if refine and isinstance(primitive, LeakyRelu | Function) and not _exact_by_intervals(tensor.operands[0]):
+        bends = isinstance(primitive, LeakyRelu | Clip | Function)
+        if refine and bends and not _exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
-            everywhere = isinstance(primitive, Function)
-            intervals[operand] = _refined(operand, intervals, contract, everywhere=everywhere)
-            if chosen := choose(tensor, intervals):
-                intervals[operand] = _refined(operand, intervals, contract, chosen)
+            intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract)
+            if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
+                intervals[operand] = _refined(operand, chosen.elements, intervals, contract, chosen)
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
@@ -126,18 +126,14 @@ def crown_intervals(
 
 def _refined(
     tensor: Tensor,
+    elements: NDArray[np.intp],
     intervals: dict[Tensor, Interval],
     contract: Contract,
     chosen: Slopes | None = None,
-    *,
-    everywhere: bool = False,
 ) -> Interval:
-    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane; of every
-    element, for functions that bend everywhere; or of those for which slopes are chosen."""
+    """The tensor's interval, intersected with linear bounds of the elements, with slopes as chosen."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     lanes = len(lower)
-    unstable = (everywhere | ((lower < 0) & (upper > 0))).any(axis=0)
-    elements = chosen.elements if chosen else np.flatnonzero(unstable)
     widest = max(neuron_count(tensor) if chosen else 1, *(math.prod(each.shape) for each in topological([tensor])))
     step = max(1, WORKSPACE // (2 * lanes * widest))
     for start in range(0, len(elements), step):
@@ -151,6 +147,15 @@ def _refined(
         lower[:, part] = np.fmax(lower[:, part], found[:, : len(part)])
         upper[:, part] = np.fmin(upper[:, part], -found[:, len(part) :])
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
+
+
+def _open(primitive: Primitive, x: Interval) -> NDArray[np.intp]:
+    """The elements for which it is open, in some lane, which piece of the function applies."""
+    lower, upper = (end.reshape(len(end), -1) for end in x)
+    if isinstance(primitive, Function):  # which bends everywhere
+        return np.arange(lower.shape[1])
+    corners = (primitive.lower, primitive.upper) if isinstance(primitive, Clip) else (0.0,)
+    return np.flatnonzero(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=(0, 1)))
 
 
 def _exact_by_intervals(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.linear_maps import Dense, Diagonal
-from verify.primitives import Concatenate, Linear, Reshape, Select, Sum, Tensor, topological
+from verify.primitives import FLOAT32, Concatenate, Linear, Reshape, Select, Sum, Tensor, topological
 from verify.rounding import Array
 from verify.written_out import recognised
 
@@ -56,8 +56,8 @@ def _folded_scale(tensor: Tensor) -> Tensor:
     primitive = tensor.primitive
     if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
         return tensor
-    source, index = _before_moves(tensor.operands[0])
-    if not isinstance(source.primitive, Linear):
+    source, index = unmoved(tensor.operands[0])
+    if not isinstance(source.primitive, Linear) or {source.dtype, tensor.dtype} != {FLOAT32}:
         return tensor
     if index is None:
         return Tensor(source.primitive.then(primitive), source.operands, tensor.shape, tensor.name)
@@ -79,7 +79,7 @@ def _folded_scale(tensor: Tensor) -> Tensor:
     return Tensor(move, (merged,), tensor.shape, tensor.name)
 
 
-def _before_moves(tensor: Tensor) -> tuple[Tensor, _ANY_ORDER | None]:
+def unmoved(tensor: Tensor) -> tuple[Tensor, _ANY_ORDER | None]:
     """The tensor whose elements, each exactly once, `tensor` holds in another order or shape; and, for each of its
     elements, the flat index that it has there (None: the same tensor)."""
     index = None
@@ -115,12 +115,12 @@ def _scale_inside_product(tensor: Tensor) -> Tensor:
     if not (isinstance(primitive, Linear) and isinstance(primitive.map, Dense)):
         return tensor
     factor = 1.0
-    source, _ = _before_moves(tensor.operands[0])
+    source, _ = unmoved(tensor.operands[0])
     while isinstance(source.primitive, Linear) and isinstance(source.primitive.map, Diagonal):
-        if source.primitive.map.scale.size != 1:
+        if source.primitive.map.scale.size != 1 or source.dtype != FLOAT32:
             break
         factor *= abs(source.primitive.map.scale.item())
-        source, _ = _before_moves(source.operands[0])
+        source, _ = unmoved(source.operands[0])
     if factor == 1.0:
         return tensor
     either_way = max(factor, 1.0 / factor) if factor else np.inf

@@ -17,6 +17,7 @@ import numpy as np
 from verify import softmax as softmax_bounds
 from verify.functions import Function
 from verify.interpreter import Rules
+from verify.linear_maps import Diagonal
 from verify.primitives import (
     Clip,
     Concatenate,
@@ -27,6 +28,7 @@ from verify.primitives import (
     Product,
     Quotient,
     Reshape,
+    Round,
     Select,
     Softmax,
     Sum,
@@ -59,19 +61,25 @@ def interval_rules(contract: Contract) -> Rules:
     return {
         Constant: constant,
         MaxPool: max_pool,
+        Round: round_,
         **exact,
         **{kind: partial(rule, contract=contract) for kind, rule in rounded.items()},
     }
 
 
 def constant(primitive: Constant) -> Interval:
-    """A float32 number is itself."""
+    """A number of the deployed format is itself."""
     return Interval(primitive.apply(), primitive.apply())
 
 
 def monotone(primitive: Reshape | Select | Concatenate | Clip | LeakyRelu, *operands: Interval) -> Interval:
     """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
     return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))
+
+
+def round_(primitive: Round, x: Interval) -> Interval:
+    """Non-decreasing: the nearest integer of everything in between lies between those of the ends."""
+    return Interval(np.rint(x.lower), np.rint(x.upper))
 
 
 def max_pool(primitive: MaxPool, x: Interval) -> Interval:
@@ -90,9 +98,8 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
 
     for the magnitude m of b, and kappa and e of `LinearError`.
     """
-    if primitive.roundings == 0:  # an exact operation on each element (a change of sign): endpoints map to endpoints
-        ends = primitive.apply(x.lower), primitive.apply(x.upper)
-        return Interval(np.minimum(*ends), np.maximum(*ends))
+    if primitive.roundings == 0:
+        return _exact(primitive, x)
     centre, radius, magnitude = midpoint(x)
     error = LinearError.of(primitive, magnitude, contract)
     magnitude *= error.kappa
@@ -101,6 +108,17 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
     width += error.kappa * primitive.magnitude
     width = error.widened(width)
     result = primitive.apply(centre)
+    return Interval(result - width, result + width)
+
+
+def _exact(primitive: Linear, x: Interval) -> Interval:
+    """An exact operation. On each element endpoints map to endpoints. A sum of products is of integers below 2^31
+    (whoever builds one sees to that), so that float64 computes it exactly in any order, and of halves, too."""
+    if isinstance(primitive.map, Diagonal):
+        ends = primitive.apply(x.lower), primitive.apply(x.upper)
+        return Interval(np.minimum(*ends), np.maximum(*ends))
+    centre, radius = 0.5 * (x.lower + x.upper), 0.5 * (x.upper - x.lower)
+    result, width = primitive.apply(centre), primitive.map.absolute(radius)
     return Interval(result - width, result + width)
 
 

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from verify.functions import OWN_ERROR, Function, normal_arguments
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
+from verify.linear_maps import Diagonal
 from verify.primitives import (
     Clip,
     Concatenate,
@@ -40,6 +41,7 @@ from verify.primitives import (
     Linear,
     MaxPool,
     Reshape,
+    Round,
     Select,
     Sum,
     Tensor,
@@ -169,7 +171,7 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     coefficients = primitive.map.adjoint(a.reshape(-1, *tensor.shape), shape).reshape(*a.shape[:2], *shape)
     bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
     magnitude = magnitude_of(intervals[operand])
-    if primitive.roundings == 0:
+    if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
         return Step((coefficients,), _dot(a, bias), np.zeros(a.shape[:2]))
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
@@ -246,6 +248,9 @@ def lines_around(tensor: Tensor, intervals: Intervals, contract: Contract) -> tu
         slope, top = _slopes(primitive, x)
         rounding = _leaky_rounding(primitive, x, contract)
         below, above = Line(slope, -rounding), Line(top.slope, top.offset + rounding)
+    elif isinstance(primitive, Round):  # off by at most one half
+        slope = np.ones_like(intervals[tensor].lower)
+        below, above = Line(slope, -0.5 * slope), Line(slope, 0.5 * slope)
     else:
         return None
     x, y = intervals[tensor.operands[0]], intervals[tensor]
@@ -408,6 +413,7 @@ _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
     Function: _between_lines,
     Clip: _between_lines,
+    Round: _between_lines,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

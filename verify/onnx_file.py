@@ -130,7 +130,8 @@ def _opset(model: onnx.ModelProto) -> int:
 def _input(value: onnx.ValueInfoProto) -> OnnxValue:
     kind = value.type.tensor_type
     if kind.elem_type != _FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        name = names.get(kind.elem_type, "unknown")
         raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT inputs are supported")
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in kind.shape.dim)
     if 0 in sizes:

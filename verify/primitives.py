@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.functions import Function
+from verify.grids import Grid
 from verify.linear_maps import Diagonal, LinearMap
 from verify.rounding import Array
 from verify.windows import Window
@@ -26,17 +27,23 @@ from verify.windows import Window
 Shape = tuple[int, ...]
 
 
+FLOAT32 = np.dtype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A float32 value of the network that depends on its input (or is a constant that takes part in its arithmetic).
+    """A value of the network that depends on its input (or is a constant that takes part in its arithmetic).
 
-    name: the ONNX value's name, for messages.
+    name: the ONNX value's name, for messages. dtype: float32, or the integers that the value consists of. grid: of the
+    integers that a float32 value was dequantised from, by the operation that made it.
     """
 
     primitive: Primitive
     operands: tuple[Tensor, ...]
     shape: Shape
     name: str
+    dtype: np.dtype[Any] = FLOAT32
+    grid: Grid | None = None
 
     @cached_property
     def varies(self) -> bool:
@@ -51,7 +58,7 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A float32 constant."""
+    """A constant: float32 numbers, or integers."""
 
     value: Array
 
@@ -61,12 +68,13 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """y = A x + b, with what bounds the rounding error of every way to compute it in float32.
+    """y = A x + b, with what bounds the rounding error of every way to compute it in float32; or of integers, exactly.
 
     bias: b, broadcastable to the output.
     magnitude: per output, at least the sum of the magnitudes that make up b (`|s| (|b| + |mu|) + |beta|` for a folded
         batch norm): cancellation inside b costs accuracy.
-    roundings: the largest number of roundings that any term of the sum goes through. 0: the operation is exact.
+    roundings: the largest number of roundings that any term of the sum goes through. 0: the operation is exact, on
+        integers, or because it only changes signs.
     gain: the largest factor by which the absolute error of one underflow can grow on its way to y, for inputs within
         [-1, 1].
     row_sum, offset: over every intermediate result of every way to compute y, `row_sum * max|x| + offset` bounds its
@@ -201,6 +209,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Round:
+    """y = the integer nearest to x, the even one of two; x is a float32 number."""
+
+    def apply(self, x: Array) -> Array:
+        return np.rint(x.astype(np.float32)).astype(np.float64)
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """The largest element of each window; the window's own padding never wins.
 
@@ -282,6 +298,7 @@ Primitive = (
     | Select
     | Concatenate
     | Clip
+    | Round
     | MaxPool
     | LeakyRelu
     | Function

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
+from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
 from verify.bounds import bounds
 from verify.certificate import encode
@@ -24,6 +26,9 @@ from verify.crown import crown_margins
 from verify.intervals import Interval
 from verify.margins import margin_bounds
 from verify.rounding import FLOAT32_ANY_ORDER
+
+KINDS = (random_network, *(partial(random_quantised_network, form=form) for form in FORMS))
+"""Of random networks: float32, and quantised ones in both forms."""
 
 
 def _tests(name: str) -> ModuleType:
@@ -44,7 +49,8 @@ def evaluate(count: int, seed: int) -> str:
     for networks, number in enumerate(itertools.count(seed)):
         if done >= count:
             return f"{done} evaluations by onnxruntime of {networks} networks inside their boxes: none left its bounds"
-        content, shape = random_network(number)
+        kind = KINDS[number % len(KINDS)]
+        content, shape = kind(number)
         network, box = network_of(content), tests.box_of(number, shape)
         ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
         labels = np.arange(lower.shape[-1])
@@ -109,7 +115,7 @@ def mutate_files(count: int, seed: int) -> str:
     tests = _tests("test_hostile_files")
     refused = 0
     for number in range(seed, seed + count):
-        content, _ = random_network(number % 50)
+        content, _ = KINDS[number % len(KINDS)](number % 50)
         refused += bool(tests.outcome(tests.mutated(content, np.random.default_rng(number))))
     return f"{count} mutated model files: {refused} refused in a sentence, the others read"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 
 from support.onnx_models import model, network_of, node
+from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
 from verify.errors import ModelProblem
 
@@ -40,10 +43,13 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("seed", range(20))
+KINDS = (random_network, *(partial(random_quantised_network, form=form) for form in FORMS))
+
+
+@pytest.mark.parametrize("seed", range(24))
 def test_mutated_files_end_in_a_network_or_a_sentence(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    content, _ = random_network(seed)
+    content, _ = KINDS[seed % len(KINDS)](seed)
     sentences = [outcome(mutated(content, rng)) for _ in range(60)]
     assert all("\n" not in sentence for sentence in sentences)
     assert any(sentences)

@@ -15,6 +15,7 @@ from verify.network import Network, build
 from verify.onnx_file import parse
 
 DISABLED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 ALL = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 
@@ -43,7 +44,9 @@ def model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version(opset))
+    domains = {"": opset, **{each.domain: 1 for each in nodes if each.domain}}
+    imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=ir_version(opset))
     helper.set_model_props(proto, dict(metadata or {}))
     return bytes(proto.SerializeToString())
 

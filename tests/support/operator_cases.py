@@ -181,7 +181,8 @@ def reduce_sum(version: int, rng: np.random.Generator) -> list[Case]:
 
 @_for("Relu")
 def relu(version: int, rng: np.random.Generator) -> list[Case]:
-    return [_single("Relu", (2, 3))]
+    on_integers = [_on_integers((2, 9), [node("Relu", ["q"], "r")], {}, np.int8(5))] if version >= 14 else []
+    return [_single("Relu", (2, 3)), *on_integers]
 
 
 @_for("LeakyRelu")
@@ -198,12 +199,15 @@ def clip(version: int, rng: np.random.Generator) -> list[Case]:
     if version == 6:
         return [_single("Clip", (2, 9)), _single("Clip", (2, 9), min=-0.3, max=0.4)]
     low, high = np.float32(-0.3), np.float32(0.4)
+    ends = {"l": np.int8(-20), "h": np.int8(30)}
+    on_integers = [_on_integers((2, 9), [node("Clip", ["q", "l", "h"], "r")], ends, np.int8(5))]
     maximum_only = Case([node("Clip", ["x", "", "h"], "y")], (2, 9), {"h": high})
     return [
         _single("Clip", (2, 9)),
         _single("Clip", (2, 9), {"l": low}),
         maximum_only,
         _single("Clip", (2, 9), {"l": low, "h": high}),
+        *(on_integers if version >= 12 else []),
     ]
 
 
@@ -233,6 +237,10 @@ def max_pool(version: int, rng: np.random.Generator) -> list[Case]:
         cases.append(_single("MaxPool", (1, 2, 7, 6), kernel_shape=[2, 2], storage_order=1))
     if version >= 10:
         cases.append(_single("MaxPool", (1, 2, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 1, 1, 1]))
+    if version >= 12:
+        for zero in (np.int8(5), np.uint8(200)):
+            apply = node("MaxPool", ["q"], "r", kernel_shape=[3, 2], pads=[1, 1, 1, 0])
+            cases.append(_on_integers((1, 2, 5, 5), [apply], {}, zero))
     return cases
 
 
@@ -297,10 +305,18 @@ def expand(version: int, rng: np.random.Generator) -> list[Case]:
 
 @_for("Concat")
 def concat(version: int, rng: np.random.Generator) -> list[Case]:
+    movements = [
+        node("Transpose", ["q"], "t1", perm=[1, 0, 2]),
+        node("Flatten", ["t1"], "t2"),
+        node("Gather", ["t2", "i"], "t3", axis=1),
+        node("Concat", ["t3", "t2"], "r", axis=1),
+    ]
+    on_integers = _on_integers((2, 3, 2), movements, {"i": ints(1, 0)})
     twice = Case(
         [node("Relu", ["x"], "r"), node("Concat", ["x", "c", "r"], "y", axis=1)], (2, 3, 2), {"c": floats(rng, 2, 1, 2)}
     )
-    return [twice] + ([_single("Concat", (2, 3), {"c": floats(rng, 2, 4)}, axis=-1)] if version >= 11 else [])
+    negative = _single("Concat", (2, 3), {"c": floats(rng, 2, 4)}, axis=-1)
+    return [twice, *([negative, on_integers] if version >= 11 else [])]
 
 
 @_for("Split")
@@ -544,3 +560,219 @@ CASES["LogSoftmax"] = _softmax("LogSoftmax")
 @_for("ReduceProd")
 def reduce_prod(version: int, rng: np.random.Generator) -> list[Case]:
     return [_into_reshape([node("Shape", ["x"], "a"), node("ReduceProd", ["a"], "s")], (2, 3), {})]
+
+
+MICROSOFT = "com.microsoft"
+_GRID = {"s": np.float32(0.03), "z": np.uint8(120)}
+
+
+def quantised_floats(rng: np.random.Generator, *shape: int, dtype: Any = np.int8) -> NDArray[Any]:
+    """Weights that saturate nowhere."""
+    low = 0 if dtype == np.uint8 else -64
+    return rng.integers(low, low + 129, shape).astype(dtype)
+
+
+def _on_integers(
+    shape: Shape, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], zero: Any = _GRID["z"]
+) -> Case:
+    """Nodes from the quantised value "q" to the quantised value "r", with grids "s", "z" and "t", "u" around them."""
+    around = [node("QuantizeLinear", ["x", "s", "z"], "q"), *nodes, node("DequantizeLinear", ["r", "t", "u"], "y")]
+    grids = {"s": np.float32(0.03), "z": zero, "t": np.float32(0.041), "u": type(zero)(7)}
+    return Case(around, shape, grids | constants)
+
+
+@_for("QuantizeLinear")
+def quantize_linear(version: int, rng: np.random.Generator) -> list[Case]:
+    def there_and_back(zero: Any, scale: float) -> Case:
+        nodes = [node("QuantizeLinear", ["x", "s", "z"], "q"), node("DequantizeLinear", ["q", "s", "z"], "y")]
+        return Case(nodes, (2, 30), {"s": np.float32(scale), "z": zero})
+
+    plain = Case([node("QuantizeLinear", ["x", "s"], "q"), node("DequantizeLinear", ["q", "s"], "y")], (9,), _GRID)
+    return [there_and_back(np.uint8(128), 0.02), there_and_back(np.int8(-5), 0.25), plain]
+
+
+@_for("DequantizeLinear")
+def dequantize_linear(version: int, rng: np.random.Generator) -> list[Case]:
+    def product(operator: str, shape: Shape, weight: Shape, channels: int | None, axis: int, **attributes: Any) -> Case:
+        scales = np.float32(0.011) if channels is None else (0.01 + 0.01 * rng.random(channels)).astype(np.float32)
+        constants = {
+            "w": quantised_floats(rng, *weight),
+            "ws": scales,
+            "wz": np.zeros(scales.shape, np.int8),
+            "b": rng.integers(-500, 500, channels or 4).astype(np.int32),
+            "bs": np.float32(0.03) * scales,
+        }
+        along = {} if channels is None else {"axis": axis}
+        bias = [node("DequantizeLinear", ["b", "bs"], "bd", **({"axis": 0} if along else {}))]
+        operands = ["qd", "wd"] if operator == "MatMul" else ["qd", "wd", "bd"]
+        nodes = [
+            node("DequantizeLinear", ["q", "s", "z"], "qd"),
+            node("DequantizeLinear", ["w", "ws", "wz"], "wd", **along),
+            *(bias if operator != "MatMul" else []),
+            node(operator, operands, "p", **attributes),
+            node("Relu", ["p"], "a"),
+            node("QuantizeLinear", ["a", "t", "u"], "r"),
+        ]
+        return _on_integers(shape, nodes, constants)
+
+    return [
+        product("Gemm", (2, 6), (6, 4), None, 0),
+        product("MatMul", (2, 6), (6, 4), None, 0),
+        *(
+            []
+            if version < 13
+            else [
+                product("Conv", (1, 3, 5, 5), (4, 3, 3, 3), 4, 0, pads=[1, 1, 1, 1], strides=[2, 2]),
+                product("Gemm", (2, 6), (4, 6), 4, 0, transB=1),
+                product("MatMul", (2, 6), (6, 4), 4, 1),
+            ]
+        ),
+    ]
+
+
+@_for("QLinearConv")
+def qlinear_conv(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(weight: Shape, dtype: Any, zero: Any, *, per_channel: bool, bias: bool = True, **attributes: Any) -> Case:
+        scale = (0.01 + 0.01 * rng.random(weight[0])).astype(np.float32) if per_channel else np.float32(0.02)
+        constants = {
+            "w": quantised_floats(rng, *weight, dtype=dtype),
+            "ws": scale,
+            "wz": np.full(scale.shape, 0 if dtype == np.int8 else 66, dtype),
+        }
+        names = ["q", "s", "z", "w", "ws", "wz", "t", "u"]
+        if bias:
+            constants["b"] = rng.integers(-900, 900, weight[0]).astype(np.int32)
+            names.append("b")
+        return _on_integers((1, 4, 6, 5), [node("QLinearConv", names, "r", **attributes)], constants, zero)
+
+    return [
+        case((6, 4, 3, 3), np.int8, np.uint8(120), per_channel=True, pads=[1, 1, 1, 1]),
+        case((6, 2, 3, 3), np.uint8, np.uint8(0), per_channel=False, group=2, strides=[2, 2]),
+        case((4, 1, 3, 2), np.int8, np.int8(-128), per_channel=False, group=4, dilations=[2, 1]),
+        case((5, 4, 1, 1), np.int8, np.int8(3), per_channel=True, bias=False),
+    ]
+
+
+@_for("ConvInteger")
+def conv_integer(version: int, rng: np.random.Generator) -> list[Case]:
+    weight = {"w": quantised_floats(rng, 5, 3, 3, 3, dtype=np.uint8), "wz": np.uint8(60)}
+    start = node("QuantizeLinear", ["x", "s", "z"], "q")
+    cast = node("Cast", ["r"], "y", to=onnx.TensorProto.FLOAT)
+    whole = node("ConvInteger", ["q", "w", "z", "wz"], "r", pads=[1, 1, 0, 0])
+    plain = node("ConvInteger", ["q", "w"], "r")
+    return [Case([start, each, cast], (1, 3, 5, 5), _GRID | weight) for each in (whole, plain)]
+
+
+@_for("MatMulInteger")
+def matmul_integer(version: int, rng: np.random.Generator) -> list[Case]:
+    start = node("QuantizeLinear", ["x", "s", "z"], "q")
+    tail = [
+        node("Cast", ["r"], "f", to=onnx.TensorProto.FLOAT),
+        node("Mul", ["f", "k"], "m"),
+        node("Add", ["m", "b"], "y"),
+    ]
+    constants = _GRID | {"k": np.float32(0.01), "b": floats(rng, 5)}
+    signed = {"w": quantised_floats(rng, 6, 5), "wz": np.int8(3)}
+    unsigned = {"w": quantised_floats(rng, 6, 5, dtype=np.uint8), "wz": np.uint8(60)}
+    whole = node("MatMulInteger", ["q", "w", "z", "wz"], "r")
+    return [Case([start, whole, *tail], (2, 6), constants | weight) for weight in (signed, unsigned)] + [
+        Case([start, node("MatMulInteger", ["q", "w"], "r"), *tail], (2, 6), constants | signed)
+    ]
+
+
+@_for("com.microsoft.MatMulIntegerToFloat")
+def matmul_integer_to_float(version: int, rng: np.random.Generator) -> list[Case]:
+    start = node("QuantizeLinear", ["x", "s", "z"], "q")
+    constants = _GRID | {
+        "w": quantised_floats(rng, 6, 5),
+        "ws": np.float32(0.02),
+        "wz": np.int8(3),
+        "b": floats(rng, 5),
+    }
+    names = ["q", "w", "s", "ws", "z", "wz", "b"]
+    return [
+        Case([start, node("MatMulIntegerToFloat", names[:count], "y", domain=MICROSOFT)], (2, 6), constants)
+        for count in (6, 7)
+    ]
+
+
+@_for("QLinearMatMul")
+def qlinear_matmul(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(shape: Shape, dtype: Any, scale: Any, zero: Any) -> Case:
+        constants = {"w": quantised_floats(rng, 6, 4, dtype=dtype), "ws": scale, "wz": np.full(scale.shape, 0, dtype)}
+        names = ["q", "s", "z", "w", "ws", "wz", "t", "u"]
+        return _on_integers(shape, [node("QLinearMatMul", names, "r")], constants, zero)
+
+    channels = (0.01 + 0.01 * rng.random(4)).astype(np.float32)
+    return [
+        case((3, 6), np.int8, np.float32(0.02), np.uint8(128)),
+        case((2, 3, 6), np.uint8, np.float32(0.02), np.uint8(0)),
+        case((3, 6), np.int8, channels, np.int8(0)),
+    ]
+
+
+@_for("com.microsoft.QGemm")
+def qgemm(version: int, rng: np.random.Generator) -> list[Case]:
+    scale = (0.01 + 0.01 * rng.random(4)).astype(np.float32)
+    constants = {
+        "w": quantised_floats(rng, 4, 6),
+        "ws": scale,
+        "wz": np.zeros(4, np.int8),
+        "b": rng.integers(-900, 900, 4).astype(np.int32),
+    }
+    names = ["q", "s", "z", "w", "ws", "wz", "b"]
+    start = node("QuantizeLinear", ["x", "s", "z"], "q")
+    to_float = node("QGemm", names, "y", transB=1, domain=MICROSOFT)
+    return [
+        _on_integers((3, 6), [node("QGemm", [*names, "t", "u"], "r", transB=1, domain=MICROSOFT)], constants),
+        Case([start, to_float], (3, 6), _GRID | constants),
+    ]
+
+
+def _on_two_grids(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        first = ["q", "s", "z"]
+        constants = {"c": rng.integers(0, 256, (3, 1, 1)).astype(np.uint8), "cs": np.float32(0.02), "cz": np.uint8(99)}
+        apply = node(operator, [*first, "c", "cs", "cz", "t", "u"], "r", domain=MICROSOFT)
+        twice = node(operator, [*first, *first, "t", "u"], "r", domain=MICROSOFT)
+        return [_on_integers((1, 3, 4, 4), [apply], constants), _on_integers((1, 3, 4, 4), [twice], {})]
+
+    return make
+
+
+CASES["com.microsoft.QLinearAdd"] = _on_two_grids("QLinearAdd")
+CASES["com.microsoft.QLinearMul"] = _on_two_grids("QLinearMul")
+
+
+def _on_one_grid(operator: str, *variants: dict[str, Any]) -> None:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        return [
+            _on_integers(
+                (1, 3, 6, 6),
+                [node(operator, ["q", "s", "z", "t", "u"], "r", domain=MICROSOFT, **attributes)],
+                {},
+                zero,
+            )
+            for attributes in variants
+            for zero in (np.uint8(120), np.int8(-7))
+        ]
+
+    CASES[f"{MICROSOFT}.{operator}"] = make
+
+
+_on_one_grid("QLinearLeakyRelu", {"alpha": 0.3})
+_on_one_grid("QLinearGlobalAveragePool", {})
+_on_one_grid(
+    "QLinearAveragePool",
+    {"kernel_shape": [2, 3], "strides": [2, 1]},
+    {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+)
+
+
+@_for("com.microsoft.QLinearConcat")
+def qlinear_concat(version: int, rng: np.random.Generator) -> list[Case]:
+    nodes = [
+        node("QuantizeLinear", ["x", "s2", "z2"], "q2"),
+        node("QLinearConcat", ["t", "u", "q", "s", "z", "q2", "s2", "z2"], "r", axis=1, domain=MICROSOFT),
+    ]
+    return [_on_integers((1, 3, 4), nodes, {"s2": np.float32(0.017), "z2": np.uint8(128)})]

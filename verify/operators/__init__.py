@@ -1,6 +1,6 @@
 """The ONNX operators that adcert understands; importing this package fills the registry's table."""
 
-from verify.operators import activations, arithmetic, constants, extremes, movement, pooling
+from verify.operators import activations, arithmetic, constants, extremes, integer, movement, pooling, quantised
 from verify.operators.registry import LARGEST, Operand, express, require_supported, supported
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "constants",
     "express",
     "extremes",
+    "integer",
     "movement",
     "pooling",
+    "quantised",
     "require_supported",
     "supported",
 ]

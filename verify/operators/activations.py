@@ -11,8 +11,8 @@ from verify.operators.registry import Node, Operand, operator
 from verify.primitives import Clip, LeakyRelu, Linear, Primitive, Softmax, Tensor
 
 
-def _elementwise(node: Node, x: Operand, primitive: Primitive) -> Tensor:
-    x = node.tensor(x)
+def _elementwise(node: Node, x: Operand, primitive: Primitive, *, integers: bool = False) -> Tensor:
+    x = node.tensor(x, integers=integers)
     return node.result(primitive, x, shape=x.shape)
 
 
@@ -26,7 +26,7 @@ def _float32(node: Node, name: str, default: float) -> float:
 
 @operator("Relu", 6, 13, 14)
 def relu(node: Node, x: Operand) -> Tensor:
-    return _elementwise(node, x, LeakyRelu(0.0))
+    return _elementwise(node, x, LeakyRelu(0.0), integers=True)
 
 
 @operator("LeakyRelu", 6, 16)
@@ -44,9 +44,9 @@ def clip(node: Node, x: Operand, low: Operand | None = None, high: Operand | Non
     if node.version == 6:
         lower, upper = node.attribute("min", -np.inf), node.attribute("max", np.inf)
     else:
-        lower = -np.inf if low is None else node.weights(low, "the minimum").item()
-        upper = np.inf if high is None else node.weights(high, "the maximum").item()
-    return _elementwise(node, x, Clip(float(lower), float(upper)))
+        lower = -np.inf if low is None else node.weights(low, "the minimum", x.dtype).item()
+        upper = np.inf if high is None else node.weights(high, "the maximum", x.dtype).item()
+    return _elementwise(node, x, Clip(float(lower), float(upper)), integers=True)
 
 
 def _register(name: str, versions: tuple[int, ...], function: Function) -> None:

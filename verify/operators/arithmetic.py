@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from verify.linear_maps import Dense, Reduction
 from verify.operators.movement import axes_of, move, reduced
+from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, operator
 from verify.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
 from verify.rounding import Array
@@ -111,43 +112,45 @@ def neg(node: Node, x: Operand) -> Operand:
 
 
 @operator("MatMul", 1, 9, 13)
+@product_of_quantised(lambda node, rank: rank - 1)
 def matmul(node: Node, a: Operand, b: Operand) -> Operand:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         node.refuse("a product of two values that depend on the input is not supported")
     if isinstance(b, np.ndarray):
-        return _product(node, node.tensor(a), node.weights(b, "the matrix"), None)
+        return matrix_product(node, node.tensor(a), node.weights(b, "the matrix"), None)
     # a x = (x' a')': the last two axes change places (a vector stays as it is).
     weight = node.weights(a, "the matrix")
     if weight.ndim == 1 or len(b.shape) == 1:
         if weight.ndim == 1:
-            return _product(node, node.tensor(_swapped(node, b)), weight, None)
-        return _product(node, node.tensor(b), np.swapaxes(weight, -1, -2), None)
-    return _swapped(node, _product(node, node.tensor(_swapped(node, b)), np.swapaxes(weight, -1, -2), None))
+            return matrix_product(node, node.tensor(_swapped(node, b)), weight, None)
+        return matrix_product(node, node.tensor(b), np.swapaxes(weight, -1, -2), None)
+    return _swapped(node, matrix_product(node, node.tensor(_swapped(node, b)), np.swapaxes(weight, -1, -2), None))
 
 
 def _swapped(node: Node, x: Operand) -> Operand:
     return move(node, x, lambda a: np.swapaxes(a, -1, -2) if a.ndim > 1 else a)
 
 
-def _product(node: Node, x: Tensor, weight: Array, bias: Array | None) -> Tensor:
+def matrix_product(node: Node, x: Tensor, weight: Array, bias: Array | None) -> Tensor:
     """x W + b by the rules of matrix multiplication, for a constant W."""
     if weight.ndim == 1:
-        return node.tensor(move(node, _product(node, x, weight[:, np.newaxis], bias), lambda a: a[..., 0]))
+        return node.tensor(move(node, matrix_product(node, x, weight[:, np.newaxis], bias), lambda a: a[..., 0]))
     if weight.ndim > len(x.shape):
         missing = weight.ndim - len(x.shape)
         row = (1,) if len(x.shape) == 1 else ()
         lead = (1,) * (missing - len(row))
         batched = node.tensor(move(node, x, lambda a: a.reshape(*lead, *row, *a.shape)))
-        product = _product(node, batched, weight, bias)
+        product = matrix_product(node, batched, weight, bias)
         return node.tensor(move(node, product, lambda a: a[..., 0, :])) if row else product
     if x.shape[-1] != weight.shape[-2]:
         node.refuse(f"a matrix of shape {weight.shape} does not fit an operand of shape {x.shape}")
     shape = (*np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]), *x.shape[-2:-1], weight.shape[-1])
     node.require_size(shape)
-    return node.result(Linear.dot(Dense(weight), bias, x.shape), x, shape=shape)
+    return node.result(node.dot(Dense(weight), bias, x), x, shape=shape)
 
 
 @operator("Gemm", 7, 9, 11, 13)
+@product_of_quantised(lambda node, rank: 0 if node.attribute("transB", 0) else 1)
 def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operand:
     """alpha A B + beta C: the factors are applied after the sum, before it, or to the weights."""
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
@@ -159,11 +162,11 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
     if isinstance(b, np.ndarray):
         weight = node.weights(b, "the matrix B")
         if alpha == beta == 1:
-            return _product(node, node.tensor(a), weight, shift)
-        product = _product(node, node.tensor(a), weight, None)
+            return matrix_product(node, node.tensor(a), weight, shift)
+        product = matrix_product(node, node.tensor(a), weight, None)
     else:
         weight = node.weights(a, "the matrix A").T
-        product = node.tensor(_swapped(node, _product(node, node.tensor(_swapped(node, b)), weight, None)))
+        product = node.tensor(_swapped(node, matrix_product(node, node.tensor(_swapped(node, b)), weight, None)))
     constant = float(np.abs(shift).max(initial=0.0))
     scale = Linear.elementwise(np.array(alpha), beta * shift, roundings=2, constant=constant, scalings=1)
     return node.result(scale, product, shape=product.shape)

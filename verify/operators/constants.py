@@ -11,7 +11,7 @@ from onnx import helper
 from verify.onnx_file import constant as constant_of
 from verify.operators.movement import axes_of
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Tensor
+from verify.primitives import Linear, Tensor
 
 
 def _folded(node: Node, *operands: Operand | None) -> list[NDArray[Any]]:
@@ -66,7 +66,10 @@ def cast(node: Node, x: Operand) -> Operand:
     if isinstance(x, Tensor):
         if dtype != np.float32:
             node.refuse(f"a cast of the network's values to {dtype} is not supported")
-        return x
+        if x.dtype == np.float32:
+            return x
+        primitive = Linear.elementwise(np.ones(()), np.zeros(()), roundings=1)
+        return node.result(primitive, x, shape=x.shape, dtype=dtype)
     if x.dtype == dtype:
         return x
     with np.errstate(all="ignore"):

@@ -108,7 +108,9 @@ def concat(node: Node, *operands: Operand) -> Operand:
     axis = reduced(node.attribute("axis"), len(operands[0].shape), node)
     if all(isinstance(x, np.ndarray) for x in operands):
         return np.concatenate([x for x in operands if isinstance(x, np.ndarray)], axis)
-    tensors = [node.tensor(x) for x in operands]
+    tensors = [node.tensor(x, integers=True) for x in operands]
+    if len({x.dtype for x in tensors}) > 1:
+        node.refuse("operands of several types are not supported")
     extents = np.concatenate([np.broadcast_to(0, x.shape) for x in tensors], axis).shape
     return node.result(Concatenate(axis), *tensors, shape=extents)
 

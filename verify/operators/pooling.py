@@ -6,6 +6,7 @@ import numpy as np
 
 from verify.linear_maps import Convolution
 from verify.operators.arithmetic import reduce_over
+from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, operator
 from verify.primitives import Linear, MaxPool, Select, Tensor
 from verify.rounding import Array
@@ -57,19 +58,24 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
 
 
 @operator("Conv", 1, 11, 22)
+@product_of_quantised(lambda node, rank: 0)
 def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
-    x = node.tensor(x)
     kernel = node.weights(weight, "the kernel")
+    return convolved(node, node.tensor(x), kernel, None if bias is None else node.weights(bias, "the bias"))
+
+
+def convolved(node: Node, x: Tensor, kernel: Array, bias: Array | None) -> Tensor:
+    """The convolution that the attributes of a node describe; of integers, if x holds some."""
     groups = node.attribute("group", 1)
     if node.attribute("kernel_shape", list(kernel.shape[2:])) != list(kernel.shape[2:]):
         node.refuse("kernel_shape differs from the kernel's shape")
     if len(x.shape) != kernel.ndim or x.shape[1] != kernel.shape[1] * groups or len(kernel) % groups:
         node.refuse(f"a kernel of shape {kernel.shape} in {groups} groups does not fit an input of shape {x.shape}")
     window, _ = _window(node, x.shape[2:], kernel.shape[2:])
-    shift = None if bias is None else node.weights(bias, "the bias").reshape(-1, *[1] * (kernel.ndim - 2))
+    shift = None if bias is None else bias.reshape(-1, *[1] * (kernel.ndim - 2))
     shape = (x.shape[0], len(kernel), *window.output(x.shape[2:]))
     node.require_size(shape)
-    return node.result(Linear.dot(Convolution(kernel, window, groups), shift, x.shape), x, shape=shape)
+    return node.result(node.dot(Convolution(kernel, window, groups), shift, x), x, shape=shape)
 
 
 def _covered(window: Window, spatial: tuple[int, ...]) -> Array:
@@ -102,7 +108,7 @@ def average_pool(node: Node, x: Operand) -> Tensor:
 
 @operator("MaxPool", 1, 8, 10, 11, 12, 22)
 def max_pool(node: Node, x: Operand) -> Tensor:
-    x = node.tensor(x)
+    x = node.tensor(x, integers=True)
     node.attribute("storage_order")  # orders the indices of the maxima only, which are not supported
     window, _ = _window(node, x.shape[2:], tuple(node.attribute("kernel_shape")))
     shape = (*x.shape[:2], *window.output(x.shape[2:]))

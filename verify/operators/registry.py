@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from verify.errors import ModelProblem
-from verify.primitives import Constant, Primitive, Shape, Tensor
+from verify.grids import Grid
+from verify.linear_maps import LinearMap
+from verify.primitives import FLOAT32, Constant, Linear, Primitive, Reshape, Shape, Tensor
+from verify.rounding import Array
 
 Operand = Tensor | NDArray[Any]
 Rule = Callable[..., "Operand | list[Operand]"]
@@ -27,13 +30,17 @@ _AnyRule = TypeVar("_AnyRule", bound=Rule)
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the model: what a rule may look at besides its operands."""
+    """One node of the model: what a rule may look at besides its operands.
+
+    more_roundings: that every term of the node's products may go through, besides those of a float32 dot product.
+    """
 
     operator: str
     version: int
     name: str
     attributes: dict[str, Any]
     outputs: int
+    more_roundings: int = 0
     read: set[str] = field(default_factory=set)
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -45,11 +52,12 @@ class Node:
         """Raise ModelProblem: this node is not supported, and why."""
         raise ModelProblem(f"node {self.name!r} ({self.operator}, version {self.version}): {finding}")
 
-    def weights(self, operand: Operand | None, what: str) -> NDArray[np.float64]:
-        """A constant operand as float64; refuses one that is computed from the input or is no float32."""
+    def weights(self, operand: Operand | None, what: str, dtype: np.dtype[Any] = FLOAT32) -> NDArray[np.float64]:
+        """A constant operand as float64; refuses one that is computed from the input or is of another type."""
         if not isinstance(operand, np.ndarray):
             self.refuse(f"{what} must be constant, but depends on other values of the network")
-        self._require_float32(operand)
+        if operand.dtype != dtype:
+            self.refuse(f"{what} is of type {operand.dtype}: only {dtype} is supported here")
         return operand.astype(np.float64)
 
     def integers(self, operand: Operand | None, what: str) -> list[int]:
@@ -58,24 +66,40 @@ class Node:
             self.refuse(f"{what} must be constant integers")
         return [int(value) for value in operand.reshape(-1)]
 
-    def tensor(self, operand: Operand) -> Tensor:
-        """The operand as a tensor of the network."""
+    def tensor(self, operand: Operand, *, integers: bool = False) -> Tensor:
+        """The operand as a tensor of the network, of float32 numbers, or also of integers of eight bits."""
+        if not integers or operand.dtype not in INTEGERS:
+            self._require_float32(operand)
         if isinstance(operand, Tensor):
+            if operand.grid and operand.grid.dtype not in INTEGERS:
+                self.refuse("an int32 constant is supported as the bias of a product only, which runtimes make of it")
             return operand
-        self._require_float32(operand)
-        return Tensor(Constant(operand.astype(np.float64)), (), operand.shape, self.name)
+        return Tensor(Constant(operand.astype(np.float64)), (), operand.shape, self.name, operand.dtype)
 
     def require_size(self, shape: Sequence[int]) -> None:
         """Refuse a value of more elements than fit."""
         if min(shape, default=1) < 0 or math.prod(shape) > LARGEST:
             self.refuse(f"a value of shape {tuple(shape)} is too large")
 
-    def result(self, primitive: Primitive, *operands: Tensor, shape: Shape) -> Tensor:
-        """A new tensor that this node brings about."""
-        self.require_size(shape)
-        return Tensor(primitive, operands, shape, self.name)
+    def dot(self, map: LinearMap, bias: Array | None, x: Tensor) -> Linear:
+        """One dot product with x per output, exact if it is one of integers."""
+        primitive = Linear.dot(map, bias, x.shape)
+        roundings = primitive.roundings + self.more_roundings if x.dtype == FLOAT32 else 0
+        return replace(primitive, roundings=roundings)
 
-    def _require_float32(self, value: NDArray[Any]) -> None:
+    def result(
+        self,
+        primitive: Primitive,
+        *operands: Tensor,
+        shape: Shape,
+        dtype: np.dtype[Any] | None = None,
+        grid: Grid | None = None,
+    ) -> Tensor:
+        """A new tensor that this node brings about, of the operands' type if no other one is given."""
+        self.require_size(shape)
+        return Tensor(primitive, operands, shape, self.name, dtype or operands[0].dtype, grid)
+
+    def _require_float32(self, value: Operand) -> None:
         if value.dtype != np.float32:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
@@ -83,12 +107,21 @@ class Node:
 LARGEST = 2**28
 """Elements of a single value; a model that asks for more is refused before anything is allocated."""
 
-_DOMAINS = ("", "ai.onnx")
+INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
+"""What a quantised value consists of."""
+
+_STANDARD = ("", "ai.onnx")
+_MICROSOFT = "com.microsoft"
+_DYNAMIC = {"DynamicQuantizeLinear", f"{_MICROSOFT}.DynamicQuantizeMatMul"}
+"""Their scale depends on the data, so that nothing can be said of their rounding beforehand."""
 _TABLE: dict[str, tuple[frozenset[int], Rule]] = {}
 
 
 def operator(name: str, *versions: int) -> Callable[[_AnyRule], _AnyRule]:
-    """Register a rule for the versions (each the opset that introduced it) whose semantics were checked."""
+    """Register a rule for the versions (each the opset that introduced it) whose semantics were checked.
+
+    name: with its domain in front, and a dot in between, where that is not the standard's own.
+    """
 
     def register(rule: _AnyRule) -> _AnyRule:
         if name in _TABLE:
@@ -106,16 +139,12 @@ def supported() -> dict[str, frozenset[int]]:
 
 def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     """Raise ModelProblem that names every operator outside the table, if there is any."""
-    unknown = Counter(
-        f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
-        for node in nodes
-        if node.domain not in _DOMAINS or node.op_type not in _TABLE
-    )
+    unknown = Counter(name for name in map(_name, nodes) if name not in _TABLE)
     if unknown:
-        found = ", ".join(f"{name} ({count}x)" for name, count in sorted(unknown.items()))
-        raise ModelProblem(
-            f"operators that are not supported (opset {opset}): {found}; supported are {', '.join(sorted(_TABLE))}"
-        )
+        found = ", ".join(f"{' '.join(name.split())} ({count}x)" for name, count in sorted(unknown.items()))
+        listed = ", ".join(sorted(_TABLE))
+        advice = "; their scales depend on the data: quantise statically" if _DYNAMIC & set(unknown) else ""
+        raise ModelProblem(f"operators that are not supported (opset {opset}): {found}; supported are {listed}{advice}")
 
 
 def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -> list[Operand]:
@@ -129,11 +158,15 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
     except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
         raise ModelProblem(f"node {node.name!r} ({node.operator}): operands do not fit ({error})") from error
     if unread := set(node.attributes) - node.read:
-        node.refuse(f"the attribute {', '.join(sorted(unread))} is not supported")
+        node.refuse(f"the attribute {', '.join(sorted(map(str, unread)))} is not supported")
     results = outcome if isinstance(outcome, list) else [outcome]
+    if not node.operator.startswith("Dequantize"):  # a runtime need not see that such a node changes nothing
+        results = [
+            node.result(Reshape(x.shape), x, shape=x.shape) if isinstance(x, Tensor) and x.grid else x for x in results
+        ]
     for result in results:
         node.require_size(result.shape)
-    if any(isinstance(result, Tensor) and not result.varies for result in results):
+    if any(isinstance(result, Tensor) and not (result.varies or result.grid) for result in results):
         # A runtime may compute such a value beforehand and fold it into weights, which the bounds would not cover.
         node.refuse("computing float constants inside the network is not supported: fold them before export")
     return results
@@ -141,6 +174,11 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
 
 def _node(proto: onnx.NodeProto, opset: int) -> Node:
     name = proto.name or (proto.output[0] if proto.output else "")
-    version = onnx.defs.get_schema(proto.op_type, opset).since_version
+    standard = proto.domain in _STANDARD
+    version = onnx.defs.get_schema(proto.op_type, opset).since_version if standard else 1
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
-    return Node(proto.op_type, version, name, attributes, len(proto.output))
+    return Node(_name(proto), version, name, attributes, len(proto.output))
+
+
+def _name(proto: onnx.NodeProto) -> str:
+    return proto.op_type if proto.domain in _STANDARD else f"{proto.domain}.{proto.op_type}"

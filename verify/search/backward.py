@@ -28,6 +28,7 @@ from verify.primitives import (
     Linear,
     MaxPool,
     Reshape,
+    Round,
     Select,
     Sum,
     Tensor,
@@ -334,7 +335,7 @@ def _dot(a: Values, x: Values) -> Values:
 
 def _is_curve(tensor: Tensor) -> bool:
     primitive = tensor.primitive
-    return isinstance(primitive, Function | Clip) or (isinstance(primitive, LeakyRelu) and primitive.slope < 0)
+    return isinstance(primitive, Function | Clip | Round) or (isinstance(primitive, LeakyRelu) and primitive.slope < 0)
 
 
 def _between_lines(a: Values, lines: tuple[Values, ...]) -> tuple[list[Values], Values]:

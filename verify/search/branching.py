@@ -20,11 +20,11 @@ def best_splits(backward: Backward, lanes: Lanes, chosen: Values, slopes: Values
     multipliers: as `Backward.bounds` takes them.
     """
     with torch.no_grad():
-        coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
-        scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0)
-        trials = min(_TRIALS, scores.shape[1])
+        trials = min(_TRIALS, backward.neurons)
         if not trials:
             return [LEAF] * len(lanes)
+        coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers).coefficients, 1)
+        scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0)
         value, neuron = scores.topk(trials, dim=1)
         count = len(lanes)
         lane = torch.arange(count, device=backward.device).repeat_interleave(2 * trials)

@@ -29,6 +29,7 @@ from verify.primitives import (
     Product,
     Quotient,
     Reshape,
+    Round,
     Select,
     Softmax,
     Sum,
@@ -218,6 +219,11 @@ def _function(constants: _Constants, primitive: Function, x: Values) -> Values:
     return cast(Values, _Elementwise.apply(x, primitive))  # type: ignore[no-untyped-call]
 
 
+def _round(constants: _Constants, primitive: Round, x: Values) -> Values:
+    """With the derivative of what it rounds (straight-through)."""
+    return x + (x.round() - x).detach()
+
+
 def _softmax(constants: _Constants, primitive: Softmax, x: Values) -> Values:
     return functional.log_softmax(x, -1) if primitive.logarithm else functional.softmax(x, -1)
 
@@ -235,6 +241,7 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     Product: _product,
     Quotient: _quotient,
     Function: _function,
+    Round: _round,
     Softmax: _softmax,
 }
 """One rule per primitive: (constants, primitive, *operands) -> values."""

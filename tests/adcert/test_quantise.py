@@ -1,0 +1,95 @@
+"""Quantised export: one deterministic file that the verifier accepts and the runtime agrees with, or none at all."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from adcert import quantise, runtime
+from adcert.problems import ExportProblem
+from verify.errors import ModelProblem
+from verify.network import load
+
+ROOT = Path(__file__).parent.parent.parent
+STUDENT = ROOT / "exported" / "mnist-0.1-small.onnx"
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {entry.key.removeprefix("adcert."): entry.value for entry in onnx.load(path).metadata_props}
+
+
+@pytest.mark.parametrize(("form", "operator"), [("qdq", "Conv"), ("qoperator", "QLinearConv")])
+def test_both_forms_are_verifiable_and_answer_as_the_float_file(form: str, operator: str, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    agreement = quantise.export_int8(STUDENT.read_bytes(), form, path)
+    assert agreement.images == 200  # all that the small data set has
+    assert agreement.equal_argmax >= 195
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["int8.onnx"]
+    assert load(path).output.shape == (1, 10)
+    assert operator in [node.op_type for node in onnx.load(path).graph.node]
+    values, of_float = metadata(path), metadata(STUDENT)
+    for name in ("dataset", "eps", "norm", "input_range", "objective", "recipe", "teacher_sha256", "seed"):
+        assert values[name] == of_float[name]
+    assert values["float_sha256"] == hashlib.sha256(STUDENT.read_bytes()).hexdigest()
+    assert values["quantised"].startswith(form)
+    assert int(values["equal_argmax"]) == agreement.equal_argmax
+    assert float(values["clean_accuracy"]) >= float(values["certified_accuracy"]) > 80
+    content = path.read_bytes()
+    assert not any(local in content for local in (str(tmp_path).encode(), str(ROOT).encode(), b"/tmp", b".py"))
+
+
+def test_the_command_quantises_a_file_and_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_bytes(STUDENT.read_bytes())
+    command = [sys.executable, str(ROOT / "cli.py"), "export", str(source), "--int8"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "of 200 images" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+    quantise.export_int8(STUDENT.read_bytes(), "qdq", tmp_path / "again.onnx")
+    assert (tmp_path / "model-int8.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
+
+
+def test_what_cannot_be_quantised_is_said_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    anonymous = onnx.load(STUDENT)
+    del anonymous.metadata_props[:]
+    with pytest.raises(ExportProblem, match="does not name its data set"):
+        quantise.export_int8(anonymous.SerializeToString(), "qdq", path)
+    with pytest.raises(ExportProblem, match="quantised already"):
+        quantise.export_int8((ROOT / "exported" / "mnist-0.1-small-int8.onnx").read_bytes(), "qdq", path)
+    with pytest.raises(ModelProblem, match="not an ONNX file"):
+        quantise.export_int8(b"not a model", "qdq", path)
+    assert not path.exists()
+
+
+def test_a_format_without_int8_is_a_usage_error(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "cli.py"), "export", str(STUDENT), "--format", "qdq"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--int8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(lambda logits: -logits, "agrees with"), (lambda logits: 1.01 * logits, "does not allow")]
+)
+def test_a_runtime_that_disagrees_leaves_no_file(
+    change: object, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = runtime.logits
+
+    def changed(model: bytes, images: runtime.Images, level: int = runtime.LEVELS[-1]) -> np.ndarray:
+        logits = original(model, images, level)
+        return logits if level == runtime.LEVELS[-1] else change(logits)  # type: ignore[operator]
+
+    monkeypatch.setattr(runtime, "logits", changed)
+    with pytest.raises(ExportProblem, match=rf"{says}.*nothing was written"):
+        quantise.export_int8(STUDENT.read_bytes(), "qdq", tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()
