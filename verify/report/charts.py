@@ -13,7 +13,7 @@ from verify.report.results import Outcome, Result
 from verify.report.wording import MEANINGS, SYMBOLS, count, decimal, percent
 
 _WIDTH, _HEIGHT = 400, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 40
 _MARKERS = {  # of radius 4.5 around the origin
     "circle": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
     "square": "M-4 -4h8v8h-8z",

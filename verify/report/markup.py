@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-_VOID = {"img", "input", "meta", "rect", "line", "path", "circle", "use"}
+_VOID = {"img", "meta"}
 
 
 class Html(str):
@@ -35,7 +35,7 @@ def join(*parts: str | None) -> Html:
 def escaped(text: str) -> str:
     """Text for an element or an attribute. Control characters, lone surrogates and those that turn the direction of
     writing would let a text look like another one: they become U+FFFD."""
-    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "�" for c in text))
+    return html.escape("".join(c if c.isprintable() or c in "\n\t\N{NO-BREAK SPACE}" else "�" for c in text))
 
 
 def _attribute(key: str) -> str:

@@ -14,7 +14,7 @@ from verify.report.charts import patterns
 from verify.report.markup import Html, tag
 from verify.report.pictures import Pictures
 from verify.report.results import Outcome, Result
-from verify.report.wording import EXCLUDED, PROVED, count, data_of, percent, perturbation
+from verify.report.wording import EXCLUDED, PROVED, count, data_of, percent, perturbation, radius
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "report.css").read_text(encoding="utf-8")
@@ -71,13 +71,10 @@ def _policy() -> str:
 
 
 def _comparison(results: Sequence[Result], title: str) -> Html:
+    shared, own = _in_common(results)
     rows = [
         [
-            tag("a", f"{number}. {result.model_name}", href=f"#result-{number}"),
-            data_of(result),
-            result.eps_text,
-            result.contract,
-            result.method,
+            tag("a", name, href=f"#result-{number}"),
             count(len(result.samples)),
             percent(result.correct, len(result.samples)),
             sections.attacked(result),
@@ -85,19 +82,37 @@ def _comparison(results: Sequence[Result], title: str) -> Html:
             count(result.counts[Outcome.UNDECIDED]),
             sections.total_time(result),
         ]
-        for number, result in enumerate(results, start=1)
+        for number, (result, name) in enumerate(zip(results, own, strict=True), start=1)
     ]
-    names = ["model", "data", "ε", "contract", "method"]
     numbers = ["samples", "clean", "attacked", "certified", "undecided", "time"]
-    models = len({result.model_sha256 for result in results})
     return tag(
         "header",
         tag("p", "Robustness report", class_="kicker"),
         tag("h1", title),
-        tag("p", f"{count(models, 'model')}, {count(len(results), 'result')}. Each is set out below.", class_="lede"),
-        sections.table(names, numbers, rows, "The results side by side"),
+        tag("p", f"In common: {shared}.", class_="lede") if shared else None,
+        sections.table(["result"], numbers, rows, "The results side by side; each is set out below"),
         *_curves(results),
     )
+
+
+def _in_common(results: Sequence[Result]) -> tuple[str, list[str]]:
+    """What was asked in all results alike, and what tells each from the others."""
+    hashes = {(result.model_name, result.model_sha256) for result in results}
+    ambiguous = len({name for name, _ in hashes}) < len(hashes)
+    facts = [
+        (
+            f"{result.model_name} ({result.model_sha256[:8]})" if ambiguous else result.model_name,
+            data_of(result),
+            radius(result),
+            result.contract,
+            result.method,
+        )
+        for result in results
+    ]
+    alike = [len(set(column)) == 1 for column in zip(*facts, strict=True)]
+    shared = ", ".join(fact for fact, same in zip(facts[0], alike, strict=True) if same)
+    own = [", ".join(fact for fact, same in zip(row, alike, strict=True) if not same) for row in facts]
+    return shared, [name or result.name for name, result in zip(own, results, strict=True)]
 
 
 def _curves(results: Sequence[Result]) -> list[Html]:
@@ -117,16 +132,16 @@ def _meaning(results: Sequence[Result]) -> Html:
     excluded: list[Html] = []
     for contract in dict.fromkeys(result.contract for result in proving):
         mine = [result for result in proving if result.contract == contract]
-        boxes = " or ".join(dict.fromkeys(perturbation(result) for result in mine))
+        boxes = {perturbation(result) for result in mine}
+        box = f" ({boxes.pop()})" if len(boxes) == 1 else " of its result"
+        inputs = "input" if contract == "real" else "float32 input"
         statement = PROVED.get(contract, "is answered as that contract says, which this program does not know.")
         proved.append(
             tag(
                 "p",
                 "Contract ",
                 tag("code", contract),
-                f". For each certified sample: every float32 input within the perturbation ({boxes}) {statement}"
-                if contract != "real"
-                else f". For each certified sample: every input within the perturbation ({boxes}) {statement}",
+                f". For each certified sample: every {inputs} within the perturbation{box} {statement}",
                 class_="statement",
             )
         )
@@ -135,27 +150,17 @@ def _meaning(results: Sequence[Result]) -> Html:
     if not proving:
         proved.append(tag("p", "Nothing: the result is of an attack, which can refute and cannot prove."))
     excluded += [
-        tag("li", "Other perturbations: rotations, blur, other norms, or a larger ε."),
-        tag(
-            "li",
-            "Other samples: the percentages are of the samples that were looked at, and promise nothing of new ones.",
-        ),
-        tag(
-            "li", "That the label is right: what is proved is that the answer equals the label that the data set gives."
-        ),
+        tag("li", "other perturbations: rotations, blur, another norm, a larger ε"),
+        tag("li", "other samples: the percentages are of those that were looked at, and promise nothing of new ones"),
+        tag("li", "whether a label is right: what is proved is that the answer equals the label in the data set"),
     ]
     if any(result.counts[Outcome.UNDECIDED] for result in results):
-        excluded.append(tag("li", "Anything about an undecided sample: it may be robust, or not."))
+        excluded.append(tag("li", "undecided samples: each may be robust, or not"))
     if any(result.attacked_accuracy is not None for result in results):
-        excluded.append(
-            tag(
-                "li",
-                "That no attack succeeds where none was found: attacked accuracy only bounds robustness from above.",
-            )
-        )
+        excluded.append(tag("li", "attacks other than the one that was run: it only bounds robustness from above"))
     return tag(
         "section",
         tag("div", tag("h2", "What was proved"), *proved),
-        tag("div", tag("h2", "What it does not mean"), tag("ul", *excluded)),
+        tag("div", tag("h2", "What it does not mean"), tag("p", "It says nothing about"), tag("ul", *excluded)),
         class_="meaning",
     )

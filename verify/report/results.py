@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -149,7 +150,6 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
     model, data = _typed(file, "model", dict), _typed(file, "data", dict)
     samples = tuple(_sample(sample) for sample in _typed(file, "samples", list))
     eps = _number(file, "eps")
-    exact = file.get("eps_exact")
     versions = file.get("versions")
     summary = file.get("summary") or {}
     if not isinstance(summary, dict):
@@ -163,7 +163,7 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
         method=_typed(file, "method", str),
         norm=_typed(file, "norm", str),
         eps=eps,
-        eps_text=exact if isinstance(exact, str) and exact else f"{eps:g}",
+        eps_text=_eps_text(eps, _optional(file, "eps_exact", str)),
         input_range=_range(file.get("input_range")),
         data_name=_typed(data, "name", str),
         split=_optional(data, "split", str),
@@ -230,6 +230,12 @@ def _optional_number(source: Mapping[str, Any], key: str) -> float | None:
 
 def _number_or_nan(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _eps_text(eps: float, exact: str | None) -> str:
+    """As a decimal, unless the fraction that was asked for is none."""
+    text = f"{eps:.9g}"
+    return text if exact is None or Fraction(exact) == Fraction(text) else exact
 
 
 def _range(value: object) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Pictures
 from verify.report.results import Outcome, Result, Sample
-from verify.report.wording import count, data_of, decimal, percent, perturbation, seconds
+from verify.report.wording import count, data_of, decimal, percent, perturbation, radius, seconds
 
 _MOST_CLASSES = 20
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "complete", "attack")
@@ -28,8 +28,8 @@ def finding(result: Result) -> str:
     if not result.samples:
         return "No sample has a verdict"
     if not result.proves:
-        return f"{attacked(result)} withstand attack at ε = {result.eps_text}"
-    return f"{certified(result)} certified at ε = {result.eps_text}"
+        return f"{attacked(result)} withstand attack at {radius(result)}"
+    return f"{certified(result)} certified at {radius(result)}"
 
 
 def certified(result: Result) -> str:
@@ -37,7 +37,7 @@ def certified(result: Result) -> str:
 
 
 def attacked(result: Result) -> str:
-    return "not tried" if result.attacked_accuracy is None else f"{result.attacked_accuracy:.2f} %"
+    return "not tried" if result.attacked_accuracy is None else f"{result.attacked_accuracy:.2f}\N{NO-BREAK SPACE}%"
 
 
 def total_time(result: Result) -> str:
@@ -50,7 +50,7 @@ def headline(result: Result, heading: str) -> Html:
     undecided = result.counts[Outcome.UNDECIDED]
     figures = [
         ("Clean", percent(result.correct, total), "classified correctly as they are"),
-        ("Attacked", attacked(result), "withstand the attack that was run"),
+        ("Attacked", attacked(result), "withstand an attack"),
         ("Certified", certified(result), "proved robust"),
         ("Undecided", percent(undecided, total), "neither proved nor refuted"),
     ]
@@ -79,7 +79,7 @@ def headline(result: Result, heading: str) -> Html:
 
 def _lede(result: Result) -> list[str | Html]:
     total, proved = len(result.samples), result.counts[Outcome.CERTIFIED]
-    where = f"{count(total, 'sample')} of {data_of(result)}"
+    where = count(total, f"{data_of(result)} sample")
     if not total:
         return [f"The run on {data_of(result)} had not settled any sample when this file was written."]
     perturbed = f"perturbation ({perturbation(result)})"
@@ -151,7 +151,7 @@ def curve(results: Sequence[Result]) -> Html:
     return tag(
         "section",
         tag("h2", f"Accuracy against ε: {first.model_name}"),
-        tag("p", f"{count(total, 'sample')} of {data_of(first)}, contract {first.contract}.", class_="note"),
+        tag("p", f"{count(total, f'{data_of(first)} sample')}, contract {first.contract}.", class_="note"),
         accuracy_over_eps(series),
     )
 
@@ -323,8 +323,8 @@ def _indented(text: str) -> str:
 def _raw(result: Result) -> Html:
     packed = gzip.compress(result.content, 9, mtime=0)
     address = "data:application/gzip;base64," + base64.b64encode(packed).decode()
-    link = tag("a", f"Download {result.name}", href=address, download=f"{result.name}.gz", class_="download")
+    link = tag("a", f"Download {result.name}.gz", href=address, download=f"{result.name}.gz", class_="download")
     return join(
-        tag("p", link, f" ({count(len(result.content))} bytes, compressed with gzip inside this page)"),
+        tag("p", link, f" ({count(len(result.content))} bytes once unpacked; the file is inside this page)"),
         definitions([("SHA-256", result.sha256)]),
     )

@@ -18,10 +18,10 @@ PROVED = {
 
 EXCLUDED = {
     "float32-any-order": (
-        "Executions outside the contract: TF32, half precision, Winograd or FFT convolution, flushing subnormal "
-        "numbers to zero, or a runtime with a defect."
+        "executions outside the contract: TF32, half precision, Winograd or FFT convolution, flushing subnormal "
+        "numbers to zero, or a runtime with a defect"
     ),
-    "real": "Any real execution: the proofs are about exact arithmetic, which no runtime performs.",
+    "real": "any execution by a runtime: the proofs are about exact arithmetic, which none performs",
 }
 """By contract, what the proofs leave out."""
 
@@ -48,7 +48,7 @@ def percent(hits: int, total: int) -> str:
     share = 100 * hits / total
     if 0 < hits < total:
         share = min(max(share, 0.01), 99.99)
-    return f"{share:.2f} %"
+    return f"{share:.2f}\N{NO-BREAK SPACE}%"
 
 
 def count(number: int, noun: str | None = None) -> str:
@@ -60,10 +60,14 @@ def count(number: int, noun: str | None = None) -> str:
 def seconds(time_s: float) -> str:
     """In the unit that suits."""
     if time_s >= 7200:
-        return f"{time_s / 3600:.1f} h"
-    if time_s >= 120:
-        return f"{time_s / 60:.1f} min"
-    return f"{time_s:.2f} s" if time_s >= 1 else f"{1000 * time_s:.3g} ms"
+        number, unit = f"{time_s / 3600:.1f}", "h"
+    elif time_s >= 120:
+        number, unit = f"{time_s / 60:.1f}", "min"
+    elif time_s >= 1:
+        number, unit = f"{time_s:.2f}", "s"
+    else:
+        number, unit = f"{1000 * time_s:.3g}", "ms"
+    return f"{number}\N{NO-BREAK SPACE}{unit}"
 
 
 def decimal(number: float) -> str:
@@ -71,16 +75,21 @@ def decimal(number: float) -> str:
     return f"{number:.4g}".replace("-", "−")
 
 
+def radius(result: Result) -> str:
+    """Eps, in the units of the model's input."""
+    return f"ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{result.eps_text}"
+
+
 def perturbation(result: Result) -> str:
     """The inputs that are looked at, around each sample."""
     norm = {"linf": "ℓ∞"}.get(result.norm, result.norm)
     inside = "" if result.input_range is None else " inside [{:g}, {:g}]".format(*result.input_range)
-    return f"{norm}, ε = {result.eps_text}{inside}"
+    return f"{norm}, {radius(result)}{inside}"
 
 
 def data_of(result: Result) -> str:
-    """The data set's name as people write it."""
+    """The data set and split as people write them, to put before "samples"."""
     name = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}.get(
         result.data_name, result.data_name
     )
-    return f"{name}, {result.split} split" if result.split else name
+    return f"{name} {result.split}" if result.split else name
