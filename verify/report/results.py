@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def read_result(name: str, content: bytes) -> Result:
     try:
         result = _result(name, content, file)
         contradiction = _contradiction(result, file.get("summary") or {})
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         fail(f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error))
     if contradiction:
         fail(contradiction)
@@ -235,7 +236,11 @@ def _number_or_nan(value: object) -> float:
 def _eps_text(eps: float, exact: str | None) -> str:
     """As a decimal, unless the fraction that was asked for is none."""
     text = f"{eps:.9g}"
-    return text if exact is None or Fraction(exact) == Fraction(text) else exact
+    if exact is None:
+        return text
+    if not re.fullmatch(r"\d{1,99}(/\d{1,99})?", exact) or float(Fraction(exact)) != eps:
+        raise ValueError(f"eps_exact is {_shown(exact)}, not eps, {text}, as a fraction")
+    return text if Fraction(exact) == Fraction(text) else exact
 
 
 def _range(value: object) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Pictures
 from verify.report.results import Outcome, Result, Sample
-from verify.report.wording import count, data_of, decimal, percent, perturbation, radius, seconds
+from verify.report.wording import PROVED, count, data_of, decimal, percent, perturbation, radius, seconds
 
 _MOST_CLASSES = 20
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "complete", "attack")
@@ -48,9 +48,10 @@ def headline(result: Result, heading: str) -> Html:
     """What a reader in a hurry needs to know."""
     total = len(result.samples)
     undecided = result.counts[Outcome.UNDECIDED]
+    attack = "no attack was run" if result.attacked_accuracy is None else "withstand the attack that was run"
     figures = [
         ("Clean", percent(result.correct, total), "classified correctly as they are"),
-        ("Attacked", attacked(result), "withstand an attack"),
+        ("Attacked", attacked(result), attack),
         ("Certified", certified(result), "proved robust"),
         ("Undecided", percent(undecided, total), "neither proved nor refuted"),
     ]
@@ -89,11 +90,11 @@ def _lede(result: Result) -> list[str | Html]:
         return [f"Of {where}, {count(refuted)} changed their class under some {perturbed}. No proof was tried."]
     sentence = f"For {count(proved)} of {where} it is proved that no {perturbed} changes the answer"
     arithmetic = ", over the real numbers." if result.contract == "real" else f", under the contract {result.contract}."
-    between = (
-        f" Truly robust are at least {percent(proved, total)} and at most {percent(robust, total)} of these samples."
-        if proved < robust
-        else " Every sample is settled."
-    )
+    if result.contract not in PROVED or result.contract == "real":
+        return [sentence, arithmetic]  # a counterexample is one of float32 arithmetic, and refutes nothing else
+    if proved == robust:
+        return [sentence, arithmetic, " Every sample is settled."]
+    between = f" Truly robust are at least {percent(proved, total)} and at most {percent(robust, total)} of them."
     return [sentence, arithmetic, between]
 
 
