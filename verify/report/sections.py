@@ -259,7 +259,7 @@ def _confusion(result: Result, names: tuple[str, ...] | None) -> Html | None:
         body.append(tag("tr", tag("th", named(label, names), scope="row"), *cells))
     head = [tag("td", "label ↓ answer →")]
     head += [tag("th", named(answer, names), scope="col", class_="number") for answer in classes]
-    caption = "Label by row, answer by column"
+    caption = "Confusion matrix: label by row, answer by column"
     matrix = tag(
         "table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body), class_="confusion"
     )
