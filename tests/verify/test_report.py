@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from support.onnx_models import model, node
 from verify.report import read_file, read_result, write_report
-from verify.report.pictures import png
+from verify.report.page import page as page_about
+from verify.report.pictures import Pictures, png
 from verify.report.results import ReportProblem
 from verify.report.wording import percent
 from verify.samples import read_data
@@ -75,6 +78,8 @@ def folder(tmp_path: Path) -> Path:
             sample(5, 1, 0, "misclassified", margin_lower=-2.0),
         ],
         "versions": {"adcert": "9.9.9", "torch": None},
+        "timeout_s": 20.0,
+        "attack": {"steps": 40, "restarts": 8},
         "something": {"nobody": "knows"},
     }
     save(tmp_path / "result.json", result)
@@ -167,6 +172,7 @@ def test_the_numbers_are_those_of_the_result(folder: Path) -> None:
         "certified 2 0.25 0.875 1.5",
         "model SHA-256 " + "ab" * 32,
         "adcert 9.9.9",
+        "time limit 20 s per sample attack steps 40, restarts 8",
         "every float32 input within the perturbation (ℓ∞, ε = 2/255 inside [0, 1])",
         "What it does not mean",
         "undecided samples",
@@ -334,6 +340,22 @@ def test_several_results_stand_side_by_side(folder: Path) -> None:
     assert chart["aria-label"] == "Accuracy against eps: clean, attacked, certified, crown"  # of one contract only
     assert "over the real numbers" in text
     assert page.all("a", href="#result-3")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bounds=st.lists(st.none() | st.floats(-1e100, 1e100), max_size=12), eps=st.floats(0, 1e100))
+def test_margins_and_eps_of_any_size_can_be_drawn(folder: Path, bounds: list[float | None], eps: float) -> None:
+    samples = [sample(i, 0, 0, "verified" if (b or 0) > 0 else "unknown", margin_lower=b) for i, b in enumerate(bounds)]
+    files = [changed(folder, samples=samples, summary={}, eps=radius) for radius in (eps, 0.1)]
+    for file in files:
+        del file["eps_exact"]
+    results = [read_result("result.json", json.dumps(file).encode()) for file in files]
+    text = page_about(results, [None, None], [Pictures(), Pictures()])
+    bars = [own for own in Reader(text).all("rect") if "fill" in (own["class"] or "") and own["height"] != "26"]
+    assert len(bars) <= 2 * 200
+    for own in bars:
+        assert all(0 <= float(own[key] or "nan") <= 400 for key in ("x", "y", "width", "height"))
+    assert ("Histogram" in text) == any(bound is not None for bound in bounds)
 
 
 def test_an_unfinished_run_is_called_so(folder: Path) -> None:

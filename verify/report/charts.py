@@ -93,10 +93,11 @@ def margins(result: Result) -> Html | None:
     low, high = (float(end) for end in np.percentile(values, [1, 99]))
     if high > 0:
         low = max(low, -2 * high)  # loose bounds of what is not proved must not squeeze the proved ones together
-    width = _nice(max(high - min(low, 0.0), high, 1e-12) / 36)
-    first, last = math.floor(low / width), max(math.ceil(high / width), math.floor(low / width) + 1)
-    first, last = min(first, 0), max(last, 0)
-    bins = np.clip(np.floor(values / width), first, last - 1).astype(int) - first
+    low, high = min(low, 0.0), max(high, 0.0)
+    width = _nice(max(high - low, 1e-12) / 36)
+    first = math.floor(low / width)
+    last = max(math.ceil(high / width), first + 1)
+    bins = np.clip(np.ceil(values / width) - 1, first, last - 1).astype(int) - first  # zero is not proved: left of it
     tallest = int(np.bincount(bins).max())
     across, up = (
         _scale(first * width, last * width, _LEFT, _WIDTH - _RIGHT),
@@ -143,7 +144,7 @@ class Series:
 
 def accuracy_over_eps(series: Sequence[Series]) -> Html:
     """Accuracies against eps, each with a marker of its own, and a legend."""
-    furthest = max(eps for one in series for eps, _ in one.points) or 1.0
+    furthest = max([1e-12, *(eps for one in series for eps, _ in one.points)])
     across, up = _scale(0, furthest, _LEFT, _WIDTH - _RIGHT - 8), _scale(0, 100, _HEIGHT - _BOTTOM, _TOP)
     drawn, legend = [], []
     for one, marker in zip(series, [name for _ in series for name in _MARKERS], strict=False):

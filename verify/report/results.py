@@ -39,6 +39,10 @@ _OUTCOMES = {
 """Every other status (unknown, timeout, ...) is undecided."""
 
 
+_LARGEST = 1e100
+"""No margin of a float32 network is anywhere near, and charts need room for arithmetic."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sample's verdict. margin: lower bound of the least margin, None where there is none. counterexample: its
@@ -61,7 +65,7 @@ class Sample:
 @dataclass(frozen=True)
 class Result:
     """A result file. name: of the file. attacked_accuracy: in percent, None if no attack was run. eps_text: as it was
-    asked for, such as 2/255. versions: of the programs that made the result."""
+    asked for, such as 2/255. limits: what else was asked for, in words. versions: of what made the result."""
 
     name: str
     content: bytes = field(repr=False)
@@ -79,6 +83,7 @@ class Result:
     asked: int
     attacked_accuracy: float | None
     samples: tuple[Sample, ...]
+    limits: Mapping[str, str]
     versions: Mapping[str, str]
 
     @cached_property
@@ -172,10 +177,19 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
         asked=_optional(data, "count", int) or len(samples),
         attacked_accuracy=_optional_number(summary, "attacked_accuracy"),
         samples=samples,
+        limits=_limits(file),
         versions={str(key): str(value) for key, value in versions.items() if value}
         if isinstance(versions, dict)
         else {},
     )
+
+
+def _limits(file: Mapping[str, Any]) -> dict[str, str]:
+    timeout_s, attack = _optional_number(file, "timeout_s"), file.get("attack")
+    limits = {} if timeout_s is None else {"time limit": f"{timeout_s:g} s per sample"}
+    if isinstance(attack, dict):
+        limits["attack"] = ", ".join(f"{key} {value}" for key, value in attack.items())
+    return limits
 
 
 def _sample(sample: object) -> Sample:
@@ -220,8 +234,8 @@ def _optional(source: Mapping[str, Any], key: str, kind: type) -> Any:
 
 def _number(source: Mapping[str, Any], key: str) -> float:
     value = _number_or_nan(source[key])
-    if not math.isfinite(value):
-        raise TypeError(f"{key} is {_shown(source[key])}, no finite number")
+    if not abs(value) <= _LARGEST:
+        raise TypeError(f"{key} is {_shown(source[key])}, no number up to {_LARGEST:g}")
     return value
 
 

@@ -273,6 +273,7 @@ def _facts(result: Result, model: OnnxFile | None) -> Html:
         ("perturbation", perturbation(result)),
         ("contract", result.contract),
         ("method", result.method),
+        *result.limits.items(),
         ("data", data_of(result)),
         ("data SHA-256", result.data_sha256 or "not recorded"),
         ("samples", _which(result)),
