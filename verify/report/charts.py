@@ -99,10 +99,9 @@ def margins(result: Result) -> Html | None:
     last = max(math.ceil(high / width), first + 1)
     bins = np.clip(np.ceil(values / width) - 1, first, last - 1).astype(int) - first  # zero is not proved: left of it
     tallest = int(np.bincount(bins).max())
-    across, up = (
-        _scale(first * width, last * width, _LEFT, _WIDTH - _RIGHT),
-        _scale(0, tallest, _HEIGHT - _BOTTOM, _TOP),
-    )
+    across = _Scale(first * width, last * width, _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(0, tallest, _HEIGHT - _BOTTOM, _TOP)
+    zero = tag("line", x1=f"{across(0):.2f}", x2=f"{across(0):.2f}", y1=_TOP - 6, y2=up(0), class_="zero")
     bars = []
     base = np.zeros(last - first, int)
     for outcome in Outcome:
@@ -123,10 +122,7 @@ def margins(result: Result) -> Html | None:
         f"Histogram of the lower bounds of {count(len(known), 'margin')}",
         across=(across, [*_ticks(first * width, last * width)], "lower bound of the least margin"),
         up=(up, [tick for tick in _ticks(0, tallest) if tick == int(tick)]),
-        content=[
-            *bars,
-            tag("line", x1=f"{across(0):.2f}", x2=f"{across(0):.2f}", y1=_TOP - 6, y2=up(0), class_="zero"),
-        ],
+        content=[*bars, zero],
         note="the outermost bars include what lies beyond"
         if values.min() < first * width or values.max() > last * width
         else "",
@@ -145,7 +141,7 @@ class Series:
 def accuracy_over_eps(series: Sequence[Series]) -> Html:
     """Accuracies against eps, each with a marker of its own, and a legend."""
     furthest = max([1e-12, *(eps for one in series for eps, _ in one.points)])
-    across, up = _scale(0, furthest, _LEFT, _WIDTH - _RIGHT - 8), _scale(0, 100, _HEIGHT - _BOTTOM, _TOP)
+    across, up = _Scale(0, furthest, _LEFT, _WIDTH - _RIGHT - 8), _Scale(0, 100, _HEIGHT - _BOTTOM, _TOP)
     drawn, legend = [], []
     for one, marker in zip(series, [name for _ in series for name in _MARKERS], strict=False):
         places = [(f"{across(eps):.2f}", f"{up(accuracy):.2f}") for eps, accuracy in one.points]
@@ -168,7 +164,7 @@ def accuracy_over_eps(series: Sequence[Series]) -> Html:
     return join(chart, tag("ul", *legend, class_="legend inline"))
 
 
-class _scale:
+class _Scale:
     """A linear map from [low, high] to [start, stop]."""
 
     def __init__(self, low: float, high: float, start: float, stop: float) -> None:
@@ -182,8 +178,8 @@ class _scale:
 def _chart(
     name: str,
     *,
-    across: tuple[_scale, Sequence[float], str],
-    up: tuple[_scale, Sequence[float]],
+    across: tuple[_Scale, Sequence[float], str],
+    up: tuple[_Scale, Sequence[float]],
     content: Sequence[Html],
     unit: str = "",
     note: str = "",

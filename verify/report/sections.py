@@ -88,7 +88,9 @@ def _lede(result: Result) -> list[str | Html]:
     robust = total - result.counts[Outcome.MISCLASSIFIED] - refuted
     if not result.proves:
         return [f"Of {where}, {count(refuted)} changed their class under some {perturbed}. No proof was tried."]
-    sentence = f"For {count(proved)} of {where} it is proved that no {perturbed} changes the answer"
+    sentence = (
+        f"For {count(proved) if proved else 'none'} of {where} it is proved that no {perturbed} changes the answer"
+    )
     arithmetic = ", over the real numbers." if result.contract == "real" else f", under the contract {result.contract}."
     if result.contract not in PROVED or result.contract == "real":
         return [sentence, arithmetic]  # a counterexample is one of float32 arithmetic, and refutes nothing else
@@ -185,7 +187,7 @@ def _methods(result: Result) -> Html | None:
     for sample in result.samples:
         by.setdefault(sample.decided_by or _undecided_name(sample), []).append(sample)
     order = {name: place for place, name in enumerate(_METHODS)}
-    rest = [_undecided_name(sample) for sample in result.samples if not sample.decided_by]
+    rest = {_undecided_name(sample) for sample in result.samples if not sample.decided_by}
     rows = []
     for name in sorted(by, key=lambda name: (name in rest, order.get(name, len(order)), name)):
         times = [sample.time_s for sample in by[name]]
