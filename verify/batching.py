@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from verify.errors import ModelProblem
+from verify.functions import Function
 from verify.interpreter import Rules, evaluate
 from verify.primitives import (
     POINT_RULES,
@@ -25,6 +26,7 @@ from verify.primitives import (
     Quotient,
     Reshape,
     Select,
+    Softmax,
     Sum,
     Tensor,
 )
@@ -51,12 +53,17 @@ def require_independent_samples(single: tuple[Tensors, Tensors], double: tuple[T
                 raise ModelProblem("the model mixes the samples of a batch: give its input a fixed batch size")
     rng = np.random.default_rng(0)
     pair = {tensor: rng.random((1, *tensor.shape)) for tensor in inputs}
-    together = evaluate(outputs, POINT_RULES, pair)
+    together = _values(outputs, pair)
     for sample in (0, 1):
         alone_at = {tensor: pair[twin][:, sample : sample + 1] for tensor, twin in zip(single[0], inputs, strict=True)}
-        for value, batch in zip(evaluate(single[1], POINT_RULES, alone_at), together, strict=True):
+        for value, batch in zip(_values(single[1], alone_at), together, strict=True):
             if not np.allclose(batch.reshape(2, -1)[sample], value.reshape(-1), rtol=1e-6, equal_nan=True):
                 raise ModelProblem("the model computes something else in a larger batch: fix the batch size")
+
+
+def _values(outputs: Tensors, known: dict[Tensor, Array]) -> list[Array]:
+    with np.errstate(all="ignore"):
+        return evaluate(outputs, POINT_RULES, known)
 
 
 def _mark(tensor: Tensor, sample: int) -> Array:
@@ -86,6 +93,10 @@ def _pooled(primitive: MaxPool, x: Array) -> Array:
     return replace(primitive, padding=padding).apply(x)
 
 
+def _along_the_last_axis(primitive: Any, x: Array) -> Array:
+    return np.broadcast_to(x.max(axis=-1, keepdims=True), x.shape)
+
+
 def _of_either(primitive: Any, a: Array, b: Array) -> Array:
     return np.maximum(a, b)
 
@@ -97,9 +108,10 @@ def _of_nothing(primitive: Constant) -> Array:
 _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
-    **dict.fromkeys((Clip, LeakyRelu), _unchanged),
+    **dict.fromkeys((Clip, LeakyRelu, Function), _unchanged),
     **dict.fromkeys((Sum, Product, Quotient), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,
     MaxPool: _pooled,
+    Softmax: _along_the_last_axis,
 }

@@ -1,9 +1,9 @@
 """Does a certificate prove what it says? Established anew from the certificate and the model file alone.
 
-Trusted: this module and what it imports (certificate, onnx_file, operators, network, fusion, batching, primitives,
-linear_maps, windows, interpreter, intervals, linear_bounds, bounds, margins, crown, methods, rounding, environment),
-numpy and onnx. Nothing that was
-computed when the certificate was written is believed.
+Trusted: this module and what it imports (certificate, onnx_file, operators, network, replacements, written_out, fusion,
+batching, primitives, functions, linear_maps, windows, interpreter, intervals, softmax, linear_bounds, bounds, margins,
+crown, methods, rounding, environment), numpy and onnx. Nothing that was computed when the certificate was written is
+believed.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
+from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
 from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Diagonal
-from verify.margins import Labels, classes
+from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
 from verify.primitives import Input, LeakyRelu, Linear, Reshape, Select, Tensor, topological
 from verify.rounding import Array, Contract
@@ -20,21 +21,19 @@ _WORKSPACE = 2**23
 
 
 def crown_margins(network: Network, box: Interval, labels: Labels, contract: Contract, *, refine: bool = True) -> Array:
-    """For each lane and class j, a lower bound of y[label] - y[j] over the box; infinity for the label itself, NaN
-    where nothing can be said.
+    """Lower bounds of the margins, as `margin_bounds` gives them.
 
-    refine: bound the neurons before each activation by linear bounds as well, where intervals leave their sign open;
-    tighter, and many times the work.
+    refine: bound the neurons before each activation by linear bounds as well, where intervals leave it open which
+    piece applies; tighter, and many times the work.
     """
     count = classes(network)
-    output = network.output
+    output = logits_of(network)
     with np.errstate(all="ignore"):
         intervals = _forward(output, network.input, box, contract, refine=refine)
         rows = np.eye(count)[labels][:, np.newaxis] - np.eye(count)  # lanes x classes x logits
         functionals = rows.reshape(*rows.shape[:2], *output.shape)
         lower = lower_bounds(output, functionals, intervals, contract)
-    lower[np.arange(len(lower)), labels] = np.inf
-    return lower
+    return of_the_answer(lower, network, labels, intervals[output], contract)
 
 
 def _forward(
@@ -46,19 +45,22 @@ def _forward(
     for tensor in topological([output]):
         if tensor is source:
             continue
-        if refine and isinstance(tensor.primitive, LeakyRelu) and not _exact_by_intervals(tensor.operands[0]):
+        primitive = tensor.primitive
+        if refine and isinstance(primitive, LeakyRelu | Function) and not _exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
-            intervals[operand] = _refined(operand, intervals, contract)
-        rule = rules[type(tensor.primitive)]
-        intervals[tensor] = rule(tensor.primitive, *(intervals[operand] for operand in tensor.operands))
+            everywhere = isinstance(primitive, Function)
+            intervals[operand] = _refined(operand, intervals, contract, everywhere=everywhere)
+        rule = rules[type(primitive)]
+        intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
 
 
-def _refined(tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contract) -> Interval:
-    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane."""
+def _refined(tensor: Tensor, intervals: dict[Tensor, Interval], contract: Contract, *, everywhere: bool) -> Interval:
+    """The tensor's interval, intersected with linear bounds of every element whose sign is open in some lane, or (for
+    functions that bend everywhere) of every element."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     lanes = len(lower)
-    unstable = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
+    unstable = np.flatnonzero((everywhere | ((lower < 0) & (upper > 0))).any(axis=0))
     widest = max(math.prod(each.shape) for each in topological([tensor]))
     step = max(1, _WORKSPACE // (2 * lanes * widest))
     for start in range(0, len(unstable), step):

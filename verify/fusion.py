@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from verify.linear_maps import Dense, Diagonal
 from verify.primitives import Concatenate, Linear, Reshape, Select, Sum, Tensor, topological
 from verify.rounding import Array
+from verify.written_out import recognised
 
 Outputs = tuple[Tensor, ...]
 _ANY_ORDER = NDArray[np.intp]
@@ -23,7 +24,7 @@ _ANY_ORDER = NDArray[np.intp]
 
 def with_fusions(outputs: Outputs) -> Outputs:
     """The network that bounds every arrangement."""
-    return fused_additions(folded_scales(_rewritten(outputs, _scale_inside_product)))
+    return fused_additions(folded_scales(_rewritten(_rewritten(outputs, recognised), _scale_inside_product)))
 
 
 def folded_scales(outputs: Outputs) -> Outputs:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from verify import softmax as softmax_bounds
+from verify.functions import Function
 from verify.interpreter import Rules
 from verify.primitives import (
     Clip,
@@ -26,6 +28,7 @@ from verify.primitives import (
     Quotient,
     Reshape,
     Select,
+    Softmax,
     Sum,
 )
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
@@ -46,6 +49,8 @@ def interval_rules(contract: Contract) -> Rules:
     rounded: dict[type, Callable[..., Interval]] = {
         Linear: linear,
         LeakyRelu: leaky_relu,
+        Function: function,
+        Softmax: softmax,
         Sum: sum_,
         Product: product,
         Quotient: quotient,
@@ -138,7 +143,19 @@ def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Inte
     kink = np.where((x.lower < 0) & (x.upper > 0), 0.0, at_lower)
     lowest = np.minimum(np.minimum(at_lower, at_upper), kink)
     highest = np.maximum(np.maximum(at_lower, at_upper), kink)
+    if primitive.slope == -1:  # the magnitude: exact
+        return Interval(lowest, highest)
     return _rounded(lowest, highest, 0.0, contract)
+
+
+def function(primitive: Function, x: Interval, *, contract: Contract) -> Interval:
+    """Extremes lie at the endpoints and where the function turns."""
+    return Interval(*primitive.enclosure(x.lower, x.upper, contract))
+
+
+def softmax(primitive: Softmax, x: Interval, *, contract: Contract) -> Interval:
+    """Extremes lie where one element is at an end of its interval and the others are at the opposite ones."""
+    return Interval(*softmax_bounds.enclosure(x.lower, x.upper, primitive.logarithm, contract))
 
 
 def sum_(primitive: Sum, a: Interval, b: Interval, *, contract: Contract) -> Interval:

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from verify.functions import OWN_ERROR, Function, normal_arguments
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.primitives import (
+    Clip,
     Concatenate,
     Input,
     LeakyRelu,
@@ -35,6 +38,9 @@ from verify.primitives import (
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 Intervals = Mapping[Tensor, Interval]
+
+_CELLS = 16
+"""Into which an interval is divided to find lines around a function."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,10 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
 
 
 def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    """s x for x < 0, else x, with 0 <= s <= 1: the line below has slope 1 or s, whichever leaves less area."""
+    """s x for x < 0, else x, convex for s <= 1: the line below has slope 1 or s, whichever leaves less area."""
     primitive: Any = tensor.primitive
     slope = primitive.slope
-    if not 0 <= slope <= 1:
+    if slope > 1:
         return _constant(tensor, a, intervals, contract)
     (operand,) = tensor.operands
     lower, upper = intervals[operand]
@@ -132,10 +138,89 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     below, above, offset = (values[:, np.newaxis] for values in (below, above, offset))
     negative = np.minimum(a, 0.0)
     coefficients = np.maximum(a, 0.0) * below + negative * above
-    magnitude = magnitude_of(intervals[operand])
-    rounding = (contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow) if slope else 0.0 * magnitude
+    magnitude = max(1.0, abs(slope)) * magnitude_of(intervals[operand])
+    exact = slope in (0.0, -1.0)
+    rounding = 0.0 * magnitude if exact else contract.unit * (1.0 + 2.0**-20) * magnitude + contract.underflow
     loss = _own(a, magnitude) + _dot(np.abs(a), rounding)
     return Step((coefficients,), _dot(negative, offset[:, 0]), loss)
+
+
+def _function(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """A line below and one above the deployed function, or the interval's end where that is lower on average."""
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, Function)
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
+    lower, upper = normal_arguments(x.lower, x.upper, contract)
+    slack = primitive.error(magnitude_of(y), magnitude_of(x), contract)
+    below, above = _lines(primitive.apply, primitive.kinks, primitive.curvature(lower, upper), Interval(lower, upper))
+    moved = contract.underflow * 2.0**24
+    below = _Line(below.slope, below.offset - slack - moved * np.abs(below.slope))
+    above = _Line(above.slope, above.offset + slack + moved * np.abs(above.slope))
+    return _between(below, above, a, x, y)
+
+
+def _clip(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    primitive: Any = tensor.primitive
+    assert isinstance(primitive, Clip)
+    x, y = intervals[tensor.operands[0]], intervals[tensor]
+    below, above = _lines(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
+    return _between(below, above, a, x, y)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """y = slope x + offset."""
+
+    slope: Array
+    offset: Array
+
+
+def _lines(
+    function: Callable[[Array], Array], kinks: tuple[float, ...], curvature: Array, x: Interval
+) -> tuple[_Line, _Line]:
+    """A line below and one above a function over an interval.
+
+    Of all lines above a function the one with the least area is as high as the concave envelope over the midpoint of
+    the interval: as the highest chord. Its slope is taken from chords between the ends of cells. Whatever the slope k
+    is, on cells of width h the function less k x stays within |f''| h^2 / 8 of its chords, so that its values at the
+    ends of cells, and at kinks, bound it everywhere.
+    """
+    step = (x.upper - x.lower) / _CELLS
+    points = [x.lower + cell * step for cell in range(_CELLS)] + [x.upper]
+    values = [function(point) for point in points]
+    points += [np.clip(kink, x.lower, x.upper) for kink in kinks]
+    values += [function(point) for point in points[_CELLS + 1 :]]
+    width = step * (1.0 + 2.0**-20) + 2.0**-50 * magnitude_of(x)  # of a cell, between rounded ends
+    bow = 0.125 * (1.0 + 2.0**-40) * curvature * width * width
+
+    def line(sign: int) -> _Line:
+        slope, best = np.zeros_like(step), np.full_like(step, -np.inf)
+        for left, right in product((1, 2, 4, _CELLS // 2), repeat=2):
+            first, last = values[_CELLS // 2 - left], values[_CELLS // 2 + right]
+            height = sign * (right * first + left * last) / (left + right)
+            slope = np.where(height > best, (last - first) / ((left + right) * step), slope)
+            best = np.fmax(best, height)
+        slope = np.where(np.isfinite(slope), slope, 0.0)
+        offset = np.full_like(step, -np.inf)
+        for point, value in zip(points, values, strict=True):
+            ramp = slope * point
+            offset = np.maximum(offset, sign * (value - ramp) + OWN_ERROR * (np.abs(value) + np.abs(ramp)))
+        return _Line(slope, sign * (offset + bow))
+
+    return line(-1), line(1)
+
+
+def _between(below: _Line, above: _Line, a: Array, x: Interval, y: Interval) -> Step:
+    """A tensor between two lines of its operand x, and inside its interval y."""
+    centre, _, magnitude = midpoint(x)
+    low, high = below.slope * centre + below.offset > y.lower, above.slope * centre + above.offset < y.upper
+    below = _Line(np.where(low, below.slope, 0.0), np.where(low, below.offset, y.lower))
+    above = _Line(np.where(high, above.slope, 0.0), np.where(high, above.offset, y.upper))
+    positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
+    coefficients = positive * below.slope[:, np.newaxis] + negative * above.slope[:, np.newaxis]
+    constant = _dot(positive, below.offset) + _dot(negative, above.offset)
+    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below.offset), np.abs(above.offset)))
+    return Step((coefficients,), constant, loss)
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -210,6 +295,8 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Linear: _linear,
     LeakyRelu: _leaky_relu,
+    Function: _function,
+    Clip: _clip,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from verify.bounds import bounds
 from verify.errors import ModelProblem
-from verify.intervals import Interval, LinearError, midpoint
+from verify.intervals import Interval, LinearError, magnitude_of, midpoint
 from verify.linear_maps import Dense
 from verify.network import Network
-from verify.primitives import Linear, Reshape
+from verify.primitives import Linear, Reshape, Softmax, Tensor
 from verify.rounding import Array, Contract, down
+from verify.softmax import strict_margin
 
 Labels = NDArray[np.int64]
 
@@ -27,27 +28,49 @@ def classes(network: Network) -> int:
 
 
 def margin_bounds(network: Network, box: Interval, labels: Labels, contract: Contract) -> Array:
-    """For each lane and class j, a lower bound of y[label] - y[j] over the box; infinity for the label itself, NaN
-    where nothing can be said.
+    """For each lane and class j, a lower bound of y[label] - y[j] over the box, for the logits y; infinity for the
+    label itself, NaN where nothing can be said. A positive bound proves that the output answers the label, not j.
 
     Where the network ends in a matrix product, the difference of two logits is bounded as one linear functional of the
     last features, which is never looser than the difference of the logits' bounds.
     """
     count = classes(network)
-    last = network.output
+    decisive = last = logits_of(network)
     while isinstance(last.primitive, Reshape):
         (last,) = last.operands
     primitive = last.primitive
     if isinstance(primitive, Linear) and isinstance(primitive.map, Dense) and primitive.map.weight.shape[-1] == count:
-        (features,) = bounds(network, box, contract, outputs=last.operands)
+        features, logits = bounds(network, box, contract, outputs=(*last.operands, decisive))
         flat = Interval(*(end.reshape(len(end), -1) for end in features))
         with np.errstate(all="ignore"):
             lower = _of_functionals(primitive, primitive.map.weight, flat, labels, contract)
     else:
-        (logits,) = bounds(network, box, contract)
+        (logits,) = bounds(network, box, contract, outputs=[decisive])
         low, high = (end.reshape(-1, count) for end in logits)
         with np.errstate(all="ignore"):
             lower = down(low[np.arange(len(low)), labels, np.newaxis] - high)
+    return of_the_answer(lower, network, labels, logits, contract)
+
+
+def logits_of(network: Network) -> Tensor:
+    """The tensor whose largest element is the answer: the operand of a final softmax, or else the output.
+
+    A softmax keeps the order of its operands, strictly once they are far enough apart (`softmax.strict_margin`), while
+    the differences of its values vanish; so margins are bounded before it.
+    """
+    last = network.output
+    while isinstance(last.primitive, Reshape):
+        (last,) = last.operands
+    if isinstance(last.primitive, Softmax) and last.shape[-1] == classes(network):
+        return last.operands[0]
+    return network.output
+
+
+def of_the_answer(lower: Array, network: Network, labels: Labels, logits: Interval, contract: Contract) -> Array:
+    """Lower bounds of the margins of `logits_of(network)`, less what a final softmax needs to keep them strict."""
+    if logits_of(network) is not network.output:
+        reach = magnitude_of(logits).reshape(lower.shape).max(axis=1, keepdims=True)
+        lower = down(lower - strict_margin(reach, lower.shape[1], contract))
     lower[np.arange(len(lower)), labels] = np.inf
     return lower
 

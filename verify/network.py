@@ -14,6 +14,7 @@ from verify.fusion import with_fusions
 from verify.onnx_file import OnnxFile, OnnxValue
 from verify.operators import LARGEST, Operand, express, require_supported
 from verify.primitives import Input, Shape, Tensor
+from verify.replacements import require_faithful_replacements
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def build(file: OnnxFile) -> Network:
     """
     require_supported(file.nodes, file.opset)
     inputs, outputs = _expressed(file, batch=1)
+    require_faithful_replacements(outputs)
     if any(None in value.shape for value in file.inputs):
         require_independent_samples((inputs, outputs), _expressed(file, batch=2))
     return Network(file.sha256, file.opset, file.metadata, inputs, with_fusions(outputs))

@@ -18,6 +18,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.functions import Function
 from verify.linear_maps import Diagonal, LinearMap
 from verify.rounding import Array
 from verify.windows import Window
@@ -230,6 +231,19 @@ class LeakyRelu:
 
 
 @dataclass(frozen=True)
+class Softmax:
+    """y = exp(x) / sum exp(x), or its logarithm, over the last axis."""
+
+    logarithm: bool
+
+    def apply(self, x: Array) -> Array:
+        shifted = x - x.max(axis=-1, keepdims=True)
+        powers = np.exp(shifted)
+        total = powers.sum(axis=-1, keepdims=True)
+        return np.asarray(shifted - np.log(total) if self.logarithm else powers / total)
+
+
+@dataclass(frozen=True)
 class Sum:
     """y = a + sign * b, for operands of one shape.
 
@@ -261,7 +275,20 @@ class Quotient:
 
 
 Primitive = (
-    Input | Constant | Linear | Reshape | Select | Concatenate | Clip | MaxPool | LeakyRelu | Sum | Product | Quotient
+    Input
+    | Constant
+    | Linear
+    | Reshape
+    | Select
+    | Concatenate
+    | Clip
+    | MaxPool
+    | LeakyRelu
+    | Function
+    | Softmax
+    | Sum
+    | Product
+    | Quotient
 )
 
 POINT_RULES = {kind: kind.apply for kind in get_args(Primitive) if kind is not Input}

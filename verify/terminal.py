@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verify.functions import Function
 from verify.network import Network
 from verify.primitives import Linear, topological
 from verify.result import Question, Summary
@@ -92,6 +93,8 @@ def show_network(path: Path, network: Network) -> None:
         name, terms = type(primitive).__name__, ""
         if isinstance(primitive, Linear):
             name, terms = f"Linear ({type(primitive.map).__name__})", str(primitive.map.terms)
+        elif isinstance(primitive, Function):
+            name = f"Function ({primitive.name})"
         steps.add_row(name, " x ".join(map(str, tensor.shape)), terms, tensor.name)
     CONSOLE.print(steps)
 

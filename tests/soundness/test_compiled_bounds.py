@@ -68,6 +68,7 @@ def test_random_networks_stay_within_their_compiled_bounds(seed: int) -> None:
     for found in compiled(x, eps):
         labels = found["logits"].argmax(axis=1)
         ((lower, upper),) = bounds(network, box, REAL)
+        assert ((found["lower"] <= found["logits"]) & (found["logits"] <= found["upper"])).all()
         assert (found["lower"] <= lower.reshape(len(x), -1)).all()
         assert (upper.reshape(len(x), -1) <= found["upper"]).all()
         for contract in (REAL, FLOAT32_ANY_ORDER):

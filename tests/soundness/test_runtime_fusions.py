@@ -12,8 +12,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run
+from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
+from support.scan_functions import fast_gelu_nodes, gelu_nodes, hard_swish_nodes, mish_nodes
 from verify.bounds import bounds
+from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.rounding import FLOAT32_ANY_ORDER
 
@@ -174,6 +176,111 @@ def padding_that_becomes_that_of_a_pool() -> Fusion:
     return nodes, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, np.full((1, 1, 4, 4), -1, F32)
 
 
+def _wide() -> NDArray[np.float32]:
+    """Numbers of both signs, from subnormal to large, dense where activations bend."""
+    positive = np.concatenate([np.geomspace(1e-42, 1e12, 90), np.linspace(0.01, 12, 410)])
+    return np.concatenate([positive, -positive]).astype(F32)[np.newaxis]
+
+
+def gelu_written_out() -> Fusion:
+    return *gelu_nodes(), _wide()
+
+
+def gelu_by_tanh_written_out() -> Fusion:
+    return *fast_gelu_nodes(), _wide()
+
+
+def _gelu_of(before: list[onnx.NodeProto], constants: dict[str, Any]) -> Fusion:
+    """Gelu, written out, of the value "t"."""
+    nodes, own = gelu_nodes()
+    for each in nodes:
+        each.input[:] = ["t" if name == "x" else name for name in each.input]
+    return [*before, *nodes], own | constants, _wide()
+
+
+def gelu_behind_a_bias() -> Fusion:
+    return _gelu_of([node("Add", ["x", "bias"], "t")], {"bias": np.linspace(-3, 3, 1000, dtype=F32)})
+
+
+def gelu_behind_a_product() -> Fusion:
+    before = [node("MatMul", ["x", "w"], "m"), node("Add", ["bias", "m"], "t")]
+    weights = np.random.default_rng(0).normal(size=(1000, 8)).astype(F32)
+    return _gelu_of(before, {"bias": np.linspace(-3, 3, 8, dtype=F32), "w": weights})
+
+
+def quick_gelu() -> Fusion:
+    nodes = [node("Mul", ["x", "a"], "s"), node("Sigmoid", ["s"], "t"), node("Mul", ["x", "t"], "y")]
+    return nodes, {"a": F32(1.702)}, _wide()
+
+
+def sigmoid_linear_unit() -> Fusion:
+    return [node("Sigmoid", ["x"], "t"), node("Mul", ["t", "x"], "y")], {}, _wide()
+
+
+def hard_swish_written_out() -> Fusion:
+    return hard_swish_nodes(), {}, _wide()
+
+
+def mish_written_out() -> Fusion:
+    return mish_nodes(), {}, _wide()
+
+
+def half_first_gelu() -> Fusion:
+    nodes = [
+        *(node("Mul", ["x", "root"], "a"), node("Erf", ["a"], "b"), node("Add", ["one", "b"], "c")),
+        *(node("Mul", ["x", "half"], "d"), node("Mul", ["c", "d"], "y")),
+    ]
+    return nodes, {"root": F32(np.sqrt(0.5)), "one": F32(1), "half": F32(0.5)}, _wide()
+
+
+def square_written_out() -> Fusion:
+    return [node("Mul", ["x", "x"], "y")], {}, _wide()
+
+
+def quotient_times_a_value() -> Fusion:
+    nodes = [
+        *(node("Abs", ["x"], "a"), node("Clip", ["a", "low"], "p"), node("Sqrt", ["p"], "r")),
+        *(node("Div", ["one", "r"], "i"), node("Mul", ["i", "x"], "y")),
+    ]
+    return nodes, {"one": F32(1), "low": F32(1e-6)}, _wide()
+
+
+def root_mean_square_normalisation() -> Fusion:
+    nodes = [
+        *(node("Pow", ["x", "two"], "q"), node("ReduceMean", ["q"], "m", axes=[-1]), node("Add", ["m", "eps"], "v")),
+        *(node("Sqrt", ["v"], "r"), node("Div", ["x", "r"], "n"), node("Mul", ["n", "scale"], "y")),
+    ]
+    return nodes, {"two": F32(2), "eps": F32(1e-5), "scale": np.linspace(-1, 1, 1000, dtype=F32)}, _wide()
+
+
+def softmax_behind_a_bias() -> Fusion:
+    nodes = [node("Add", ["x", "bias"], "t"), node("Softmax", ["t"], "y", axis=-1)]
+    return nodes, {"bias": np.linspace(-3, 3, 1000, dtype=F32)}, _wide()
+
+
+def _activation_behind_a_convolution(*activation: onnx.NodeProto) -> Fusion:
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(16, 16, 3, 3)).astype(F32)
+    nodes = [node("Conv", ["x", "w"], "c", pads=[1, 1, 1, 1]), *activation]
+    return nodes, {"w": weights}, rng.normal(size=(1, 16, 8, 8)).astype(F32)
+
+
+def sigmoid_behind_a_convolution() -> Fusion:
+    return _activation_behind_a_convolution(node("Sigmoid", ["c"], "y"))
+
+
+def tanh_behind_a_convolution() -> Fusion:
+    return _activation_behind_a_convolution(node("Tanh", ["c"], "y"))
+
+
+def hard_sigmoid_behind_a_convolution() -> Fusion:
+    return _activation_behind_a_convolution(node("HardSigmoid", ["c"], "y", alpha=0.3, beta=0.4))
+
+
+def swish_behind_a_convolution() -> Fusion:
+    return _activation_behind_a_convolution(node("Sigmoid", ["c"], "s"), node("Mul", ["c", "s"], "y"))
+
+
 FUSIONS = [value for value in list(vars().values()) if getattr(value, "__annotations__", {}) == {"return": "Fusion"}]
 
 
@@ -199,3 +306,110 @@ def test_the_arrangements_really_differ() -> None:
         if any(not np.allclose(plain, other, rtol=1e-3, atol=0, equal_nan=True) for other in others):
             firing.append(fusion.__name__)
     assert len(firing) >= 8, firing
+
+
+def _refused(nodes: list[onnx.NodeProto], constants: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelProblem, match=reason):
+        network_of(model(nodes, [1, 8], constants))
+
+
+@pytest.mark.parametrize(("name", "value"), [("root", 1.4142), ("one", 1.00001), ("half", 0.500003)])
+def test_constants_that_a_runtime_takes_for_those_of_gelu_are_refused(name: str, value: float) -> None:
+    nodes, constants = gelu_nodes()
+    _refused(nodes, constants | {name: F32(value)}, "nearly one of Gelu's")
+
+
+def test_the_constants_of_the_approximation_are_watched_as_well() -> None:
+    nodes, constants = fast_gelu_nodes()
+    _refused(nodes, constants | {"root": F32(0.79788)}, "nearly one of Gelu's")
+
+
+@pytest.mark.parametrize("square", [node("Pow", ["d", "two"], "q"), node("Mul", ["d", "d"], "q")], ids=["Pow", "Mul"])
+def test_layer_normalisation_written_out_is_refused(square: onnx.NodeProto) -> None:
+    """Versions of onnxruntime up to 1.20 at least compute the variance as mean(x^2) - mean(x)^2."""
+    nodes = [
+        *(node("ReduceMean", ["x"], "m", axes=[-1]), node("Sub", ["x", "m"], "d"), square),
+        *(node("ReduceMean", ["q"], "v", axes=[-1]), node("Add", ["v", "eps"], "w")),
+        *(node("Sqrt", ["w"], "r"), node("Div", ["d", "r"], "y")),
+    ]
+    _refused(nodes, {"two": F32(2), "eps": F32(1e-5)}, "layer normalisation")
+
+
+WRITTEN_OUT = (
+    *(gelu_written_out, gelu_by_tanh_written_out, quick_gelu, sigmoid_linear_unit, hard_swish_written_out),
+    *(mish_written_out, half_first_gelu, square_written_out),
+)
+
+
+@pytest.mark.parametrize("fusion", WRITTEN_OUT, ids=lambda fusion: fusion.__name__)
+def test_activations_that_are_written_out_are_bounded_as_one_function(fusion: Any) -> None:
+    nodes, constants, _ = fusion()
+    content = model(nodes, [1, 2], constants)
+    box = Interval(np.array([[[-2.0, -0.5]]]), np.array([[[1.0, 3.0]]]))
+    ((lower, upper),) = bounds(network_of(content), box, FLOAT32_ANY_ORDER)
+    oracle = session(content)
+    x = np.linspace(box.lower[0], box.upper[0], 2001, dtype=F32)
+    y = np.concatenate([oracle.run(None, {"x": row})[0] for row in x])
+    np.testing.assert_allclose(lower[0, 0], y.min(axis=0), atol=2e-5)
+    np.testing.assert_allclose(upper[0, 0], y.max(axis=0), atol=2e-5)
+
+
+def _near_misses() -> dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]]:
+    """What looks like an activation that is written out, and is none."""
+    gelu, constants = gelu_nodes()
+    fast, fast_constants = fast_gelu_nodes()
+
+    def changed(nodes: list[onnx.NodeProto], at: int, inputs: list[str]) -> list[onnx.NodeProto]:
+        copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in nodes]
+        copies[at].input[:] = inputs
+        return [node("Relu", ["x"], "other"), *copies]
+
+    def gated(*gate: onnx.NodeProto, by: str = "x") -> list[onnx.NodeProto]:
+        return [node("Relu", ["x"], "other"), *gate, node("Mul", [by, "g"], "y")]
+
+    third = {"third": F32(1 / 3), "half": F32(0.5), "one": F32(1)}
+    return {
+        "gelu of another": (changed(gelu, 0, ["other", "root"]), constants),
+        "gelu times another": (changed(gelu, 3, ["other", "c"]), constants),
+        "gelu with another constant": (gelu, constants | {"root": F32(2)}),
+        "gelu plus two": (gelu, constants | {"one": F32(2)}),
+        "tanh of another cube": (changed(fast, 0, ["other", "three"]), fast_constants),
+        "tanh of another sum": (changed(fast, 2, ["other", "b"]), fast_constants),
+        "tanh times another": (changed(fast, 6, ["other", "f"]), fast_constants),
+        "tanh of a square": (fast, fast_constants | {"three": F32(2)}),
+        "tanh, another factor": (fast, fast_constants | {"k": F32(0.05)}),
+        "sigmoid of another": (gated(node("Sigmoid", ["other"], "g")), {}),
+        "sigmoid times another": (gated(node("Sigmoid", ["x"], "g"), by="other"), {}),
+        "sigmoid of a sum": (gated(node("Add", ["x", "half"], "s"), node("Sigmoid", ["s"], "g")), third),
+        "sigmoid plus one": (gated(node("Sigmoid", ["x"], "s"), node("Add", ["s", "one"], "g")), third),
+        "a sigmoid that is absorbed": (
+            gated(node("Sigmoid", ["x"], "s"), node("Add", ["s", "big"], "t"), node("Sub", ["t", "big"], "g")),
+            {"big": BIG},
+        ),
+        "an argument that is absorbed": (
+            gated(node("Add", ["x", "big"], "s"), node("Sub", ["s", "big"], "t"), node("Sigmoid", ["t"], "g")),
+            {"big": BIG},
+        ),
+        "an argument that overflows": (
+            gated(node("Mul", ["x", "huge"], "s"), node("Mul", ["s", "tiny"], "t"), node("Sigmoid", ["t"], "g")),
+            {"huge": F32(3e38), "tiny": F32(1 / 3e38)},
+        ),
+        "a third of a sigmoid": (gated(node("Sigmoid", ["x"], "s"), node("Mul", ["s", "third"], "g")), third),
+        "mish of another": (gated(node("Softplus", ["other"], "s"), node("Tanh", ["s"], "g")), {}),
+        "hard sigmoid": (gated(node("HardSigmoid", ["x"], "g", alpha=0.3)), {}),
+        "hard sigmoid of another": (gated(node("HardSigmoid", ["other"], "g", alpha=1 / 6)), {}),
+        "clipped to another range": (gated(node("Clip", ["x", "third", "one"], "g")), third),
+    }
+
+
+@pytest.mark.parametrize("kind", _near_misses())
+def test_what_only_looks_like_an_activation_is_not_taken_for_one(kind: str) -> None:
+    nodes, constants = _near_misses()[kind]
+    content = model(nodes, [1, 400], constants)
+    x = np.linspace(-4, 4, 400, dtype=F32)[np.newaxis]
+    point = x[np.newaxis].astype(np.float64)
+    ((lower, upper),) = bounds(network_of(content), Interval(point, point), FLOAT32_ANY_ORDER)
+    for level in (DISABLED, ALL):
+        (actual,) = run(content, x, level=level)
+        unbounded = np.isnan(lower[0]) & np.isnan(upper[0]) & (kind == "an argument that overflows")
+        assert (unbounded | ((lower[0] <= actual) & (actual <= upper[0]))).all()

@@ -457,19 +457,88 @@ def where(version: int, rng: np.random.Generator) -> list[Case]:
 
 def _extreme(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
     def make(version: int, rng: np.random.Generator) -> list[Case]:
-        return [
-            Case(
-                [node(operator, ["a", "b"], "s"), node("Reshape", ["x", "s"], "y")],
-                (2, 3),
-                {"a": ints(3, 2), "b": ints(3, 2)},
-            )
+        several = [node("Relu", ["x"], "r"), node("Neg", ["x"], "n"), node(operator, ["n", "c", "x", "r"], "y")]
+        cases = [
+            _single(operator, (2, 3)),
+            _single(operator, (2, 9), {"c": np.float32(0.3)}),
+            _single(operator, (2, 9), {"c": floats(rng, 2, 1)}),
+            _in_front(operator, (4, 1), floats(rng, 3, 1, 5)),
+            Case(several, (2, 3, 4), {"c": floats(rng, 3, 1)}),
         ]
+        if version >= 12:
+            shapes = [node(operator, ["a", "b"], "s"), node("Reshape", ["x", "s"], "y")]
+            cases.append(Case(shapes, (2, 3), {"a": ints(3, 2), "b": ints(3, 2)}))
+        return cases
 
     return make
 
 
 CASES["Min"] = _extreme("Min")
 CASES["Max"] = _extreme("Max")
+
+
+def _spread(operator: str, **attributes: Any) -> Case:
+    """The function at small and large arguments of both signs."""
+    far = node("Mul", ["x", "scale"], "s"), node(operator, ["s"], "y", **attributes)
+    return Case(list(far), (3, 13), {"scale": np.float32([[1e-3], [1], [9]])})
+
+
+def _positive(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    """Functions that are not defined, or have a pole, at zero."""
+    nodes = [node("Abs", ["x"], "a"), node("Add", ["a", "low"], "p"), node(operator, ["p"], "y")]
+    return lambda version, rng: [Case(nodes, (2, 9), {"low": np.float32([0.3])})]
+
+
+def _smooth(operator: str, *alphas: float) -> Callable[[int, np.random.Generator], list[Case]]:
+    return lambda version, rng: [_spread(operator), *(_spread(operator, alpha=alpha) for alpha in alphas)]
+
+
+for _operator in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish", "HardSwish", "Exp", "Abs"):
+    CASES[_operator] = _smooth(_operator)
+for _operator in ("Log", "Sqrt", "Reciprocal"):
+    CASES[_operator] = _positive(_operator)
+CASES["Elu"] = _smooth("Elu", 0.3, 2.5, -0.7)
+CASES["Celu"] = _smooth("Celu", 0.3, 2.5)
+CASES["Swish"] = _smooth("Swish", 1.702, -0.7)
+
+
+@_for("Gelu")
+def gelu(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_spread("Gelu"), _spread("Gelu", approximate="tanh"), _spread("Gelu", approximate="none")]
+
+
+@_for("Selu")
+def selu(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_spread("Selu"), _spread("Selu", alpha=0.5, gamma=2.0)]
+
+
+@_for("HardSigmoid")
+def hard_sigmoid(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_spread("HardSigmoid"), _spread("HardSigmoid", alpha=-0.4, beta=0.2)]
+
+
+@_for("Pow")
+def power(version: int, rng: np.random.Generator) -> list[Case]:
+    away = [node("Abs", ["x"], "a"), node("Add", ["a", "low"], "b")]
+    cases = [_single("Pow", (2, 9), {"p": np.float32(exponent)}) for exponent in (1, 2, 3, 6)]
+    cases.append(_single("Pow", (9,), {"p": np.full((2, 1), 2, np.float32)}))
+    for exponent in (0.5, -0.5, -1, -2, 1.7):
+        constants = {"low": np.float32([0.3]), "p": np.float32(exponent)}
+        cases.append(Case([*away, node("Pow", ["b", "p"], "y")], (2, 9), constants))
+    return cases + ([_single("Pow", (2, 9), {"p": ints(2)})] if version >= 12 else [])
+
+
+def _softmax(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        axes = [0, 1, 2] + ([-1, -3] if version >= 11 else [])
+        cases = [_spread(operator), _single(operator, (2, 3, 4)), _single(operator, (5, 1), axis=1)]
+        return cases + [_single(operator, (2, 3, 4), axis=axis) for axis in axes]
+
+    return make
+
+
+CASES["Softmax"] = _softmax("Softmax")
+CASES["LogSoftmax"] = _softmax("LogSoftmax")
 
 
 @_for("ReduceProd")

@@ -14,8 +14,8 @@ from support.onnx_models import model, node
 class _Builder:
     """Grows a network node by node; `name` and `shape` are those of the latest value."""
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
-        self.rng = rng
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], smooth: np.random.Generator) -> None:
+        self.rng, self.smooth = rng, smooth
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.name, self.shape = "x", shape
@@ -57,13 +57,59 @@ class _Builder:
 
     def activation(self) -> None:
         kind = self.rng.integers(5)
-        if kind == 0:
+        if self.smooth.random() < 0.4:
+            self.smooth_activation()
+        elif kind == 0:
             self.apply("LeakyRelu", alpha=float(self.rng.normal()))
         elif kind == 1:
             ends = np.sort(self.rng.normal(size=2)).astype(np.float32)
             self.apply("Clip", self.constant(ends[0]), self.constant(ends[1]))
         else:
             self.apply("Relu")
+
+    def smooth_activation(self) -> None:
+        """An activation, or several nodes that runtimes may fuse into one."""
+        x, shape = self.name, self.shape
+        single = (
+            *("Sigmoid", "Tanh", "Softplus", "Softsign", "Erf", "Elu", "Selu", "Celu", "HardSigmoid", "HardSwish"),
+            *("Softmax", "LogSoftmax", "Abs", "Exp"),
+        )
+        kind = str(self.smooth.choice([*single, "Swish", "Gelu", "Gelu (tanh)", "Sqrt", "Pow", "Reciprocal", "Max"]))
+        if kind == "Exp":
+            self.apply("Clip", "", self.constant(np.float32(2)))
+        if kind.endswith("oftmax"):
+            self.apply(kind, axis=1)
+        elif kind in single:
+            self.apply(kind)
+        elif kind == "Swish":
+            self.apply("Mul", self.constant(np.float32(1.702)))
+            self.apply("Sigmoid")
+            self.apply("Mul", x)
+        elif kind == "Gelu":
+            self.apply("Div", self.constant(np.float32(np.sqrt(2))))
+            self.apply("Erf")
+            self.apply("Add", self.constant(np.float32(1)))
+            self.apply("Mul", x)
+            self.apply("Mul", self.constant(np.float32(0.5)))
+        elif kind == "Gelu (tanh)":
+            self.apply("Pow", self.constant(np.float32(3)))
+            self.apply("Mul", self.constant(np.float32(0.044715)))
+            self.apply("Add", x)
+            self.apply("Mul", self.constant(np.float32(np.sqrt(2 / np.pi))))
+            self.apply("Tanh")
+            self.apply("Add", self.constant(np.float32(1)))
+            self.apply("Mul", x)
+            self.apply("Mul", self.constant(np.float32(0.5)))
+        elif kind == "Pow":
+            self.apply("Pow", self.constant(np.float32(3)))
+        elif kind == "Max":
+            self.apply("Neg")
+            self.apply(str(self.smooth.choice(["Max", "Min"])), x, self.constant(np.float32(-0.25)))
+        else:
+            self.apply("Abs")
+            self.apply("Add", self.constant(np.float32(0.5)))
+            self.apply(kind)
+        self.shape = shape
 
     def rescale(self) -> None:
         operator = str(self.rng.choice(["Add", "Sub", "Mul", "Div", "constant first"]))
@@ -172,7 +218,7 @@ def random_network(seed: int, *, classes: int = 4) -> tuple[bytes, tuple[int, ..
     rng = np.random.default_rng(seed)
     size = int(rng.integers(3, 7))
     shape = (1, int(rng.integers(1, 4)), size, size)
-    builder = _Builder(rng, shape)
+    builder = _Builder(rng, shape, np.random.default_rng((seed, 1)))
     if rng.random() < 0.5:
         builder.rescale()
     for _ in range(int(rng.integers(1, 4))):

@@ -36,6 +36,8 @@ REFUSED = (
     "is supported on",
     "the divisor holds a zero",
     "training mode",
+    "computing float constants",
+    "the exponents are not one number",
     "only float32 is supported",
     "a cast of",
     "this version is not supported",
@@ -96,5 +98,5 @@ def test_values_and_bounds_agree_with_the_expected_outputs(case: Any, proto: onn
         np.testing.assert_allclose(ours[0], theirs, case.rtol, case.atol)  # some were written down with few digits
     if max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")) <= NEWEST:
         for actual, (lower, upper) in zip(session(content).run(None, {name: x}), intervals, strict=False):
-            assert (lower[0] <= actual).all()
-            assert (actual <= upper[0]).all()
+            undefined = np.isnan(actual) & np.isnan(lower[0]) & np.isnan(upper[0])
+            assert (undefined | ((lower[0] <= actual) & (actual <= upper[0]))).all()

@@ -37,6 +37,7 @@ MIXING: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
         ],
         {"zero": np.array([0])},
     ),
+    "a softmax over the batch": ([node("Softmax", ["x"], "y", axis=0)], {}),
     "transposed": ([node("Transpose", ["x"], "t"), node("Gather", ["t", "zero"], "y")], {"zero": np.array([0])}),
 }
 

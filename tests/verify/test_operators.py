@@ -19,6 +19,8 @@ REQUIRED = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Flatten", "Reshape", "Transpose"),
     *("Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Pad", "Gather", "Identity", "Dropout", "Constant"),
     *("ConstantOfShape", "Shape"),
+    *("Sigmoid", "Tanh", "Softplus", "Softsign", "Elu", "Selu", "Celu", "Erf", "Gelu", "Mish", "Swish", "HardSigmoid"),
+    *("HardSwish", "Softmax", "LogSoftmax", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Abs", "Min", "Max"),
 )
 
 
@@ -44,7 +46,7 @@ def test_every_operator_of_the_table_has_cases() -> None:
 
 
 @pytest.mark.parametrize("operator", REQUIRED)
-def test_feed_forward_and_residual_operators_are_supported_in_every_version(operator: str) -> None:
+def test_operators_of_classifiers_are_supported_in_every_version(operator: str) -> None:
     assert set(versions_of(operator)) <= supported()[operator]
 
 

@@ -1,6 +1,6 @@
 """The ONNX operators that adcert understands; importing this package fills the registry's table."""
 
-from verify.operators import activations, arithmetic, constants, movement, pooling
+from verify.operators import activations, arithmetic, constants, extremes, movement, pooling
 from verify.operators.registry import LARGEST, Operand, express, require_supported, supported
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "arithmetic",
     "constants",
     "express",
+    "extremes",
     "movement",
     "pooling",
     "require_supported",

@@ -173,7 +173,8 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
 def batch_normalization(
     node: Node, x: Operand, scale: Operand, shift: Operand, mean: Operand, variance: Operand
 ) -> Tensor:
-    """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): at most eight roundings, in any arrangement."""
+    """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): eight operations, in any arrangement, of which the
+    square root has an error of up to eight roundings (older runtimes approximate it)."""
     if node.attribute("training_mode", 0) or not node.attribute("spatial", 1):
         node.refuse("training mode and per-element statistics are not supported")
     node.attribute("momentum")
@@ -196,7 +197,7 @@ def batch_normalization(
     primitive = Linear.elementwise(
         s,
         beta - mu * s,
-        roundings=8,
+        roundings=16,
         magnitude=np.abs(beta) + np.abs(mu * s),
         factor=float(inverse.max()),
         constant=float((np.maximum(inverse, 1.0) * np.abs(mu)).max()),

@@ -95,16 +95,6 @@ def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
     return np.where(chosen, first, second)
 
 
-@operator("Min", 12, 13)
-def minimum(node: Node, *operands: Operand) -> Operand:
-    return np.asarray(np.minimum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
-
-
-@operator("Max", 12, 13)
-def maximum(node: Node, *operands: Operand) -> Operand:
-    return np.asarray(np.maximum.reduce(np.broadcast_arrays(*_folded(node, *operands))))
-
-
 @operator("ReduceProd", 1, 11, 13, 18)
 def reduce_prod(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
     (values,) = _folded(node, x)

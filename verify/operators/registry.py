@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from verify.primitives import Constant, Primitive, Shape, Tensor
 
 Operand = Tensor | NDArray[Any]
 Rule = Callable[..., "Operand | list[Operand]"]
+_AnyRule = TypeVar("_AnyRule", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,10 @@ _DOMAINS = ("", "ai.onnx")
 _TABLE: dict[str, tuple[frozenset[int], Rule]] = {}
 
 
-def operator(name: str, *versions: int) -> Callable[[Rule], Rule]:
+def operator(name: str, *versions: int) -> Callable[[_AnyRule], _AnyRule]:
     """Register a rule for the versions (each the opset that introduced it) whose semantics were checked."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: _AnyRule) -> _AnyRule:
         if name in _TABLE:
             raise ValueError(f"{name} has two rules")
         _TABLE[name] = (frozenset(versions), rule)

@@ -1,0 +1,65 @@
+"""The smallest and largest of several values, element by element."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+from verify.operators.arithmetic import neg
+from verify.operators.movement import move
+from verify.operators.registry import Node, Operand, operator
+from verify.primitives import Clip, Concatenate, MaxPool, Reshape, Tensor
+from verify.windows import Window
+
+
+def _of_constants(node: Node, operands: tuple[Operand, ...], function: np.ufunc) -> Operand | None:
+    """The result for constants of one type; None where an operand depends on the input. No arithmetic rounds it."""
+    arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
+    if len(arrays) < len(operands):
+        return None
+    if len({array.dtype for array in arrays}) != 1 or arrays[0].dtype.kind not in "iuf":
+        node.refuse("constants of several types, or of none that has an order, are not supported")
+    node.require_size(np.broadcast_shapes(*(array.shape for array in arrays)))
+    return np.asarray(reduce(function, arrays))
+
+
+def _clipped(node: Node, operands: tuple[Operand, ...]) -> tuple[Tensor, float] | None:
+    """The only operand that depends on the input, and the only constant, if this is a single number and there are no
+    others."""
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    constants = [operand for operand in operands if isinstance(operand, np.ndarray)]
+    if len(tensors) == len(constants) == 1 and constants[0].size == 1 and constants[0].ndim <= len(tensors[0].shape):
+        return tensors[0], node.weights(constants[0], "a limit").item()
+    return None
+
+
+def _largest(node: Node, operands: tuple[Operand, ...]) -> Tensor:
+    """A pool over an axis along which the operands lie side by side."""
+    shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+    node.require_size((*shape, len(operands)))
+    column = (*shape, 1)
+    columns = [
+        node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape).reshape(column))) for x in operands
+    ]
+    side_by_side = node.result(Concatenate(len(shape)), *columns, shape=(*shape, len(columns)))
+    window = Window((len(columns),), (1,), (1,), (0,), (0,))
+    return node.result(Reshape(shape), node.result(MaxPool(window), side_by_side, shape=column), shape=shape)
+
+
+@operator("Max", 8, 12, 13)
+def maximum(node: Node, *operands: Operand) -> Operand:
+    if (folded := _of_constants(node, operands, np.maximum)) is not None:
+        return folded
+    if clipped := _clipped(node, operands):
+        return node.result(Clip(clipped[1], np.inf), clipped[0], shape=clipped[0].shape)
+    return _largest(node, operands)
+
+
+@operator("Min", 8, 12, 13)
+def minimum(node: Node, *operands: Operand) -> Operand:
+    if (folded := _of_constants(node, operands, np.minimum)) is not None:
+        return folded
+    if clipped := _clipped(node, operands):
+        return node.result(Clip(-np.inf, clipped[1]), clipped[0], shape=clipped[0].shape)
+    return neg(node, _largest(node, tuple(neg(node, operand) for operand in operands)))

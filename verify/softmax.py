@@ -1,0 +1,82 @@
+"""Softmax over the last axis, and its logarithm: bounds of what a runtime yields, and what keeps its order strict.
+
+Over the real numbers, with z_i = log(sum of exp(x_j) over j != i) - x_i,
+
+    softmax_i = 1 / (1 + exp(z_i)),    log softmax_i = -log(1 + exp(z_i)),
+
+so that the extremes of element i lie where it has one end of its interval and all the others have the opposite one.
+
+A runtime subtracts the maximum m, so that the sum S of the n powers is at least 1. With t_j = m - x_j, each power is
+exp(-t_j) up to a relative error of (t_j + E) u, where E u is that of exp, and up to 2^-125 where it is subnormal. As
+t exp(-t) <= 1/e, rounding the arguments changes S by at most n u / e, and rounding the sum in any order by
+kappa(n - 1) S. Running maxima, as blocked kernels keep them, apply exp twice. So
+
+    |y_i - softmax_i| <= kappa(2 n + 4 E + 8) softmax_i + u + n 2^-125,
+
+and the logarithm of S adds its own error to kappa(...), and each difference one rounding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from verify.functions import EXP, LOG, OWN_ERROR, SAFETY, SIGMOID, SOFTPLUS
+from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+
+_EXP_ERROR = math.ceil(SAFETY * EXP.accuracy.measured)
+_LOG_ERROR = math.ceil(SAFETY * LOG.accuracy.measured)
+
+
+def enclosure(lower: Array, upper: Array, logarithm: bool, contract: Contract) -> tuple[Array, Array]:
+    """Bounds of the deployed softmax, or of its logarithm, over the last axis, for operands from `lower` to `upper`;
+    NaN in rows where an operand is not bounded."""
+    count = lower.shape[-1]
+    reach = np.maximum(np.abs(lower), np.abs(upper)).max(axis=-1, keepdims=True)
+    reach = np.where(reach < contract.limit, reach, np.nan)
+    own = 4.0 * OWN_ERROR + kappa(count + 64, FLOAT64_UNIT) * (1.0 + reach)
+    most, least = _log_sum_of_others(upper) - lower + own, _log_sum_of_others(lower) - upper - own
+    if logarithm:
+        low, high = -SOFTPLUS.real(most), -SOFTPLUS.real(least)
+        roundings = 2 * count + 4 * _EXP_ERROR + math.ceil(_LOG_ERROR * (1.0 + math.log(count))) + 8
+        constant = kappa(roundings, contract.unit) + 16.0 * contract.unit * (1.0 + reach)
+        relative = 0.0
+    else:
+        low, high = SIGMOID.real(-most), SIGMOID.real(-least)
+        relative = kappa(2 * count + 4 * _EXP_ERROR + 8, contract.unit)
+        constant = contract.unit + 0.0 * reach
+    constant = (constant + 2.0**-1000 + count * 2.0**24 * contract.underflow) * (1.0 + 2.0**-40)
+    relative = relative + 2.0 * OWN_ERROR
+    return low - (relative * np.abs(low) + constant), high + (relative * np.abs(high) + constant)
+
+
+def _log_sum_of_others(x: Array) -> Array:
+    """log(sum of exp(x_j) over j != i) for every i of the last axis: nothing large cancels."""
+    largest = x.argmax(axis=-1)[..., np.newaxis]
+    top = np.take_along_axis(x, largest, axis=-1)
+    rest = x.copy()
+    np.put_along_axis(rest, largest, -np.inf, axis=-1)
+    powers = np.exp(rest - top)
+    others: Array = top + np.log1p(np.maximum(powers.sum(axis=-1, keepdims=True) - powers, 0.0))
+    second = rest.max(axis=-1, keepdims=True)
+    shift = np.where(np.isneginf(second), 0.0, second)
+    without_top = second + np.log(np.maximum(np.exp(rest - shift).sum(axis=-1, keepdims=True), 1.0))
+    np.put_along_axis(others, largest, without_top, axis=-1)
+    return others
+
+
+def strict_margin(reach: Array, count: int, contract: Contract) -> Array:
+    """How much larger than x_j the largest operand x_i must be for y_i > y_j to hold strictly, in float32, for a
+    softmax or its logarithm of `count` operands with magnitudes up to `reach`.
+
+    For any shift c with |c| <= reach, x - c is off by at most 2 u reach. Both powers are multiplied by one factor,
+    or divided by one sum: with a margin d,
+
+        y_i / y_j >= exp(d - 4 u reach) (1 - E u) (1 - u) / ((1 + E u) (1 + u)),
+
+    which is above 1 for d > u (4 reach + 2 E + 3). One logarithm is subtracted from both differences, which are then
+    rounded once more, at magnitudes up to 2 reach + log(count) + 1: d > u (8 reach + 2 log(count) + 3).
+    """
+    needed = 8.0 * reach + 4.0 * _EXP_ERROR + 2.0 * math.log(count) + 8.0
+    return np.asarray(contract.unit * needed * (1.0 + 2.0**-20))
