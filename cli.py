@@ -52,6 +52,7 @@ def commands() -> None:
 @click.option("--certificates", type=click.Path(path_type=Path), help="Write a certificate per verified sample here.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
 @click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a report (HTML) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved.")
@@ -70,6 +71,7 @@ def verify_command(
     certificates: Path | None,
     json_path: Path | None,
     card: Path | None,
+    report: Path | None,
     resume: bool,
     fail_under: float | None,
     attack: bool,
@@ -123,6 +125,11 @@ def verify_command(
         sys.stdout.buffer.write(result_json(question, verdicts))
     if card:
         write_card(card, question, summary, network.metadata)
+    if report:
+        from verify.report import read_result, write_report
+
+        result = read_result(f"{report.stem}.json", result_json(question, verdicts))
+        write_report(report, [result], data=data or network.metadata.get("adcert.dataset"))
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
 
 
@@ -240,6 +247,21 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
             rejected += 1
             click.echo(f"{path}: rejected: {reason}")
     return 1 if rejected else 0
+
+
+@commands.command("report")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULT...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The HTML file.")
+@click.option("--data", help="Where pictures are from, if the result's own name for it does not suffice.")
+def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> None:
+    """Make one self-contained HTML page of each RESULT (what `verify --json` wrote), side by side if there are several.
+
+    Pictures are shown if the data of the result are on this machine; an .npz file is looked for beside the result.
+    """
+    from verify.report import read_file, write_report
+
+    write_report(out, [read_file(path) for path in results], data=data, folders=[path.parent for path in results])
+    click.echo(str(out), err=True)
 
 
 @commands.command("inspect")

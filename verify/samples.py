@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from verify import datasets
 from verify.boxes import InputRange
-from verify.datasets import DataProblem
+from verify.datasets import DataProblem, Dataset
 from verify.primitives import Shape
 
 
@@ -45,20 +44,23 @@ def load_samples(source: str, shape: Shape, *, start: int = 0, count: int | None
 
     shape: of the model's input. sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
     """
-    if source.endswith(".npz"):
-        x, y = _read_npz(Path(source))
-        name, split, sha256 = Path(source).name, None, hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
-    else:
-        dataset = datasets.load(source, "test")
-        x, y = dataset.images, dataset.labels
-        name, split, sha256 = dataset.name, dataset.split, dataset.sha256
+    dataset = read_data(source)
+    x, y, name = dataset.images, dataset.labels, dataset.name
     if not 0 <= start < len(y):
         raise DataProblem(f"there is no sample {start}: {name} holds {len(y)}")
     part = slice(start, None if count is None else start + count)
     stored_as_bytes = x.dtype == np.uint8
     inputs = x[part].astype(np.float32) / np.float32(255) if stored_as_bytes else x[part]
     inputs = _fitted(inputs, shape, name)
-    return Samples(name, split, start, sha256, inputs, y[part], (0.0, 1.0) if stored_as_bytes else None)
+    natural_range = (0.0, 1.0) if stored_as_bytes else None
+    return Samples(name, dataset.split, start, dataset.sha256, inputs, y[part], natural_range)
+
+
+def read_data(source: str, *, download: bool = True) -> Dataset:
+    """A data set's test split, or an .npz file with arrays x and y, as stored; raises DataProblem."""
+    if source.endswith(".npz"):
+        return Dataset(Path(source).name, None, *_read_npz(Path(source)))
+    return datasets.load(source, "test", download=download)
 
 
 def _fitted(x: NDArray[np.float32], shape: Shape, name: str) -> NDArray[np.float32]:

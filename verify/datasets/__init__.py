@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,14 @@ class DataProblem(Problem):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as uint8, N x C x H x W, with labels as int64, N."""
+    """Images as uint8, N x C x H x W, with labels as int64, N.
+
+    A file of the user's (`verify.samples.read_data`) has no split, and may hold float32 of any shape instead.
+    """
 
     name: str
-    split: str
-    images: NDArray[np.uint8] = field(repr=False)
+    split: str | None
+    images: NDArray[Any] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
 
     @cached_property
@@ -59,22 +63,22 @@ def names() -> list[str]:
     return sorted(_SOURCES)
 
 
-def load(name: str, split: str) -> Dataset:
+def load(name: str, split: str, *, download: bool = True) -> Dataset:
     """Load one split ("train" or "test") of a data set.
 
-    Raises DataProblem, with one sentence that names the file, when a file is missing and cannot be downloaded, or
-    is truncated or corrupt.
+    Raises DataProblem, with one sentence that names the file, when a file is missing and may not or cannot be
+    downloaded, or is truncated or corrupt.
     """
     if name not in _SOURCES:
         raise DataProblem(f"unknown data set {name!r}: choose one of {', '.join(names())}")
     source = _SOURCES[name]
     if split not in source.splits:
         raise DataProblem(f"unknown split {split!r} of {name}: choose one of {', '.join(source.splits)}")
-    images, labels = source.read(_locate(source, split), source)
+    images, labels = source.read(_locate(source, split, download), source)
     return Dataset(name, split, images, labels)
 
 
-def _locate(source: _Source, split: str) -> list[Path]:
+def _locate(source: _Source, split: str, download: bool) -> list[Path]:
     wanted = source.splits[split]
     folders = [Path(__file__).parent / source.folder, _cache() / source.folder]
     if data := os.environ.get("ADCERT_DATA"):
@@ -82,6 +86,8 @@ def _locate(source: _Source, split: str) -> list[Path]:
     for folder in folders:
         if all((folder / file).is_file() for file in wanted):
             return [folder / file for file in wanted]
+    if not download:
+        raise DataProblem(f"{source.folder} is not on this machine")
     _download(source, folders[-1])
     return [folders[-1] / file for file in wanted]
 
@@ -219,3 +225,21 @@ _SOURCES = {
         archive=("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
     ),
 }
+
+CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+"""What the labels 0, 1, ... of a data set mean."""

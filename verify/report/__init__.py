@@ -1,0 +1,55 @@
+"""Reports: one self-contained HTML file about result files, to read, print, send and keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from verify import onnx_file
+from verify.errors import ModelProblem
+from verify.files import write_atomically
+from verify.onnx_file import OnnxFile
+from verify.report.page import page
+from verify.report.pictures import Library, pictures_of
+from verify.report.results import ReportProblem, Result, read_result
+
+__all__ = ["ReportProblem", "read_file", "read_result", "write_report"]
+
+_MOST_PICTURES = 60
+"""Of each outcome of a result, where it is the only one; several share them."""
+
+
+def read_file(path: Path) -> Result:
+    """Read a result file; raises ReportProblem when it cannot be read, and as `read_result` does."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReportProblem(f"cannot read {path}: {error.strerror or error}") from error
+    return read_result(path.name, content)
+
+
+def write_report(
+    path: Path, results: Sequence[Result], *, data: str | None = None, folders: Sequence[Path] = ()
+) -> None:
+    """Write the report on results, in one step; raises FileProblem when that fails.
+
+    data: a data set or .npz file that pictures are taken from, if it is what a result is about. folders: where .npz
+    files and models are looked for, besides the current one.
+    """
+    folders = list(dict.fromkeys([Path(), *folders]))
+    library = Library(data, folders)
+    most = max(6, _MOST_PICTURES // max(1, len(results)))
+    pictures = [pictures_of(result, library, most=most) for result in results]
+    models = [_model_of(result, folders) for result in results]
+    write_atomically(path, page(results, models, pictures).encode())
+
+
+def _model_of(result: Result, folders: Sequence[Path]) -> OnnxFile | None:
+    """The very model that a result is about, by its hash, if it is where it was or in one of the folders."""
+    for place in [Path(result.model_path), *(folder / result.model_name for folder in folders)]:
+        try:
+            if place.is_file() and (model := onnx_file.read(place)).sha256 == result.model_sha256:
+                return model
+        except (ModelProblem, OSError, ValueError):
+            continue
+    return None
