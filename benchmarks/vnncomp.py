@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from verify.attack import witness_search
+from verify.decision import decide
 from verify.errors import ModelProblem
 from verify.network import Network, build
 from verify.onnx_file import parse as parse_model
-from verify.reachability import decide
 from verify.rounding import CONTRACTS
 from verify.runtime import Runtime
 from verify.time_limit import OutOfTime, time_limit
@@ -65,8 +65,15 @@ def outcomes(folder: Path, method: str, contract: str, timeout_s: float, limit: 
                 raise network
             with time_limit(timeout_s):
                 property = parse_property(content_of(folder, "vnnlib", row["vnnlib"]))
-                search = witness_search(network, property, Runtime(contents[name], network))
-                decision = decide(network, property, contract=CONTRACTS[contract], method=method, attack=search)
+                runtime = Runtime(contents[name], network)
+                decision = decide(
+                    network,
+                    property,
+                    contract=CONTRACTS[contract],
+                    method=method,
+                    attack=witness_search(network, property, runtime),
+                    runtime=runtime,
+                )
             found = {"found": decision.answer.value, "decided_by": decision.decided_by}
         except OutOfTime:
             found["found"] = "timeout"

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor as Values
 
 from verify.bounds import lanes_at_a_time
+from verify.decision import Attack, Runs, Witness, confirmed
 from verify.effort import Effort
 from verify.intervals import Interval
 from verify.network import Network
 from verify.properties import Case
-from verify.reachability import Attack, Runs, Witness, confirmed
 from verify.robustness import MisclassificationSearch
 from verify.search.points import differentiable
 from verify.vnnlib import Property

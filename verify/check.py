@@ -21,7 +21,7 @@ from verify.intervals import Interval
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
-from verify.reachability import unreachable
+from verify.reachability import unreachable, unreachable_over_trees
 from verify.rounding import CONTRACTS
 from verify.split_trees import SplitProof, split_bounds
 
@@ -71,10 +71,11 @@ def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -
         size = int(np.prod(tensor.shape))
         if any(index >= size for constraint in constraints for index, _ in getattr(constraint, terms)):
             raise Rejected(f"its property is about {terms} that the model does not have")
+    contract = CONTRACTS[certificate.contract]
     if not isinstance(certificate.proof, str):
-        raise Rejected("its proof is of a kind that does not fit its property")
-    box = Interval(*(end.reshape(1, -1) for end in certificate.box))
-    (proved,) = unreachable(network, box, [claim.alternatives], CONTRACTS[certificate.contract], certificate.proof)
+        return unreachable_over_trees(network, certificate.box, claim.alternatives, contract, certificate.proof)
+    flat = Interval(*(end.reshape(1, -1) for end in certificate.box))
+    (proved,) = unreachable(network, flat, [claim.alternatives], contract, certificate.proof)
     return proved
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from verify.certificate import Certificate, Unreachable
 from verify.certificate import write as write_certificate
 from verify.check import check
+from verify.decision import Answer, Attack, Decision, Witness, cases_for, decide
 from verify.errors import ModelProblem, Rejected
 from verify.network import Network, load
-from verify.reachability import Answer, Attack, Decision, Witness, cases_for, decide
 from verify.result import SCHEMA_VERSION, versions
 from verify.rounding import contract_named
 from verify.runtime import Runtime
@@ -67,8 +67,10 @@ def answer_property(
         with time_limit(timeout_s):
             property = read(property_path)
             network = load(model_path)
-            attack = _attack(network, property, model_path, warn)
-            decision = decide(network, property, contract=contract_named(contract), method=method, attack=attack)
+            attack, runtime = _attack(network, property, model_path, warn)
+            decision = decide(
+                network, property, contract=contract_named(contract), method=method, attack=attack, runtime=runtime
+            )
             if decision.answer is Answer.UNSAT and not decision.proofs:
                 warn("no input fulfils the property's own constraints, whatever the network answers")
             if decision.answer is Answer.UNSAT and certificates:
@@ -84,19 +86,23 @@ def answer_property(
     return PropertyResult(paths[0], network, paths[1], property, contract, method, timeout_s, decision, time_s, files)
 
 
-def _attack(network: Network, property: Property, path: Path, warn: Callable[[str], None]) -> Attack | None:
-    """The search for counterexamples; None, with a warning, where something that it needs is missing."""
+def _attack(
+    network: Network, property: Property, path: Path, warn: Callable[[str], None]
+) -> tuple[Attack | None, Runtime | None]:
+    """The search for counterexamples, and their judge; None, with a warning, where something that they need is
+    missing."""
     for name in ("torch", "onnxruntime"):
         if not importlib.util.find_spec(name):
             warn(f"no counterexamples are searched: {name} is not installed")
-            return None
+            return None, None
     from verify.attack import witness_search
 
     try:
-        return witness_search(network, property, Runtime.of(path, network))
+        runtime = Runtime.of(path, network)
+        return witness_search(network, property, runtime), runtime
     except ModelProblem as problem:
         warn(f"no counterexamples are searched: {problem}")
-        return None
+        return None, None
 
 
 def _certificates(

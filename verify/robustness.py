@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +17,15 @@ from verify.boxes import InputRange, box_around
 from verify.crown import margin_problem
 from verify.datasets import DataProblem
 from verify.environment import require_ieee_arithmetic
-from verify.errors import Problem, Rejected
+from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.margins import Labels, classes
 from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
 from verify.network import Network
 from verify.rounding import Array, Contract
 from verify.samples import Samples
+from verify.search import proof_search
 from verify.split_trees import SplitProof, split_bounds
-
-if TYPE_CHECKING:
-    from verify.search.branch_and_bound import Outcome
 
 _LARGEST_BATCH = 64
 """Samples that are looked at together: what one Ctrl-C can lose."""
@@ -141,7 +138,7 @@ def _searched(
     labels = np.array([verdicts[lane].label for lane in open_lanes], int)
     problem, functionals, constants = margin_problem(network, part, labels, contract)
     outcomes = enumerate(
-        _search()(problem, part, functionals, constants, contract, branch=method == COMPLETE, seconds=timeout_s)
+        proof_search()(problem, part, functionals, constants, contract, branch=method == COMPLETE, seconds=timeout_s)
     )
     for verdict in verdicts:
         if verdict.status is not Status.UNKNOWN:
@@ -166,15 +163,6 @@ def _searched(
         elif outcome.timed_out:
             verdict = replace(verdict, status=Status.TIMEOUT)
         yield replace(verdict, time_s=verdict.time_s + outcome.spent_s + time.perf_counter() - began)
-
-
-def _search() -> Callable[..., Iterator[Outcome]]:
-    """The search, which needs torch; raises Problem where that is missing."""
-    try:
-        from verify.search.branch_and_bound import search
-    except ImportError as error:
-        raise Problem(f"searching for proofs needs torch, which cannot be imported ({error})") from error
-    return search
 
 
 def _margins(

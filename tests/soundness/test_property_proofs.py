@@ -15,9 +15,9 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from support.random_networks import random_network
 from verify.certificate import Certificate, Rejected, Unreachable, decode, encode
 from verify.check import check
+from verify.decision import Answer, cases_for, decide
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS
 from verify.properties import holds
-from verify.reachability import Answer, cases_for, decide
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.vnnlib import parse
 

@@ -15,11 +15,11 @@ from support.random_networks import random_network
 from verify.attack import misclassification_search, witness_search
 from verify.bounds import values
 from verify.boxes import box_around
+from verify.decision import cases_for, confirmed
 from verify.effort import Effort
 from verify.errors import ModelProblem
 from verify.operators import supported
 from verify.primitives import POINT_RULES
-from verify.reachability import cases_for, confirmed
 from verify.runtime import Runtime
 from verify.search import points
 from verify.search.points import differentiable

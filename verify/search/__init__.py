@@ -2,3 +2,22 @@
 
 Nothing here is trusted: what is found is handed to `verify.split_trees`, which establishes it.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from verify.errors import Problem
+
+if TYPE_CHECKING:
+    from verify.search.branch_and_bound import Outcome
+
+
+def proof_search() -> Callable[..., Iterator[Outcome]]:
+    """`branch_and_bound.search`, which needs torch; raises Problem where that is missing."""
+    try:
+        from verify.search.branch_and_bound import search
+    except ImportError as error:
+        raise Problem(f"searching for proofs needs torch, which cannot be imported ({error})") from error
+    return search

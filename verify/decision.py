@@ -1,0 +1,220 @@
+"""Deciding a property: proved case by case; or refuted by a counterexample that onnxruntime reproduces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.bounds import lanes_at_a_time
+from verify.crown import crown_bounds
+from verify.environment import require_ieee_arithmetic
+from verify.errors import ModelProblem, Rejected
+from verify.intervals import Interval
+from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
+from verify.network import Network
+from verify.properties import Case, cases, holds
+from verify.reachability import bounded_constraints, constraint_functionals, unreachable, unreachable_over_trees
+from verify.rounding import Array, Contract, down
+from verify.search import proof_search
+from verify.split_trees import SplitProof
+from verify.vnnlib import Property
+
+_LARGEST_BATCH = 64
+"""Boxes that are bounded together."""
+
+
+class Answer(StrEnum):
+    """VNN-COMP's words. unsat: no input has outputs that fulfil the property, so the network is safe."""
+
+    UNSAT = "unsat"
+    SAT = "sat"
+    UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A counterexample. x: the float32 input; y: what onnxruntime answers to it; point: the exact input that x stands
+    for, inside the property's box and equal to x wherever that holds a float32 number. All flat."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    point: list[Fraction]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """decided_by: the last way that was needed, or "attack". proofs: what proves each case, the name of a way or what a
+    search found."""
+
+    answer: Answer
+    decided_by: str | None = None
+    witness: Witness | None = None
+    proofs: tuple[str | SplitProof, ...] = ()
+
+
+class Runs(Protocol):
+    """What executes the deployed network."""
+
+    def output(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+Attack = Callable[[Sequence[Case], bool], Witness | None]
+"""(cases, thorough) -> a confirmed counterexample, if one is found."""
+
+
+def cases_for(network: Network, property: Property) -> list[Case]:
+    """The property's cases; raises ModelProblem when it does not fit the network."""
+    for what, stated, tensor in (
+        ("inputs", property.inputs, network.input),
+        ("outputs", property.outputs, network.output),
+    ):
+        size = int(np.prod(tensor.shape))
+        if stated not in (None, size):
+            raise ModelProblem(f"the property is about {stated} {what}, but the model has {size}")
+    found = cases(property.formula, int(np.prod(network.input.shape)))
+    count = int(np.prod(network.output.shape))
+    highest = max((c.outputs[-1][0] for k in found for a in k.alternatives for c in a if c.outputs), default=0)
+    if highest >= count:
+        raise ModelProblem(f"the property is about an output {highest}, but the model has {count}")
+    return found
+
+
+def confirmed(property: Property, case: Case, x: NDArray[np.float32], runtime: Runs) -> Witness | None:
+    """The witness that the float32 input x is, if the deployed network's answer to it fulfils the property's formula.
+
+    The formula is evaluated as a whole, over exact rationals.
+    """
+    point = case.point(x)
+    if point is None:
+        return None
+    y = runtime.output(x)
+    if not np.isfinite(y).all() or not holds(property.formula, point, [Fraction(float(value)) for value in y]):
+        return None
+    return Witness(x, y, point)
+
+
+def decide(
+    network: Network,
+    property: Property,
+    *,
+    contract: Contract,
+    method: str,
+    attack: Attack | None = None,
+    runtime: Runs | None = None,
+    seconds: float = math.inf,
+) -> Decision:
+    """Look for a counterexample quickly, then for a proof, then thoroughly for a counterexample.
+
+    runtime: judges the inputs at which a search for proofs fails. seconds: for the search about each case. Raises
+    ModelProblem when the property does not fit the network, BrokenArithmetic where this process cannot compute soundly,
+    and Problem where a method needs torch and there is none.
+    """
+    require_ieee_arithmetic()
+    found = cases_for(network, property)
+    if attack and (witness := attack(found, False)):
+        return Decision(Answer.SAT, "attack", witness)
+    ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
+    proofs: list[str | SplitProof] = []
+    late = False
+    for case, way in zip(found, proofs_of(network, found, contract, ways), strict=True):
+        if way is not None:
+            proofs.append(way)
+            continue
+        if searches(method) and not late:
+            result = _searched(network, property, case, contract, method == COMPLETE, seconds, runtime)
+            if isinstance(result, Witness):
+                return Decision(Answer.SAT, "attack", result)
+            if isinstance(result, SplitProof):
+                proofs.append(result)
+                continue
+            late = result
+        witness = attack(found, True) if attack else None
+        if witness:
+            return Decision(Answer.SAT, "attack", witness)
+        return Decision(Answer.TIMEOUT if late else Answer.UNKNOWN)
+    order = [*METHODS[COMPLETE][:-1], ALPHA_CROWN, COMPLETE]
+    return Decision(Answer.UNSAT, max(map(_name, proofs), key=order.index, default=None), None, tuple(proofs))
+
+
+def _name(proof: str | SplitProof) -> str:
+    if isinstance(proof, str):
+        return proof
+    return COMPLETE if any(len(tree.nodes) > 1 for tree in proof.trees) else ALPHA_CROWN
+
+
+def _searched(
+    network: Network,
+    property: Property,
+    case: Case,
+    contract: Contract,
+    branch: bool,
+    seconds: float,
+    runtime: Runs | None,
+) -> SplitProof | Witness | bool:
+    """A proof that the case is out of reach, which counts once it is checked; or a counterexample; or else whether time
+    was short."""
+    rows = bounded_constraints(case.alternatives)
+    functionals, constants = constraint_functionals(network, rows)
+    shape = network.input.shape
+    box = Interval(*(end.reshape(1, *shape) for end in (case.lower, case.upper)))
+    if {row.alternative for row in rows} != set(range(len(case.alternatives))):
+        return False  # nothing that could be bounded excludes one of them
+    promise = down(crown_bounds(network, box, functionals[np.newaxis], contract)[0] + constants)
+    chosen = [
+        max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
+        for alternative in range(len(case.alternatives))
+    ]
+    witnesses: list[Witness] = []
+
+    def refute(lane: int, point: Array) -> bool:
+        x = np.clip(point.reshape(-1).astype(np.float32), case.least, case.largest)
+        if runtime and (witness := confirmed(property, case, x, runtime)):
+            witnesses.append(witness)
+        return bool(witnesses)
+
+    (outcome,) = proof_search()(
+        network,
+        box,
+        functionals[np.newaxis, chosen],
+        constants[np.newaxis, chosen],
+        contract,
+        branch=branch,
+        seconds=seconds,
+        refute=refute,
+    )
+    if witnesses:
+        return witnesses[0]
+    if outcome.proof is None:
+        return bool(outcome.timed_out)
+    trees = tuple(replace(tree, functional=chosen[tree.functional]) for tree in outcome.proof.trees)
+    proof = replace(outcome.proof, trees=trees)
+    try:
+        return proof if unreachable_over_trees(network, box, case.alternatives, contract, proof) else False
+    except Rejected:
+        return False
+
+
+def proofs_of(network: Network, cases: Sequence[Case], contract: Contract, ways: Sequence[str]) -> Iterator[str | None]:
+    """For each case, the first of the ways that proves it, or None."""
+    batch = min(lanes_at_a_time(network), _LARGEST_BATCH)
+    for start in range(0, len(cases), batch):
+        part = cases[start : start + batch]
+        decided: list[str | None] = [None] * len(part)
+        for way in ways:
+            waiting = [lane for lane, known in enumerate(decided) if known is None]
+            if waiting:
+                lower, upper = (np.stack([getattr(part[i], end) for i in waiting]) for end in ("lower", "upper"))
+                alternatives = [part[i].alternatives for i in waiting]
+                for i, done in zip(
+                    waiting, unreachable(network, Interval(lower, upper), alternatives, contract, way), strict=True
+                ):
+                    decided[i] = way if done else None
+        yield from decided
