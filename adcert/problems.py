@@ -19,3 +19,7 @@ class Diverged(Problem):
 
 class ExportProblem(Problem):
     """A run cannot be exported, or its ONNX file does not compute what the trained network computes."""
+
+
+class NetworkProblem(Problem):
+    """A model holds something that cannot be bounded, or does not fit the objective."""
