@@ -84,7 +84,7 @@ def taps(passes: Passes, settings: Settings) -> Terms:
     The loss is the product of the IBP loss and of the CE over the margins that the attack found, one attack per class;
     the gradient of the second factor counts `gradient_scale` times. While the radius grows it is IBP.
     """
-    return _taps(passes, settings, passes.bounds)
+    return _taps(passes, settings, propagate(passes.network, passes.box, settings.relu_shrink))
 
 
 def staps(passes: Passes, settings: Settings) -> Terms:
