@@ -24,13 +24,14 @@ cnn_7, cnn_small = MODELS["cnn-7"], MODELS["cnn-small"]
 RANDOM_STARTS = sorted({*INITIALIZATIONS} - {"teacher"})
 
 
-@pytest.mark.parametrize("dataset", sorted(BENCHMARKS))
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_model_takes_every_data_set(name: str, dataset: str) -> None:
+def test_every_model_takes_every_shape(name: str, dataset: str) -> None:
     benchmark = BENCHMARKS[dataset]
-    model = MODELS[name](benchmark).eval()
-    assert model(torch.zeros(2, *benchmark.shape)).shape == (2, benchmark.classes)
-    assert fold_running(trace(model))(torch.zeros(2, *benchmark.shape)).shape == (2, benchmark.classes)
+    with torch.device("meta"):  # shapes alone
+        model = MODELS[name](benchmark).eval()
+        assert model(torch.zeros(2, *benchmark.shape)).shape == (2, benchmark.classes)
+        assert fold_running(trace(model))(torch.zeros(2, *benchmark.shape)).shape == (2, benchmark.classes)
 
 
 def test_cnn_7_is_the_published_one() -> None:
