@@ -13,6 +13,10 @@ class RunProblem(Problem):
     """A run folder cannot be created, read or continued."""
 
 
+class StudyProblem(Problem):
+    """A study names something that does not exist, or its folder holds another one."""
+
+
 class Diverged(Problem):
     """A loss term or the gradient is no longer finite."""
 

@@ -16,12 +16,12 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from adcert import models, sources
 from adcert.data import AUGMENTATIONS, BENCHMARKS
+from adcert.files import names_in, read_named
 from adcert.initialization import INITIALIZATIONS
 from adcert.objectives import OBJECTIVES, Settings
 from adcert.optimization import OPTIMIZERS
@@ -173,8 +173,7 @@ def parse(text: str, name: str) -> Recipe:
 
 def names() -> list[str]:
     """The recipes that ship with the package."""
-    folder = resources.files("adcert") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return names_in("recipes")
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -221,7 +220,7 @@ def _read_with_bases(name: str, derived: tuple[str, ...] = ()) -> Table:
     """The tables of a recipe over those of its base, over those of that one's base, and so on."""
     if name in derived:
         raise RecipeProblem(f"the recipe {name} is its own base")
-    table = _parse(_read(name), name)
+    table = _parse(read_named("recipes", name, "recipe", RecipeProblem), name)
     base = table.pop("base", None)
     if base is None:
         return table
@@ -239,18 +238,6 @@ def merged(table: Table, changes: Mapping[str, Any]) -> Table:
         if isinstance(value, dict) and isinstance(table.get(name), dict):
             both[name] = merged(table[name], value)
     return both
-
-
-def _read(name: str) -> str:
-    path = Path(name)
-    try:
-        if path.suffix == ".toml" or path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeProblem(f"cannot read the recipe {name}: {error}") from None
-    if name not in names():
-        raise RecipeProblem(f"there is no recipe {name!r}; there are {', '.join(names())}, and any TOML file")
-    return (resources.files("adcert") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def _parse(text: str, name: str) -> Table:

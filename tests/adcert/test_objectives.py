@@ -109,9 +109,7 @@ DISTILLATIONS: dict[str, Callable[[Passes], float]] = {
         divergence(given.teacher_logits, given.clean_logits) / 6
         + 5
         / 6
-        * divergence(
-            given.teacher_logits, given.network(attacked_where(given, slow_divergences(given.teacher_logits)))
-        )
+        * divergence(given.teacher_logits, given.network(attacked_where(given, slow_divergences(given.teacher_logits))))
     ),
     "ad-cert-natural": lambda given: divergence(given.teacher_logits, given.clean_logits),
 }
@@ -363,9 +361,7 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
         ]
         return Network(tuple(steps))
 
-    attacked = passes(
-        network=base, images=images(COUNT).double(), teacher=small_network(1).map_tensors(Tensor.double)
-    )
+    attacked = passes(network=base, images=images(COUNT).double(), teacher=small_network(1).map_tensors(Tensor.double))
 
     def loss(distance: Tensor) -> Tensor:
         given = replace(attacked, network=moved(distance), clean_logits=moved(distance)(attacked.images))

@@ -90,7 +90,14 @@ def test_grey_images(tmp_path: Path) -> None:
 
 
 def test_training_and_export_need_no_more_than_the_name(file: Path, tmp_path: Path, recipe_file: Path) -> None:
-    settings = [f"dataset={file}", "held_out=10", "batch_size=16", "epochs=2", "objective=ibp", "augmentation=flip-crop"]
+    settings = [
+        f"dataset={file}",
+        "held_out=10",
+        "batch_size=16",
+        "epochs=2",
+        "objective=ibp",
+        "augmentation=flip-crop",
+    ]
     run = session.start(tmp_path / "run", recipes.load(str(recipe_file), settings), None)
     session.execute(run, torch.device("cpu"), reporter())
     file.unlink()
