@@ -22,7 +22,7 @@ from adcert import results, session, sources
 from adcert import run as runs
 from adcert.data import load_training_data
 from adcert.export import export
-from adcert.files import names_in, read_named
+from adcert.files import names_in, read_named, sha256
 from adcert.problems import Diverged, StudyProblem
 from adcert.recipe import Recipe
 from adcert.results import Finding, Outcome
@@ -197,7 +197,8 @@ def _run_of(student: Student, folder: Path) -> Run:
 def _held_out_file(study: Study, student: Student, folder: Path) -> str:
     """The student's held-out training images as a file that `verify` reads."""
     recipe = student.recipe
-    path = folder / Path(student.name).parent / f"held-out-{recipe.held_out}-{study.selection_samples}.npz"
+    wanted = (recipe.dataset, sources.fingerprint(recipe.dataset), recipe.held_out, study.selection_samples)
+    path = folder / Path(student.name).parent / f"held-out-{sha256(repr(wanted).encode())[:8]}.npz"
     if not path.exists():
         data = load_training_data(recipe.dataset, recipe.held_out, torch.device("cpu")).held_out
         partial = path.with_suffix(".part.npz")
