@@ -14,7 +14,7 @@ from adcert.results import Group, Outcome, groups
 
 
 def trade_off(outcomes: Sequence[Outcome]) -> bytes:
-    """An SVG of the students of one recipe: a line per objective through the means over seeds.
+    """An SVG of the students of one recipe: a line per label through the means over seeds.
 
     Bars show one standard deviation over seeds; what held-out images select is filled; published points are grey.
     """
@@ -23,11 +23,11 @@ def trade_off(outcomes: Sequence[Outcome]) -> bytes:
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.add_subplot()
         _published(axes, first.dataset, first.eps)
-        by_objective: dict[str, list[Group]] = {}
+        by_label: dict[str, list[Group]] = {}
         for group in groups(outcomes):
-            by_objective.setdefault(group.objective, []).append(group)
-        for objective, members in by_objective.items():
-            _line(axes, objective, members)
+            by_label.setdefault(group.label, []).append(group)
+        for label, members in by_label.items():
+            _line(axes, label, members)
         axes.set_xlabel("standard accuracy, %")
         axes.set_ylabel("certified accuracy, %")
         axes.set_title(f"{first.recipe}: {first.dataset}, l_inf {first.eps}")
@@ -49,7 +49,7 @@ def _published(axes: Axes, dataset: str, eps: str) -> None:
             axes.annotate(point.method, (point.clean, point.certified), fontsize=6, color="0.5")
 
 
-def _line(axes: Axes, objective: str, members: Sequence[Group]) -> None:
+def _line(axes: Axes, label: str, members: Sequence[Group]) -> None:
     ordered = sorted(members, key=lambda group: group.clean)
     clean, certified = [group.clean for group in ordered], [group.certified for group in ordered]
     bars = axes.errorbar(
@@ -61,7 +61,7 @@ def _line(axes: Axes, objective: str, members: Sequence[Group]) -> None:
         markerfacecolor="white",
         linewidth=1,
         capsize=2,
-        label=objective,
+        label=label,
     )
     selected = [group for group in ordered if group.selected]
     colour = bars.lines[0].get_color()

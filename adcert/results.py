@@ -32,6 +32,7 @@ class Outcome:
     """One student. problem: why it has no results, if it has none."""
 
     recipe: str
+    label: str
     objective: str
     dataset: str
     eps: str
@@ -46,8 +47,8 @@ class Outcome:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """Recipe, objective and settings: what students share that differ in nothing but their seeds."""
-        return self.recipe, self.objective, setting_text(self.settings)
+        """Recipe, label and settings: what students share that differ in nothing but their seeds."""
+        return self.recipe, self.label, setting_text(self.settings)
 
     @property
     def sentence(self) -> str:
@@ -60,12 +61,12 @@ class Outcome:
 class Group:
     """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed.
 
-    selected: whether its certified accuracy on held-out training images is the best among the settings of its objective
-    and recipe (the clean one decides between equals).
+    selected: whether its certified accuracy on held-out training images is the best among the settings of its label and
+    recipe (the clean one decides between equals).
     """
 
     recipe: str
-    objective: str
+    label: str
     settings: str
     seeds: int
     clean: float
@@ -90,9 +91,9 @@ def groups(outcomes: Sequence[Outcome]) -> list[Group]:
     found = [_group(key, part) for key, part in members.items()]
     best: dict[tuple[str, str], Group] = {}
     for group in found:
-        rival = best.get((group.recipe, group.objective))
+        rival = best.get((group.recipe, group.label))
         if rival is None or _merit(group) > _merit(rival):
-            best[group.recipe, group.objective] = group
+            best[group.recipe, group.label] = group
     return [Group(**{**asdict(group), "selected": group in best.values()}) for group in found]
 
 
@@ -122,7 +123,7 @@ def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome]) -> Group:
 
 def as_csv(outcomes: Sequence[Outcome]) -> bytes:
     """One row per student; times in seconds, accuracies in percent."""
-    selected = {(group.recipe, group.objective, group.settings) for group in groups(outcomes) if group.selected}
+    selected = {(group.recipe, group.label, group.settings) for group in groups(outcomes) if group.selected}
     rows = [_row(outcome, outcome.group in selected) for outcome in outcomes]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
@@ -135,6 +136,7 @@ def _row(outcome: Outcome, selected: bool) -> dict[str, Any]:
     test, held_out = outcome.test, outcome.held_out
     return {
         "recipe": outcome.recipe,
+        "label": outcome.label,
         "objective": outcome.objective,
         "settings": setting_text(outcome.settings),
         "seed": outcome.seed,

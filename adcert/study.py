@@ -40,17 +40,21 @@ CONTRACT = "float32-any-order"
 
 @dataclass(frozen=True)
 class Student:
-    """One run of a study. settings: what tells it from the other students of its recipe and objective, but the seed."""
+    """One run of a study. base: the recipe as the study names it. label: of its [[students]] table.
+
+    settings: what tells it from the other students of its recipe and label, but the seed.
+    """
 
     base: str
+    label: str
     recipe: Recipe
     settings: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Its folder below that of the study: recipe/objective_setting-value_seed-0."""
+        """Its folder below that of the study: recipe/label_setting-value_seed-0."""
         parts = [f"{key}-{value}" for key, value in [*self.settings.items(), ("seed", self.recipe.seed)]]
-        return f"{plain_name(self.base)}/{'_'.join([self.recipe.objective, *parts]).replace('/', '-')}"
+        return f"{plain_name(self.base)}/{'_'.join([self.label, *parts]).replace('/', '-')}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def load(name: str) -> Study:
     """The study in TOML file `name`, or the one that ships under that name.
 
     `recipes` and `seeds` are lists, and so may be any setting in a [[students]] table, which then stands for one
-    student per value; `settings` holds overrides for all. Raises StudyProblem, and RecipeProblem for wrong settings.
+    student per value; its `label`, by default its objective, tells it from other tables. `settings` holds overrides for
+    all. Raises StudyProblem, and RecipeProblem for wrong settings.
     """
     try:
         table = tomllib.loads(read_named("studies", name, "study", StudyProblem))
@@ -125,7 +130,9 @@ def _students(table: Mapping[str, Any], folder: Path) -> Iterator[Student]:
             raise StudyProblem("each [[students]] table names its objective")
         swept = {key: value for key, value in entry.items() if isinstance(value, list)}
         fixed = {key: value for key, value in entry.items() if key not in swept}
-        chosen = swept.pop("recipes", table["recipes"])
+        chosen, label = swept.pop("recipes", table["recipes"]), fixed.pop("label", fixed["objective"])
+        if not isinstance(label, str):
+            raise StudyProblem(f"the label of a [[students]] table is a text, not {label!r}")
         for base, seed in itertools.product(chosen, table.get("seeds", [0])):
             if not isinstance(base, str):
                 raise StudyProblem(f"recipes are names of recipes, not {base!r}")
@@ -133,7 +140,7 @@ def _students(table: Mapping[str, Any], folder: Path) -> Iterator[Student]:
             for values in itertools.product(*swept.values()):
                 settings = dict(zip(swept, values, strict=True))
                 changes = recipes.merged(table.get("settings", {}), {**fixed, **settings, "seed": seed})
-                yield Student(base, recipes.load_changed(found, changes), settings)
+                yield Student(base, label, recipes.load_changed(found, changes), settings)
 
 
 def execute(
@@ -156,6 +163,7 @@ def _outcome(study: Study, student: Student, folder: Path, device: torch.device,
     run = _run_of(student, folder / student.name)
     outcome = Outcome(
         recipe=student.base,
+        label=student.label,
         objective=student.recipe.objective,
         dataset=student.recipe.dataset,
         eps=student.recipe.eps.text,

@@ -180,6 +180,16 @@ def test_another_study_in_the_same_folder(study_file: Path, monkeypatch: pytest.
     assert run(study_file, monkeypatch) == 2
 
 
+def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
+    clean = '[[students]]\nobjective = "ad-cert"\nlabel = "clean teacher"\nalpha = 0.5\nteacher.objective = "standard"'
+    study_file.write_text(STUDY + clean)
+    last = studies.load(str(study_file)).students[-1]
+    assert last.name == "small/clean teacher_seed-1"
+    assert last.recipe.teacher is not None
+    assert (last.recipe.objective, last.recipe.teacher.objective) == ("ad-cert", "standard")
+    assert last.recipe.teacher.epochs == 1
+
+
 def test_listing(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(study_file, monkeypatch, "--list") == 0
     assert capsys.readouterr().out.split() == NAMES
@@ -219,6 +229,7 @@ def outcome(alpha: float, seed: int, held_out: tuple[float, float], test: tuple[
 
     return Outcome(
         recipe="r",
+        label="ad-cert",
         objective="ad-cert",
         dataset="mnist",
         eps="0.1",
@@ -250,7 +261,15 @@ def test_the_picture_is_reproducible_and_needs_no_results() -> None:
     outcomes = [outcome(0.1, 0, (99, 90), (99, 98)), outcome(0.5, 0, (98, 92), (98, 97))]
     assert trade_off(outcomes) == trade_off(outcomes)
     nothing = Outcome(
-        recipe="r", objective="ibp", dataset="other", eps="1/7", settings={}, seed=0, model="m", problem="diverged"
+        recipe="r",
+        label="ibp",
+        objective="ibp",
+        dataset="other",
+        eps="1/7",
+        settings={},
+        seed=0,
+        model="m",
+        problem="diverged",
     )
     assert trade_off([nothing]).startswith(b"<?xml")
 
