@@ -73,7 +73,10 @@ def trace(model: nn.Module) -> Blueprint:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkProblem(f"{type(model).__name__} cannot be traced by torch.fx: {reason}") from None
     (output,) = [node for node in graph.nodes if node.op == "output"]
-    return _Assembly(dict(model.named_modules())).blueprint(output.args[0])
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if not inputs:
+        raise NetworkProblem(f"{type(model).__name__} takes no images")
+    return _Assembly(dict(model.named_modules()), inputs[0]).blueprint(output.args[0])
 
 
 class _Tracer(fx.Tracer):
@@ -86,10 +89,11 @@ class _Tracer(fx.Tracer):
 class _Assembly:
     """Collects nodes from the output backwards: what the output does not depend on is never looked at."""
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, modules: dict[str, nn.Module], images: fx.Node) -> None:
         self._modules = modules
         self._nodes: list[Node] = []
-        self._values: dict[fx.Node, int] = {}
+        self._values: dict[fx.Node, int] = {images: 0}
+        self._latest = images  # what the last of the nodes computes
 
     def blueprint(self, output: Any) -> Blueprint:
         if not isinstance(output, fx.Node):
@@ -108,9 +112,6 @@ class _Assembly:
             if current in self._values:
                 waiting.pop()
                 continue
-            if current.op == "placeholder":
-                self._values[current] = 0
-                continue
             part = self._part(current)
             if missing := [operand for operand in part.operands if operand not in self._values]:
                 waiting += missing
@@ -125,22 +126,19 @@ class _Assembly:
             return
         if part.norm is None:
             self._nodes.append(Node(part.layer, operands, part.module))
-        elif self._takes_norm(part.operands[0], operands[0]):
+        elif self._takes_norm(part.operands[0]):
             before = self._nodes[-1]
             self._nodes[-1] = Node(before.layer, before.operands, before.module, part.norm)
         else:
             self._nodes.append(Node(part.layer, operands, None, part.norm))
         self._values[node] = len(self._nodes)
+        self._latest = node
 
-    def _takes_norm(self, operand: fx.Node, value: int) -> bool:
-        last = self._nodes[-1] if self._nodes else None
-        return (
-            last is not None
-            and value == len(self._nodes)
-            and last.module is not None
-            and last.norm is None
-            and len(operand.users) == 1
-        )
+    def _takes_norm(self, operand: fx.Node) -> bool:
+        """Whether the last of the nodes computes `operand`, for nothing but the batch norm, and can take it in."""
+        if not self._nodes or operand is not self._latest or len(operand.users) > 1:
+            return False
+        return self._nodes[-1].module is not None and self._nodes[-1].norm is None
 
     def _part(self, node: fx.Node) -> _Part:
         if node.op == "call_module":
@@ -153,7 +151,11 @@ class _Assembly:
         name = f"{getattr(node.target, '__name__', node.target)}()"
         if node.op not in ("call_function", "call_method") or node.target not in rules:
             _refuse(name)
-        return _Part.of(rules[node.target](_Source(name), *node.args, **node.kwargs), node)
+        try:
+            found = rules[node.target](_Source(name), *node.args, **node.kwargs)
+        except TypeError:
+            _refuse(f"{name} with these arguments")
+        return _Part.of(found, node)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from adcert.data import (
 from adcert.evaluate import Accuracies, accuracies
 from adcert.folding import fold_batch, fold_running
 from adcert.initialization import INITIALIZATIONS
-from adcert.layers import Network
+from adcert.layers import Add, Layer, Linear, Network, apply
 from adcert.ledger import Ledger
 from adcert.models import build
 from adcert.objectives import OBJECTIVES, Passes, Terms
@@ -236,8 +236,18 @@ def require_agreement(model: nn.Module, benchmark: Benchmark, device: torch.devi
         model.train(training)
     if expected.shape != (2, benchmark.classes):
         raise NetworkProblem(f"the model yields {tuple(expected.shape[1:])}, not {benchmark.classes} logits")
-    difference = float((fold_running(trace(model))(images) - expected).abs().max())
+    difference = float((fold_running(trace(model)).result(images, _of_fitting_shapes) - expected).abs().max())
     if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
         raise NetworkProblem(
             f"the model's logits differ by {difference:.3g} from those of its layers: does it change values in place?"
         )
+
+
+def _of_fitting_shapes(layer: Layer, *operands: Tensor) -> Tensor:
+    """The layer's result, where its operands have the shapes that bounds are computed for."""
+    if isinstance(layer, Linear) and operands[0].dim() != 2:
+        raise NetworkProblem(f"a linear layer takes features, not a tensor of shape {tuple(operands[0].shape[1:])}")
+    if isinstance(layer, Add) and operands[0].shape != operands[1].shape:
+        shapes = " and ".join(str(tuple(operand.shape[1:])) for operand in operands)
+        raise NetworkProblem(f"only tensors of one shape can be added, not {shapes}")
+    return apply(layer, *operands)

@@ -25,7 +25,7 @@ from adcert.problems import NetworkProblem, RecipeProblem
 from adcert.tracing import trace
 from adcert.train import learner
 from support import user_models
-from support.user_models import everything, preactivated
+from support.user_models import branched, everything, preactivated
 from verify.bounds import bounds as rigorous_bounds
 from verify.boxes import box_around as rigorous_box
 from verify.boxes import parse_eps
@@ -36,6 +36,7 @@ BENCHMARK = Benchmark((1, 16, 16), 5, (0.4,), (0.3,))
 MAKE: dict[str, Callable[[Benchmark], nn.Module]] = {
     "everything": everything,
     "preactivated": preactivated,
+    "branched": branched,
     **{name: MODELS[name] for name in ("cnn-3", "mlp-2x256", "resnet-8")},
 }
 models = pytest.mark.parametrize("name", MAKE)
@@ -109,7 +110,7 @@ def test_a_box_without_width_is_a_point(name: str) -> None:
     torch.testing.assert_close(linear, features)
 
 
-@pytest.mark.parametrize("function", ["everything", "preactivated"])
+@pytest.mark.parametrize("function", ["everything", "preactivated", "branched"])
 def test_a_user_s_model_is_exported_and_bounded_rigorously(function: str, tmp_path: Path, recipe_file: Path) -> None:
     recipe = recipes.load(str(recipe_file), ["objective=ibp", f"model={user_models.__file__}:{function}"])
     started = session.start(tmp_path / "run", recipe, None)
@@ -149,6 +150,11 @@ class Wrapped(nn.Module):
         return self.head(torch.flatten(self.function(self.entry(images)), 1))
 
 
+class TwoInputs(nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first + second
+
+
 class Dotted(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) if images.sum() > 0 else images
@@ -172,6 +178,8 @@ class Dotted(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding_mode="circular"), nn.Linear(2, 2)), "only zero padding"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Linear(2, 2)), "no running statistics"),
         (nn.Sequential(nn.BatchNorm2d(1, affine=False), nn.Linear(2, 2)), "needs affine parameters"),
+        (Wrapped(lambda x: torch.add(x, x, alpha=2)), "cannot bound add() with these arguments"),
+        (TwoInputs(), "cannot bound second()"),
         (Dotted(), "Dotted cannot be traced by torch.fx"),
     ],
 )
@@ -189,6 +197,8 @@ def test_what_cannot_be_bounded_is_named(refused: nn.Module, sentence: str) -> N
         ("no_module", "is a str, not an nn.Module"),
         ("too_few_logits", r"yields \(3,\), not 10 logits"),
         ("in_place", "does it change values in place"),
+        ("broadcast", r"only tensors of one shape can be added, not \(1, 28, 28\) and \(1, 1, 1\)"),
+        ("along_rows", r"a linear layer takes features, not a tensor of shape \(1, 28, 28\)"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_before_training(function: str, sentence: str, recipe_file: Path) -> None:

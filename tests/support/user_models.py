@@ -39,6 +39,22 @@ class Everything(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
 
+class Branched(nn.Module):
+    """A batch norm behind an identity, whose convolution something else reads too."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(channels, 4, 4, stride=4)
+        self.same = nn.Identity()
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.entry(images)
+        x = torch.relu(self.norm(self.same(x))) + x
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
 class Preactivated(nn.Module):
     """Batch norm and ReLU before each convolution, one module used twice, and a shortcut around both."""
 
@@ -80,6 +96,12 @@ def preactivated(benchmark: Benchmark) -> nn.Module:
         return _untidy(Preactivated(benchmark.shape[0], benchmark.classes))
 
 
+def branched(benchmark: Benchmark) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _untidy(Branched(benchmark.shape[0], benchmark.classes))
+
+
 def no_module(benchmark: Benchmark) -> str:
     return "a text"
 
@@ -99,6 +121,25 @@ class InPlace(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.entry(images)
         return self.head((x + F.relu(x, inplace=True)).flatten(1))
+
+
+class Broadcast(nn.Module):
+    """Adds a mean over pixels to every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.flatten(images + F.adaptive_avg_pool2d(images, 1), 1))
+
+
+def broadcast(benchmark: Benchmark) -> nn.Module:
+    return Broadcast()
+
+
+def along_rows(benchmark: Benchmark) -> nn.Module:
+    return nn.Sequential(nn.Linear(28, 2), nn.Flatten(), nn.Linear(56, 10))
 
 
 def in_place(benchmark: Benchmark) -> nn.Module:
