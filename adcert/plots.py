@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from adcert.anchors import anchors
 from adcert.results import Group, Outcome, groups
@@ -33,7 +34,7 @@ def trade_off(outcomes: Sequence[Outcome]) -> bytes:
         axes.set_title(f"{first.recipe}: {first.dataset}, l_inf {first.eps}")
         axes.grid(alpha=0.2)
         if axes.has_data():
-            axes.legend(fontsize=8)
+            figure.legend(fontsize=7, loc="outside lower center", ncols=2)
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
     return picture.getvalue()
@@ -46,7 +47,7 @@ def _published(axes: Axes, dataset: str, eps: str) -> None:
         clean, certified = [point.clean for point in points], [point.certified for point in points]
         axes.scatter(clean, certified, s=18, color="0.6", marker="x+1"[number % 3], label=source)
         for point in points:
-            axes.annotate(point.method, (point.clean, point.certified), fontsize=6, color="0.5")
+            _note(axes, point.method, (point.clean, point.certified), "0.5")
 
 
 def _line(axes: Axes, label: str, members: Sequence[Group]) -> None:
@@ -68,4 +69,8 @@ def _line(axes: Axes, label: str, members: Sequence[Group]) -> None:
     axes.scatter([group.clean for group in selected], [group.certified for group in selected], color=colour, zorder=3)
     for group in ordered:
         if group.settings:
-            axes.annotate(group.settings, (group.clean, group.certified), fontsize=6, color=colour)
+            _note(axes, group.settings, (group.clean, group.certified), colour)
+
+
+def _note(axes: Axes, text: str, place: tuple[float, float], colour: ColorType) -> None:
+    axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=6, color=colour)
