@@ -357,6 +357,41 @@ def train_command(
     return 0
 
 
+@commands.command("study")
+@click.argument("study", metavar="STUDY")
+@click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/STUDY.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--list", "only_list", is_flag=True, help="Only name the students.")
+def study_command(study: str, out: Path | None, device: str, only_list: bool) -> int:
+    """Train, export and verify every student of STUDY: the name of one that ships with adcert, or a TOML file.
+
+    What is done already is kept: the same command goes on with an interrupted study. Results go to results.csv,
+    results.json and one picture per recipe.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from adcert import session
+    from adcert import study as studies
+    from adcert.progress import reporter
+
+    chosen = studies.load(study)
+    if only_list:
+        for student in chosen.students:
+            click.echo(student.name)
+        return 0
+    folder = out or Path("runs") / chosen.name
+    found = studies.execute(
+        chosen, folder, session.select_device(device), reporter(), lambda line: click.echo(line, err=True)
+    )
+    try:
+        for outcomes in found:
+            written = studies.write(chosen, folder, outcomes)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted; go on with: study {study} --out {folder}", err=True)
+        return INTERRUPTED
+    click.echo(", ".join(map(str, written)), err=True)
+    return 1 if any(outcome.problem for outcome in outcomes) else 0
+
+
 @commands.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The ONNX file. Default: model.onnx beside RUN's model.")

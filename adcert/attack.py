@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adcert.folding import Network
 from adcert.intervals import Box
+from adcert.layers import Network
+
+Loss = Callable[[Tensor], Tensor]
+"""From the network's results (N x classes) to what the attack maximises, one number per sample (N)."""
 
 
 @dataclass(frozen=True)
@@ -33,34 +37,40 @@ def step_sizes(steps: int) -> list[float]:
     return [first * 0.1 ** sum(step >= drop * steps for drop in drops) for step in range(steps)]
 
 
-def pgd(network: Network, box: Box, labels: Tensor, settings: Pgd, random: torch.Generator) -> Tensor:
-    """Images (N x C x H x W) in `box` of high cross-entropy: per sample the worst over all steps and starts.
+def cross_entropy_with(labels: Tensor) -> Loss:
+    """The loss of an attack on the true labels (N)."""
+    return lambda logits: F.cross_entropy(logits, labels, reduction="none")
+
+
+def pgd(network: Network, box: Box, loss: Loss, settings: Pgd, random: torch.Generator) -> Tensor:
+    """Points in `box` where `network` has a high loss: per sample the worst over all steps and starts.
 
     Every start is uniform in the box; each step moves by step size * half width * sign(gradient), clipped to the box.
     """
     network = network.detached()
     half_width = (box.upper - box.lower) / 2
-    worst, worst_loss = box.lower, labels.new_full(labels.shape, -torch.inf, dtype=box.lower.dtype)
+    worst, worst_loss = box.lower, box.lower.new_full(box.lower.shape[:1], -torch.inf)
     for _ in range(settings.restarts):
         noise = torch.rand(box.lower.shape, generator=random, device=box.lower.device)
-        images = _clip(box.lower + noise * (2 * half_width), box)
+        points = _clip(box.lower + noise * (2 * half_width), box)
         for size in step_sizes(settings.steps):
-            images.requires_grad_()
-            loss = F.cross_entropy(network(images), labels, reduction="none")
-            (gradient,) = torch.autograd.grad(loss.sum(), images)
-            images = images.detach()
-            worst, worst_loss = _worse(worst, worst_loss, images, loss.detach())
-            images = _clip(images + size * half_width * gradient.sign(), box)
+            points.requires_grad_()
+            losses = loss(network(points))
+            (gradient,) = torch.autograd.grad(losses.sum(), points)
+            points = points.detach()
+            worst, worst_loss = _worse(worst, worst_loss, points, losses.detach())
+            points = _clip(points + size * half_width * gradient.sign(), box)
         with torch.no_grad():
-            loss = F.cross_entropy(network(images), labels, reduction="none")
-        worst, worst_loss = _worse(worst, worst_loss, images, loss)
+            losses = loss(network(points))
+        worst, worst_loss = _worse(worst, worst_loss, points, losses)
     return worst
 
 
-def _clip(images: Tensor, box: Box) -> Tensor:
-    return torch.minimum(torch.maximum(images, box.lower), box.upper)
+def _clip(points: Tensor, box: Box) -> Tensor:
+    return torch.minimum(torch.maximum(points, box.lower), box.upper)
 
 
-def _worse(worst: Tensor, worst_loss: Tensor, images: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
-    better = loss > worst_loss
-    return torch.where(better[:, None, None, None], images, worst), torch.where(better, loss, worst_loss)
+def _worse(worst: Tensor, worst_loss: Tensor, points: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    better = losses > worst_loss
+    chosen = better.reshape(-1, *[1] * (points.dim() - 1))
+    return torch.where(chosen, points, worst), torch.where(better, losses, worst_loss)

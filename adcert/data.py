@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from adcert.problems import RecipeProblem
-
-PADDING = 2  # pixels by which the random crop may shift an image
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images (uint8, N x C x H x W) and labels (int64, N) on one device."""
+    """Images (N x C x H x W; uint8, or float32 in [0, 1]) and labels (int64, N) on one device."""
 
     images: Tensor
     labels: Tensor
@@ -46,25 +45,26 @@ class Labelled:
 class TrainingData:
     """The training split, its last images held out for the accuracies that are reported while training."""
 
+    benchmark: Benchmark
     fit: Labelled
     held_out: Labelled
 
 
 def load_training_data(name: str, held_out: int, device: torch.device) -> TrainingData:
     """The training split of data set `name` on `device`, its last `held_out` images set aside."""
-    from verify import datasets
+    from adcert import sources
 
-    split = datasets.load(name, "train")
-    if held_out >= len(split.labels):
-        raise RecipeProblem(f"held_out = {held_out} leaves nothing of the {len(split.labels)} images of {name}")
-    images, labels = torch.tensor(split.images, device=device), torch.tensor(split.labels, device=device)
+    source = sources.load(name)
+    if held_out >= len(source.labels):
+        raise RecipeProblem(f"held_out = {held_out} leaves nothing of the {len(source.labels)} images of {name}")
+    images, labels = torch.tensor(source.images, device=device), torch.tensor(source.labels, device=device)
     fit = Labelled(images[:-held_out], labels[:-held_out])
-    return TrainingData(fit, Labelled(images[-held_out:], labels[-held_out:]))
+    return TrainingData(source.benchmark, fit, Labelled(images[-held_out:], labels[-held_out:]))
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]."""
-    return images.to(torch.float32) / 255
+    """uint8 images as float32 in [0, 1]; float32 images, which are that already, as they are."""
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def generator(device: torch.device | str, seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
@@ -78,10 +78,10 @@ def keep(images: Tensor, random: torch.Generator) -> Tensor:
     return images
 
 
-def flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
-    """Flip half of the images horizontally and shift each by up to `PADDING` pixels, edges repeated (N x C x H x W)."""
+def flip_crop(images: Tensor, random: torch.Generator, padding: int = 2) -> Tensor:
+    """Flip half of the images horizontally and shift each by up to `padding` pixels, edges repeated (N x C x H x W)."""
     count, _, height, width = images.shape
-    shifts = torch.randint(-PADDING, PADDING + 1, (2, count, 1), generator=random, device=images.device)
+    shifts = torch.randint(-padding, padding + 1, (2, count, 1), generator=random, device=images.device)
     mirrored = torch.rand(count, 1, generator=random, device=images.device) < 0.5
     rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)
@@ -91,7 +91,11 @@ def flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
     return images[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"none": keep, "flip-crop": flip_crop}
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": keep,
+    "flip-crop": flip_crop,
+    "flip-crop-4": partial(flip_crop, padding=4),
+}
 
 
 def shuffled_batches(data: Labelled, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from adcert.attack import Pgd, pgd
+from adcert.attack import Pgd, cross_entropy_with, pgd
 from adcert.data import Labelled, unit_range
-from adcert.folding import Network
-from adcert.intervals import box_around, margin_lower_bounds, propagate
+from adcert.intervals import box_around, feature_interval, margin_lower_bounds
+from adcert.layers import Network
 
 BATCH = 500
 
@@ -32,11 +32,11 @@ def accuracies(network: Network, data: Labelled, eps: float, attack: Pgd, random
     for start in range(0, len(data), BATCH):
         images, labels = unit_range(data.images[start : start + BATCH]), data.labels[start : start + BATCH]
         box = box_around(images, eps)
-        attacked = pgd(network, box, labels, attack, random)
+        attacked = pgd(network, box, cross_entropy_with(labels), attack, random)
         with torch.no_grad():
             right = network(images).argmax(1) == labels
             withstood = right & (network(attacked).argmax(1) == labels)
-            margins = margin_lower_bounds(propagate(network, box), network.last, labels)
+            margins = margin_lower_bounds(feature_interval(network, box), network.last, labels)
             # All but the margin of the label against itself, which is 0.
             proved = (margins > 0).sum(1) == margins.shape[1] - 1
         counts += torch.stack([right.sum(), withstood.sum(), proved.sum()])

@@ -18,12 +18,28 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from adcert import recipe as recipes
-from adcert.data import BENCHMARKS
-from adcert.folding import Convolution, Flatten, Linear, Network, Normalize, Relu, fold_running
+from adcert import sources
+from adcert.folding import fold_running
+from adcert.layers import (
+    Add,
+    AveragePool,
+    Concatenate,
+    Convolution,
+    Flatten,
+    GlobalAveragePool,
+    Linear,
+    MaxPool,
+    Network,
+    Normalize,
+    Pair,
+    Relu,
+    Scale,
+)
 from adcert.problems import ExportProblem
 from adcert.run import Trained
-from adcert.runtime import comparison_images, logits
+from adcert.runtime import COMPARED_IMAGES, comparison_images, logits
 from adcert.session import trained_model
+from adcert.tracing import trace
 from verify.files import write_atomically
 from verify.version import __version__
 
@@ -54,7 +70,7 @@ def compared_model(trained: Trained) -> tuple[onnx.ModelProto, Comparison]:
     Raises ExportProblem if they differ by more than `TOLERANCE` of the largest logit.
     """
     model = onnx_model(trained)
-    comparison = compare(model, trained, comparison_images(trained.recipe.dataset))
+    comparison = compare(model, trained, _images(trained))
     helper.set_model_props(model, {**_metadata(trained), **_comparison_metadata(comparison)})
     onnx.checker.check_model(model, full_check=True)
     return model, comparison
@@ -62,9 +78,9 @@ def compared_model(trained: Trained) -> tuple[onnx.ModelProto, Comparison]:
 
 def onnx_model(trained: Trained) -> onnx.ModelProto:
     """The evaluated network: from "image" (batch x C x H x W, in [0, 1]) to "logits" (batch x classes)."""
-    benchmark = BENCHMARKS[trained.recipe.dataset]
+    benchmark = trained.benchmark
     # Folded in float64 and rounded once.
-    nodes, initializers = _graph(fold_running(trained_model(trained).double()))
+    nodes, initializers = _graph(fold_running(trace(trained_model(trained).double())))
     graph = helper.make_graph(
         nodes,
         "adcert",
@@ -79,6 +95,14 @@ def onnx_model(trained: Trained) -> onnx.ModelProto:
         producer_name="adcert",
         producer_version=__version__,
     )
+
+
+def _images(trained: Trained) -> NDArray[np.float32]:
+    """What the exported model is compared on: random images for the user's own data, which may have gone by now."""
+    dataset = trained.recipe.dataset
+    if sources.is_own(dataset):
+        return np.random.default_rng(0).random((COMPARED_IMAGES, *trained.benchmark.shape), np.float32)
+    return comparison_images(dataset)
 
 
 def compare(model: onnx.ModelProto, trained: Trained, images: NDArray[np.float32]) -> Comparison:
@@ -96,52 +120,79 @@ def compare(model: onnx.ModelProto, trained: Trained, images: NDArray[np.float32
     return Comparison(len(images), difference, int((exported.argmax(1) == expected.argmax(1)).sum()))
 
 
-Emitted = tuple[str, dict[str, torch.Tensor], dict[str, Any]]  # operator, operands after the first, attributes
+Emitted = tuple[str, dict[str, torch.Tensor], dict[str, Any]]  # operator, weights after the operands, attributes
 
 
 def _convolution(layer: Convolution) -> Emitted:
-    attributes = {
-        "kernel_shape": list(layer.weight.shape[2:]),
-        "strides": list(layer.stride),
-        "pads": [*layer.padding, *layer.padding],
-    }
-    return "Conv", {"weight": layer.weight, "bias": layer.bias}, attributes
+    # Attributes at their defaults are left out.
+    groups = {} if layer.groups == 1 else {"group": layer.groups}
+    dilations = {} if layer.dilation == (1, 1) else {"dilations": list(layer.dilation)}
+    window = _window(_pair(layer.weight.shape[2:]), layer.stride, layer.padding)
+    return "Conv", {"weight": layer.weight, "bias": layer.bias}, {**window, **groups, **dilations}
 
 
-def _linear(layer: Linear) -> Emitted:
-    return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
+def _window(kernel: Pair, stride: Pair, padding: Pair) -> dict[str, Any]:
+    return {"kernel_shape": list(kernel), "strides": list(stride), "pads": [*padding, *padding]}
+
+
+def _pair(sizes: torch.Size) -> Pair:
+    height, width = sizes
+    return height, width
+
+
+def _scale(layer: Scale) -> Emitted:
+    """A batch norm whose statistics are folded into its own scale and bias."""
+    zeros, ones = torch.zeros_like(layer.weight), torch.ones_like(layer.weight)
+    operands = {"scale": layer.weight, "bias": layer.bias, "mean": zeros, "variance": ones}
+    return "BatchNormalization", operands, {"epsilon": 0.0}
+
+
+def _average_pool(layer: AveragePool) -> Emitted:
+    counting = {"count_include_pad": int(layer.count_padding)}
+    return "AveragePool", {}, {**_window(layer.kernel, layer.stride, layer.padding), **counting}
 
 
 EMIT: dict[type, Callable[[Any], list[Emitted]]] = {
     Convolution: lambda layer: [_convolution(layer)],
-    Linear: lambda layer: [_linear(layer)],
+    Linear: lambda layer: [("Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1})],
+    Scale: lambda layer: [_scale(layer)],
     Normalize: lambda layer: [("Sub", {"mean": layer.mean}, {}), ("Div", {"std": layer.std}, {})],
     Relu: lambda layer: [("Relu", {}, {})],
     Flatten: lambda layer: [("Flatten", {}, {"axis": 1})],
+    Add: lambda layer: [("Add", {}, {})],
+    Concatenate: lambda layer: [("Concat", {}, {"axis": 1})],
+    MaxPool: lambda layer: [("MaxPool", {}, _window(layer.kernel, layer.stride, layer.padding))],
+    AveragePool: lambda layer: [_average_pool(layer)],
+    GlobalAveragePool: lambda layer: [("GlobalAveragePool", {}, {})],
 }
 
 
 def _graph(network: Network) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """A chain of nodes from "image" to "logits", and their weights in float32."""
-    emitted = [entry for layer in network.layers for entry in EMIT[type(layer)](layer)]
-    nodes, initializers = [], []
-    current = "image"
-    for index, (operator, operands, attributes) in enumerate(emitted):
-        name = f"{operator.lower()}_{index}"
-        names = [f"{name}.{operand}" for operand in operands]
-        output = "logits" if index == len(emitted) - 1 else name
-        nodes.append(helper.make_node(operator, [current, *names], [output], name=name, **attributes))
-        for operand, tensor in zip(names, operands.values(), strict=True):
-            initializers.append(numpy_helper.from_array(tensor.to(torch.float32).numpy(), operand))
-        current = output
+    """The nodes from "image" to "logits" in the order of the network's steps, and their weights in float32."""
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
+    values = ["image"]
+    for step in network.steps:
+        current = [values[operand] for operand in step.operands]
+        for operator, weights, attributes in EMIT[type(step.layer)](step.layer):
+            name = f"{operator.lower()}_{len(nodes)}"
+            names = [f"{name}.{weight}" for weight in weights]
+            nodes.append(helper.make_node(operator, [*current, *names], [name], name=name, **attributes))
+            for operand, tensor in zip(names, weights.values(), strict=True):
+                initializers.append(numpy_helper.from_array(tensor.to(torch.float32).numpy(), operand))
+            current = [name]
+        values += current
+    nodes[-1].output[0] = "logits"
     return nodes, initializers
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
     """What a reader of the file, and `verify`, want to know; accuracies in percent."""
     recipe = trained.recipe
+    # The user's own file is what was trained on: not what `verify` should look at unless told.
+    dataset = {} if sources.is_own(recipe.dataset) else {"dataset": recipe.dataset}
     values = {
-        "dataset": recipe.dataset,
+        **dataset,
         "eps": recipe.eps.text,
         "norm": "linf",
         "input_range": "[0, 1]",

@@ -1,7 +1,11 @@
 """Recipes: everything that decides what a training run computes, as data.
 
-A recipe is a TOML file; `--set key=value` overrides single settings. Its `[teacher]` table holds only what differs from
-the student: the teacher is itself a recipe, by default with the objective "pgd".
+A recipe is a TOML file. `base = "NAME"` starts from another one, whose settings and tables it then changes. A table
+`[objectives.NAME]` holds what applies only with that objective, such as its published settings on this data set; a
+variant of an objective takes that one's table too, and then its own. `--set key=value` has the last word.
+
+The `[teacher]` table holds only what differs from the student's common settings: the teacher is itself a recipe, by
+default with the objective "pgd" and the table of that.
 """
 
 from __future__ import annotations
@@ -9,17 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from adcert import models, sources
 from adcert.data import AUGMENTATIONS, BENCHMARKS
-from adcert.models import INITIALIZATIONS, MODELS
-from adcert.objectives import OBJECTIVES
+from adcert.files import names_in, read_named
+from adcert.initialization import INITIALIZATIONS
+from adcert.objectives import OBJECTIVES, Settings
+from adcert.optimization import OPTIMIZERS
 from adcert.problems import RecipeProblem
+from adcert.schedule import LEARNING_RATES
 from adcert.statistics import STATISTICS
 from verify.version import __version__
 
@@ -35,26 +42,32 @@ class Radius:
         return float(Fraction(self.text))
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
     """One training run. Epochs count from 0; radii are in the units of images in [0, 1]."""
 
-    dataset: str
-    model: str
+    dataset: str  # a standard data set, FILE.npz or FOLDER/: see adcert.sources
+    model: str  # a name, or FILE.py:FUNCTION: see adcert.models
     objective: str
     eps: Radius  # what is to be certified
     epochs: int
     batch_size: int
-    learning_rate: float  # of Adam
+    learning_rate: float  # the largest one
     ramp_end: int  # epoch from which on the radius is the full one
     train_eps_scale: float = 1.0  # trained at this multiple of eps
-    alpha: float = 0.0  # weight of the upper bound within the objective: 1 is pure IBP where the objective has one
     robust_weight: float = 1.0  # w in (1 - w) CE(clean) + w objective
     attack_range_scale: float = 1.0  # attacked radius as a multiple of the trained one
     attack_steps: int = 1
     attack_restarts: int = 1
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    momentum: float = 0.9  # of SGD
+    lr_schedule: str = "steps"
     lr_milestones: tuple[int, ...] = ()
     lr_decay: float = 0.2
+    lr_min: float = 0.0  # where the cyclic schedule begins and ends
+    swa_start: int = 0  # epoch from which on weights are averaged, the average being the result; 0: never
+    swa_every: int = 10  # steps between the weights that are averaged
     ramp_start: int = 0  # epoch up to which the radius is 0
     regularizer: float = 0.0  # weight of the warm-up regulariser, which fades as the radius grows
     l1: float = 0.0  # on the weights of convolutions and linear layers
@@ -76,15 +89,28 @@ class Recipe:
 
 # What a teacher does unless its table says otherwise. Settings that PGD training ignores are neutral, so that students
 # that differ in nothing but these share one cached teacher.
-TEACHER = {"objective": "pgd", "init": "kaiming", "alpha": 0.0, "robust_weight": 1.0, "regularizer": 0.0}
+TEACHER: dict[str, Any] = {
+    "objective": "pgd",
+    "init": "kaiming",
+    "robust_weight": 1.0,
+    "regularizer": 0.0,
+    "swa_start": 0,
+    **{entry.name: entry.default for entry in fields(Settings)},
+}
 
 CHOICES: dict[str, Sequence[str]] = {
-    "dataset": sorted(BENCHMARKS),
-    "model": sorted(MODELS),
     "objective": sorted(OBJECTIVES),
     "init": sorted(INITIALIZATIONS),
     "augmentation": sorted(AUGMENTATIONS),
     "statistics": sorted(STATISTICS),
+    "optimizer": sorted(OPTIMIZERS),
+    "lr_schedule": sorted(LEARNING_RATES),
+}
+
+# Settings that may be a name or lead to a file: what decides, and what there is.
+REFERENCES: dict[str, tuple[Callable[[str], bool], str]] = {
+    "dataset": (sources.is_source, ", ".join([*sorted(BENCHMARKS), "FILE.npz", "FOLDER/ of images"])),
+    "model": (models.is_model, ", ".join([*sorted(models.MODELS), "FILE.py:FUNCTION"])),
 }
 
 # The smallest and the largest value of each number.
@@ -100,6 +126,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "attack_steps": (1, 10_000),
     "attack_restarts": (1, 10_000),
     "lr_decay": (0, 1),
+    "lr_min": (0, 1e3),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1e3),
+    "swa_start": (0, 1e6),
+    "swa_every": (1, 1e6),
+    "small_box": (1e-6, 1),
+    "relu_shrink": (0, 1),
+    "attacked_layers": (1, 1000),
+    "gradient_scale": (0, 1e6),
+    "crown_weight": (0, 1),
+    "feature_weight": (0, 1e6),
+    "trades_weight": (0, 1e6),
     "ramp_start": (0, 1e6),
     "regularizer": (0, 1e6),
     "l1": (0, 1e6),
@@ -117,21 +155,25 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeProblem if there is no such recipe, and for unknown settings, wrong types and values out of range.
     """
-    table = _parse(_read(name), name)
+    changes: Table = {}
     for override in overrides:
-        _override(table, override)
-    return _resolve(table)
+        _override(changes, override)
+    return load_changed(name, changes)
+
+
+def load_changed(name: str, changes: Table) -> Recipe:
+    """The same with overrides as a table, which may hold one for the teacher."""
+    return _resolve(_read_with_bases(name), changes)
 
 
 def parse(text: str, name: str) -> Recipe:
     """The recipe that `text` (TOML, as `to_toml` writes it) says; `name` is for the error message."""
-    return _resolve(_parse(text, name))
+    return _resolve(_parse(text, name), {})
 
 
 def names() -> list[str]:
     """The recipes that ship with the package."""
-    folder = resources.files("adcert") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return names_in("recipes")
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -151,13 +193,19 @@ def to_json(recipe: Recipe) -> str:
 
 
 def key(recipe: Recipe) -> str:
-    """Names what training by this recipe and this version gives: 16 hexadecimal digits."""
-    return hashlib.sha256(f"{__version__}\n{to_toml(recipe)}".encode()).hexdigest()[:16]
+    """Names what training by this recipe and this version gives: 16 hexadecimal digits.
+
+    The contents of the user's own data and of a model's file count, not only their names.
+    """
+    contents = sources.fingerprint(recipe.dataset) + models.fingerprint(recipe.model)
+    return hashlib.sha256(f"{__version__}\n{to_toml(recipe)}{contents}".encode()).hexdigest()[:16]
 
 
 def _plain(recipe: Recipe) -> Table:
     """All settings but the teacher, as TOML and JSON know them."""
-    values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe) if entry.name != "teacher"}
+    of_objectives = {entry.name for entry in fields(Settings)}
+    entries = sorted(fields(recipe), key=lambda entry: entry.name in of_objectives)  # the run comes first
+    values = {entry.name: getattr(recipe, entry.name) for entry in entries if entry.name != "teacher"}
     return {name: _PLAIN.get(type(value), _same)(value) for name, value in values.items()}
 
 
@@ -168,16 +216,28 @@ def _same(value: Any) -> Any:
 _PLAIN = {Radius: lambda radius: radius.text, tuple: list}
 
 
-def _read(name: str) -> str:
-    path = Path(name)
-    try:
-        if path.suffix == ".toml" or path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeProblem(f"cannot read the recipe {name}: {error}") from None
-    if name not in names():
-        raise RecipeProblem(f"there is no recipe {name!r}; there are {', '.join(names())}, and any TOML file")
-    return (resources.files("adcert") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+def _read_with_bases(name: str, derived: tuple[str, ...] = ()) -> Table:
+    """The tables of a recipe over those of its base, over those of that one's base, and so on."""
+    if name in derived:
+        raise RecipeProblem(f"the recipe {name} is its own base")
+    table = _parse(read_named("recipes", name, "recipe", RecipeProblem), name)
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise RecipeProblem(f"the base of the recipe {name} is the name of a recipe, not {base!r}")
+    if base.endswith(".toml"):
+        base = str(Path(name).parent / base)
+    return merged(_read_with_bases(base, (*derived, name)), table)
+
+
+def merged(table: Table, changes: Mapping[str, Any]) -> Table:
+    """`table` with `changes` on top, tables within it likewise."""
+    both = {**table, **changes}
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(name), dict):
+            both[name] = merged(table[name], value)
+    return both
 
 
 def _parse(text: str, name: str) -> Table:
@@ -205,21 +265,51 @@ def _override(table: Table, override: str) -> None:
     table[last] = value
 
 
-def _resolve(table: Table) -> Recipe:
-    table = dict(table)
-    differences = table.pop("teacher", None)
-    student = _convert_all(table, "")
+def _resolve(table: Table, changes: Table) -> Recipe:
+    """The recipe of `table` with the overrides `changes`, both as they were read."""
+    common, changed = dict(table), dict(changes)
+    for_objectives = _objective_tables(common.pop("objectives", {}))
+    differences = merged(_teacher_table(common.pop("teacher", None)), _teacher_table(changed.pop("teacher", None)))
+    has_teacher = "teacher" in table or "teacher" in changes
+    common, changed = _convert_all(common, ""), _convert_all(changed, "")
+    objective = changed.get("objective", common.get("objective"))
+    student = {**common, **_published(for_objectives, objective), **changed}
     teacher = None
-    if differences is not None:
-        if not isinstance(differences, dict):
-            raise RecipeProblem("teacher is a table of settings, written [teacher] or teacher.key=value")
-        teacher = _build({**student, **TEACHER, **_convert_all(differences, "teacher.")}, None, "teacher.")
+    if has_teacher:
+        differences = _convert_all(differences, "teacher.")
+        objective = differences.get("objective", TEACHER["objective"])
+        own = {**TEACHER, **_published(for_objectives, objective), **differences}
+        teacher = _build({**common, **changed, **own}, None, "teacher.")
         if OBJECTIVES[teacher.objective].needs_teacher:
             raise RecipeProblem(f"teacher.objective = {teacher.objective!r} would itself need a teacher")
     recipe = _build(student, teacher, "")
     if OBJECTIVES[recipe.objective].needs_teacher and teacher is None:
         raise RecipeProblem(f"the objective {recipe.objective} needs a [teacher] table in its recipe")
     return recipe
+
+
+def _teacher_table(table: Any) -> Table:
+    if table is not None and not isinstance(table, dict):
+        raise RecipeProblem("teacher is a table of settings, written [teacher] or teacher.key=value")
+    return table or {}
+
+
+def _objective_tables(tables: Any) -> dict[str, Table]:
+    """The tables [objectives.NAME], converted; all are checked, whichever applies."""
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise RecipeProblem("objectives holds a table of settings for each objective, written [objectives.NAME]")
+    for name in tables:
+        if name not in OBJECTIVES:
+            raise RecipeProblem(f"there is no objective {name!r}; there are {', '.join(CHOICES['objective'])}")
+    return {name: _convert_all(table, f"objectives.{name}.") for name, table in tables.items()}
+
+
+def _published(tables: Mapping[str, Table], objective: Any) -> Table:
+    """What applies with an objective: the table of what it is a variant of, and its own."""
+    if objective not in OBJECTIVES:  # missing, which `_build` says
+        return {}
+    original = OBJECTIVES[objective].variant_of
+    return {**(tables.get(original, {}) if original else {}), **tables.get(objective, {})}
 
 
 def _build(values: Mapping[str, Any], teacher: Recipe | None, prefix: str) -> Recipe:
@@ -230,6 +320,10 @@ def _build(values: Mapping[str, Any], teacher: Recipe | None, prefix: str) -> Re
     recipe = Recipe(**values, teacher=teacher)
     if recipe.ramp_start > recipe.ramp_end:
         raise RecipeProblem(f"{prefix}ramp_start = {recipe.ramp_start} lies after ramp_end = {recipe.ramp_end}")
+    if recipe.swa_start >= recipe.epochs:
+        raise RecipeProblem(f"{prefix}swa_start = {recipe.swa_start} lies after the last of {recipe.epochs} epochs")
+    if recipe.init == "teacher" and not (teacher and OBJECTIVES[recipe.objective].needs_teacher):
+        raise RecipeProblem(f"{prefix}init = 'teacher' needs an objective with a teacher")
     return recipe
 
 
@@ -251,6 +345,10 @@ def _convert(name: str, value: Any, kind: type, prefix: str) -> Any:
         raise RecipeProblem(f"{prefix}{name} is {description}, not {value!r}") from None
     if name in CHOICES and converted not in CHOICES[name]:
         raise RecipeProblem(f"{prefix}{name} = {value!r} does not exist; there are {', '.join(CHOICES[name])}")
+    if name in REFERENCES:
+        exists, possible = REFERENCES[name]
+        if not exists(converted):
+            raise RecipeProblem(f"{prefix}{name} = {value!r} does not exist; there are {possible}")
     if name in RANGES:
         low, high = RANGES[name]
         if not low <= converted <= high:

@@ -3,7 +3,7 @@
 recipe.toml     the resolved recipe
 info.json       versions, device, SHA-256 of the teacher's weights
 metrics.jsonl   one line per finished epoch
-checkpoint.pt   weights and optimiser after the last finished epoch
+checkpoint.pt   weights, optimiser and weight average after the last finished epoch
 model.pt        the finished weights with their recipe and held-out accuracies; its presence means "finished"
 teacher/        the run folder of the teacher, if there is one
 """
@@ -14,15 +14,17 @@ import io
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from adcert import recipe as recipes
+from adcert.data import Benchmark
 from adcert.evaluate import Accuracies
 from adcert.files import sha256, staged_folder
 from adcert.problems import RunProblem
@@ -31,7 +33,19 @@ from verify.errors import FileProblem
 from verify.files import write_atomically
 from verify.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: a model, an optimiser, an average of weights."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+State = Mapping[str, Stateful]
+"""Everything that training changes, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Trained:
     """Finished weights (on the CPU), and everything that has to be known of them."""
 
     recipe: Recipe
+    benchmark: Benchmark
     weights: dict[str, Tensor]
     held_out: Accuracies
     teacher_sha256: str | None
@@ -72,14 +87,14 @@ class Run:
     def finished(self) -> bool:
         return self.model_path.exists()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def restore(self, state: State) -> int:
         """Load the checkpoint if there is one and cut the metrics to it; returns the number of finished epochs."""
         done = 0
         if self.checkpoint_path.exists():
             checkpoint = _load(self.checkpoint_path, "delete it to train this run from its start")
             try:
-                model.load_state_dict(checkpoint["weights"])
-                optimizer.load_state_dict(checkpoint["optimizer"])
+                for name, part in state.items():
+                    part.load_state_dict(checkpoint[name])
                 done = int(checkpoint["epochs"])
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
                 raise RunProblem(f"{self.checkpoint_path} does not fit the recipe beside it") from None
@@ -95,17 +110,18 @@ class Run:
         except OSError as error:
             raise FileProblem(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
 
-    def save_checkpoint(self, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save_checkpoint(self, epochs: int, state: State) -> None:
         """Keep the state after `epochs` finished epochs."""
-        state = {"epochs": epochs, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
-        write_atomically(self.checkpoint_path, _serialized(state))
+        content = {"epochs": epochs, **{name: part.state_dict() for name, part in state.items()}}
+        write_atomically(self.checkpoint_path, _serialized(content))
 
-    def finish(self, model: nn.Module, held_out: Accuracies, teacher_sha256: str | None) -> None:
+    def finish(self, model: nn.Module, benchmark: Benchmark, held_out: Accuracies, teacher_sha256: str | None) -> None:
         """Save the finished weights."""
         content = {
             "format": FORMAT,
             "version": __version__,
             "recipe": recipes.to_toml(self.recipe),
+            "benchmark": asdict(benchmark),
             "weights": {name: value.cpu() for name, value in model.state_dict().items()},
             "held_out": asdict(held_out),
             "teacher_sha256": teacher_sha256,
@@ -153,6 +169,7 @@ def load_trained(path: Path) -> Trained:
             raise RunProblem(f"{file} has format {content['format']}, this version reads format {FORMAT}")
         return Trained(
             recipe=recipes.parse(content["recipe"], str(file)),
+            benchmark=Benchmark(**content["benchmark"]),
             weights=content["weights"],
             held_out=Accuracies(**content["held_out"]),
             teacher_sha256=content["teacher_sha256"],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adcert.recipe import Recipe
 
 BEND = 0.25  # share of the ramp that is polynomial
 POWER = 4
@@ -30,6 +34,15 @@ def radius_at(epochs: float, *, final: float, start: int, end: int) -> float:
     return final * smoothed_ramp((epochs - start) / (end - start))
 
 
-def learning_rate_at(epoch: int, *, initial: float, milestones: Sequence[int], decay: float) -> float:
-    """The learning rate in `epoch` (from 0): multiplied by `decay` at every milestone that was reached."""
-    return initial * decay ** sum(epoch >= milestone for milestone in milestones)
+def steps(epochs: float, recipe: Recipe) -> float:
+    """The learning rate after `epochs` (with fraction): multiplied by `lr_decay` at every milestone reached."""
+    return recipe.learning_rate * recipe.lr_decay ** sum(epochs >= milestone for milestone in recipe.lr_milestones)
+
+
+def cyclic(epochs: float, recipe: Recipe) -> float:
+    """Up in a line from `lr_min` to `learning_rate` at half of the run, and down again (Smith, arXiv 1506.01186)."""
+    height = 1 - abs(2 * epochs / recipe.epochs - 1)
+    return recipe.lr_min + (recipe.learning_rate - recipe.lr_min) * height
+
+
+LEARNING_RATES: dict[str, Callable[[float, Recipe], float]] = {"steps": steps, "cyclic": cyclic}

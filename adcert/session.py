@@ -11,14 +11,14 @@ from torch import nn
 
 from adcert import recipe as recipes
 from adcert import run as runs
-from adcert.data import BENCHMARKS
 from adcert.files import staged_folder
 from adcert.folding import fold_running
-from adcert.models import MODELS
+from adcert.models import build
 from adcert.objectives import OBJECTIVES
 from adcert.problems import RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
+from adcert.tracing import trace
 from adcert.train import Reporter, Teacher, train
 from verify.errors import Problem
 
@@ -56,9 +56,9 @@ def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
     return runs.load_trained(run.folder)
 
 
-def trained_model(trained: Trained) -> nn.Sequential:
+def trained_model(trained: Trained) -> nn.Module:
     """The network of finished weights, in eval mode, on the CPU."""
-    model = MODELS[trained.recipe.model](BENCHMARKS[trained.recipe.dataset])
+    model = build(trained.recipe.model, trained.benchmark)
     try:
         model.load_state_dict(trained.weights)
     except (RuntimeError, AttributeError, TypeError):
@@ -84,7 +84,8 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
         train(teacher, None, device, reporter, phase="teacher")
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
-    return Teacher(fold_running(trained_model(trained).to(device)), trained.sha256)
+    network = fold_running(trace(trained_model(trained).to(device)))
+    return Teacher(network, trained.weights, trained.sha256)
 
 
 def _publish(teacher: Run) -> None:

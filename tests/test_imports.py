@@ -64,7 +64,9 @@ def modules_after(*arguments: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["train", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["verify", "--help"], ["train", "--help"], ["study", "--help"], ["export", "--help"]]
+)
 def test_help_loads_no_numerical_library(arguments: list[str]) -> None:
     assert not {"torch", "numpy", "onnx", "onnxruntime"} & modules_after(*arguments)
 

@@ -6,10 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adcert.attack import Pgd, pgd, step_sizes
-from adcert.folding import Flatten, Linear, Network
+from adcert.attack import Pgd, cross_entropy_with, step_sizes
+from adcert.attack import pgd as attack
 from adcert.intervals import Box, box_around
+from adcert.layers import Flatten, Linear, Network
 from support.small_networks import images, labels, small_network
+
+
+def pgd(network: Network, box: Box, y: torch.Tensor, settings: Pgd, random: torch.Generator) -> torch.Tensor:
+    return attack(network, box, cross_entropy_with(y), settings, random)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +41,12 @@ def test_it_stays_inside_the_box(settings: Pgd) -> None:
 
 def linear_network() -> Network:
     weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-    return Network((Flatten(), Linear(weight, torch.zeros(3))))
+    return Network.chain(Flatten(), Linear(weight, torch.zeros(3)))
 
 
 def test_a_single_step_on_a_linear_network_ends_in_the_worst_corner() -> None:
     network = linear_network()
-    two_classes = Network((Flatten(), Linear(network.last.weight[:2], torch.zeros(2))))
+    two_classes = Network.chain(Flatten(), Linear(network.last.weight[:2], torch.zeros(2)))
     lower = torch.rand(5, 2, 2, 2, generator=torch.Generator().manual_seed(2))
     box, y = Box(lower, lower + 0.5), torch.tensor([0, 1, 0, 1, 0])
     attacked = pgd(two_classes, box, y, Pgd(1), torch.Generator().manual_seed(0))
@@ -50,7 +55,7 @@ def test_a_single_step_on_a_linear_network_ends_in_the_worst_corner() -> None:
 
 
 def test_starts_are_uniform_in_the_box() -> None:
-    flat = Network((Flatten(), Linear(torch.zeros(2, 1000), torch.zeros(2))))
+    flat = Network.chain(Flatten(), Linear(torch.zeros(2, 1000), torch.zeros(2)))
     box = Box(torch.full((1, 1, 10, 100), 0.2), torch.full((1, 1, 10, 100), 0.6))
     start = pgd(flat, box, torch.tensor([0]), Pgd(1), torch.Generator().manual_seed(0))  # no gradient: nothing moves
     assert start.min() < 0.22

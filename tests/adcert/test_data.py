@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adcert.data import Labelled, flip_crop, generator, load_training_data, shuffled_batches, unit_range
+from adcert.data import AUGMENTATIONS, Labelled, generator, load_training_data, shuffled_batches, unit_range
 from adcert.problems import RecipeProblem
 
 
@@ -51,17 +51,19 @@ def test_random_numbers_depend_on_seed_purpose_and_epoch() -> None:
     assert draws["a"] == torch.rand(1, generator=generator("cpu", 0, "x", 0)).item()
 
 
-def every_flip_and_crop(image: Tensor) -> list[Tensor]:
-    """All 2 * 5 * 5 images that padding by 2 (edges repeated), cropping and mirroring can give."""
-    padded = F.pad(image[None].float(), (2, 2, 2, 2), mode="replicate")[0].to(torch.uint8)
+def every_flip_and_crop(image: Tensor, padding: int) -> list[Tensor]:
+    """All images that padding by so many pixels (edges repeated), cropping and mirroring can give."""
+    padded = F.pad(image[None].float(), (padding,) * 4, mode="replicate")[0].to(torch.uint8)
     height, width = image.shape[1:]
-    crops = [padded[:, r : r + height, c : c + width] for r in range(5) for c in range(5)]
+    places = range(2 * padding + 1)
+    crops = [padded[:, r : r + height, c : c + width] for r in places for c in places]
     return crops + [crop.flip(-1) for crop in crops]
 
 
-def test_flip_crop_gives_every_mirrored_and_shifted_image_and_nothing_else() -> None:
+@pytest.mark.parametrize(("name", "padding"), [("flip-crop", 2), ("flip-crop-4", 4)])
+def test_flip_crop_gives_every_mirrored_and_shifted_image_and_nothing_else(name: str, padding: int) -> None:
     image = torch.randint(0, 256, (3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    augmented = flip_crop(image.expand(1000, 3, 6, 7), torch.Generator().manual_seed(0))
-    possible = {tuple(each.flatten().tolist()) for each in every_flip_and_crop(image)}
-    assert len(possible) == 50
+    augmented = AUGMENTATIONS[name](image.expand(3000, 3, 6, 7), torch.Generator().manual_seed(0))
+    possible = {tuple(each.flatten().tolist()) for each in every_flip_and_crop(image, padding)}
+    assert len(possible) == 2 * (2 * padding + 1) ** 2
     assert {tuple(each.flatten().tolist()) for each in augmented} == possible

@@ -30,12 +30,13 @@ ROOT = Path(__file__).parent.parent.parent
 def make_run(folder: Path, recipe_file: Path, *overrides: str) -> Path:
     """A run folder with a finished model whose batch norms have statistics of their own; nothing is trained."""
     run = session.start(folder, recipes.load(str(recipe_file), ["objective=mtl-ibp", *overrides]), None)
-    model = build_model(run.recipe)
+    benchmark = BENCHMARKS[run.recipe.dataset]
+    model = build_model(run.recipe, benchmark)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         for _ in range(3):
-            model(torch.rand(16, *BENCHMARKS[run.recipe.dataset].shape))
-    run.finish(model, Accuracies(98.4, 97.25, 92.0), "ab" * 32)
+            model(torch.rand(16, *benchmark.shape))
+    run.finish(model, benchmark, Accuracies(98.4, 97.25, 92.0), "ab" * 32)
     return folder
 
 

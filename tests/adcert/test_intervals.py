@@ -7,17 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adcert.attack import Pgd, pgd
-from adcert.folding import Convolution, Flatten, Linear, Network, Normalize, Relu
-from adcert.intervals import Box, box_around, margin_lower_bounds, propagate
+from adcert.attack import Pgd, cross_entropy_with, pgd
+from adcert.intervals import Box, box_around, feature_interval, margin_lower_bounds, propagate
+from adcert.layers import Convolution, Flatten, Linear, Network, Normalize, Relu
 from support.small_networks import images, labels, small_network
 
 
 def in_float64(network: Network) -> Network:
-    return Network(
-        tuple(type(layer)(**{k: v.double() if isinstance(v, Tensor) else v for k, v in vars(layer).items()})
-              for layer in network.layers)
-    )  # fmt: skip
+    return network.map_tensors(Tensor.double)
 
 
 def naive_bounds(network: Network, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -27,7 +24,7 @@ def naive_bounds(network: Network, lower: Tensor, upper: Tensor) -> list[tuple[T
         match layer:
             case Normalize(mean, std):
                 lower, upper = (lower - mean) / std, (upper - mean) / std
-            case Convolution(weight, bias, stride, padding):
+            case Convolution(weight, bias, stride, padding, _, 1):
                 positive, negative = weight.clamp(min=0), weight.clamp(max=0)
                 options = {"stride": stride, "padding": padding}
                 lower, upper = (
@@ -69,7 +66,7 @@ def test_bounds_equal_the_naive_ones(seed: int) -> None:
 def test_margins_are_bounded_row_by_row() -> None:
     network = in_float64(small_network())
     box, y = box_around(images(7).double(), 0.1), labels(7)
-    margins = margin_lower_bounds(propagate(network, box), network.last, y)
+    margins = margin_lower_bounds(feature_interval(network, box), network.last, y)
     lower, upper = naive_bounds(network, box.lower, box.upper)[-1]
     for sample in range(7):
         for other in range(5):
@@ -87,11 +84,11 @@ def test_margins_hold_for_sampled_corner_and_attacked_images(seed: int) -> None:
     network = in_float64(small_network(seed))
     random = torch.Generator().manual_seed(seed)
     box, y = box_around(images(7, seed).double(), 0.1), labels(7, seed)
-    margins = margin_lower_bounds(propagate(network, box), network.last, y)
+    margins = margin_lower_bounds(feature_interval(network, box), network.last, y)
     noise = torch.rand(300, *box.lower.shape, generator=random, dtype=torch.float64)
     noise[100:200] = (noise[100:200] > 0.5).double()
     points = [box.lower + share * (box.upper - box.lower) for share in noise]
-    points += [pgd(network, Box(box.lower, box.upper), y, Pgd(10, 3), random)]
+    points += [pgd(network, Box(box.lower, box.upper), cross_entropy_with(y), Pgd(10, 3), random)]
     for point in points:
         logits = network(point)
         assert bool((logits.gather(1, y[:, None]) - logits >= margins - 1e-9).all())
@@ -100,5 +97,5 @@ def test_margins_hold_for_sampled_corner_and_attacked_images(seed: int) -> None:
 def test_a_box_without_width_gives_the_margins_themselves() -> None:
     network, x, y = small_network(), images(7), labels(7)
     logits = network(x)
-    margins = margin_lower_bounds(propagate(network, box_around(x, 0.0)), network.last, y)
+    margins = margin_lower_bounds(feature_interval(network, box_around(x, 0.0)), network.last, y)
     torch.testing.assert_close(margins, logits.gather(1, y[:, None]) - logits, rtol=1e-4, atol=1e-4)

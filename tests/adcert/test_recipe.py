@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 from adcert import recipe as recipes
+from adcert.objectives import OBJECTIVES
 from adcert.problems import RecipeProblem
 from adcert.recipe import Radius, Recipe
 
 
 def test_the_recipes_that_ship() -> None:
-    assert recipes.names() == ["cifar10-2", "cifar10-8", "mnist-0.1", "mnist-0.3", "mnist-quick"]
+    assert recipes.names() == [
+        "cifar10-2",
+        "cifar10-8",
+        "mnist-0.1",
+        "mnist-0.3",
+        "mnist-quick",
+        "tinyimagenet-1",
+    ]
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -35,6 +43,58 @@ def test_published_settings() -> None:
     assert (recipe.epochs, recipe.lr_milestones, recipe.ramp_start, recipe.ramp_end) == (160, (120, 140), 1, 81)
     assert (recipe.alpha, recipe.robust_weight, recipe.attack_range_scale, recipe.l1) == (0.01, 0.9, 2.0, 3e-6)
     assert recipes.load("mnist-0.1").train_eps == pytest.approx(0.2)
+
+
+def published(name: str, objective: str) -> Recipe:
+    return recipes.load(name, [f"objective={objective}"])
+
+
+def test_each_objective_takes_its_own_published_settings() -> None:
+    sabr = published("cifar10-2", "sabr")
+    assert (sabr.small_box, sabr.relu_shrink, sabr.attack_steps, sabr.l1, sabr.swa_start) == (0.1, 0.8, 5, 1e-6, 0)
+    assert sabr.train_eps == pytest.approx(3 / 255)
+    assert published("cifar10-8", "cc-ibp").epochs == 260
+    assert published("mnist-0.3", "ibp").robust_weight == 0.7
+
+
+def test_a_variant_takes_the_settings_of_its_original_and_then_its_own() -> None:
+    taps, staps = published("mnist-0.3", "taps"), published("mnist-0.3", "staps")
+    assert (taps.train_eps, taps.attacked_layers) == (pytest.approx(0.4), 3)
+    assert (staps.train_eps, staps.attacked_layers, staps.small_box) == (0.3, 2, 0.6)
+    assert staps.gradient_scale == taps.gradient_scale == 4
+    assert published("mnist-0.1", "ad-cert-rslad").alpha == published("mnist-0.1", "ad-cert").alpha == 0.02
+
+
+def test_overrides_have_the_last_word_and_the_teacher_keeps_its_table() -> None:
+    recipe = recipes.load("cifar10-2", ["attack_steps=3", "l1=0.5", "epochs=5", "swa_start=0"])
+    assert recipe.teacher is not None
+    assert (recipe.attack_steps, recipe.l1, recipe.epochs) == (3, 0.5, 5)
+    assert (recipe.teacher.attack_steps, recipe.teacher.l1, recipe.teacher.epochs) == (8, 2e-5, 5)
+    assert recipe.teacher.attack_range_scale == 2.0
+
+
+@pytest.mark.parametrize("objective", ["cc-dist", "ad-cert-natural"])
+@pytest.mark.parametrize("name", recipes.names())
+def test_students_of_different_objectives_share_their_teacher(name: str, objective: str) -> None:
+    assert published(name, objective).teacher == recipes.load(name).teacher
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_complete_for_every_objective(name: str, objective: str) -> None:
+    recipe = published(name, objective)
+    assert recipes.parse(recipes.to_toml(recipe), "text") == recipe
+
+
+def test_a_recipe_upon_a_base(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text(
+        'base = "mnist-0.1"\nmodel = "cnn-small"\n[objectives.ad-cert]\nalpha = 0.5\n[teacher]\nepochs = 3'
+    )
+    (tmp_path / "second.toml").write_text('base = "first.toml"\neps = 0.2')
+    recipe = recipes.load(str(tmp_path / "second.toml"))
+    assert (recipe.model, recipe.eps.text, recipe.alpha, recipe.attack_steps) == ("cnn-small", "0.2", 0.5, 10)
+    assert recipe.teacher is not None
+    assert (recipe.teacher.epochs, recipe.teacher.attack_steps) == (3, 10)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -105,13 +165,18 @@ def test_students_that_differ_in_their_objective_share_a_teacher() -> None:
         ("eps=1/0", "eps is a number or fraction from 0 to 1 such as 0.1 or 2/255, not '1/0'"),
         ("eps=2", "eps is a number or fraction from 0 to 1"),
         ("eps=small", "eps is a number or fraction from 0 to 1"),
-        ("model=resnet", "model = 'resnet' does not exist; there are cnn-7, cnn-small"),
-        ("objective=fgsm", "objective = 'fgsm' does not exist; there are ad-cert, cc-ibp, ibp, mtl-ibp, pgd"),
+        ("model=resnet", "model = 'resnet' does not exist; there are cnn-3, cnn-5, cnn-7,"),
+        ("objective=fgsm", "objective = 'fgsm' does not exist; there are ad-cert, ad-cert-attacked-teacher,"),
         ("epochs", "--set 'epochs' does not have the form key=value"),
         ("=3", "--set '=3' does not have the form key=value"),
-        ("epochs.teacher=3", "epochs is a value and has no settings of its own"),
+        ("epochs.teacher=3", "epochs is a whole number, not {'teacher': 3}"),
         ("teacher=3", "teacher is a table of settings"),
         ("teacher.objective=ad-cert", "teacher.objective = 'ad-cert' would itself need a teacher"),
+        ("teacher.init=teacher", "teacher.init = 'teacher' needs an objective with a teacher"),
+        ("dataset=nothing", "dataset = 'nothing' does not exist; there are cifar10, fashion-mnist, mnist, FILE.npz,"),
+        ("swa_start=8", "swa_start = 8 lies after the last of 8 epochs"),
+        ("optimizer=lion", "optimizer = 'lion' does not exist; there are adam, adamw, radam, sgd"),
+        ("objectives.ad-cert=3", "there is no setting objectives;"),
         ("ramp_start=100", "ramp_start = 100 lies after ramp_end = 1"),
     ],
 )
@@ -132,6 +197,12 @@ def test_mistakes_in_overrides(override: str, sentence: str) -> None:
             'dataset="mnist"\nmodel="cnn-7"\nobjective="ad-cert"\neps=0.1\nepochs=1\nbatch_size=8\nramp_end=1\nlearning_rate=1',
             "the objective ad-cert needs a [teacher] table",
         ),
+        ("objectives = 3", "objectives holds a table of settings for each objective"),
+        ("[objectives.fgsm]", "there is no objective 'fgsm'; there are ad-cert,"),
+        ('base="mnist-0.1"\n[objectives.sabr]\nbox = 1', "there is no setting objectives.sabr.box"),
+        ("base = 3", "the base of the recipe"),
+        ('base = "mine.toml"', "is its own base"),
+        ('base = "nothing"', "there is no recipe 'nothing'"),
     ],
 )
 def test_mistakes_in_files(text: str, sentence: str, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from adcert.schedule import learning_rate_at, radius_at, smoothed_ramp
+from adcert import recipe as recipes
+from adcert.recipe import Recipe
+from adcert.schedule import LEARNING_RATES, radius_at, smoothed_ramp
 
 # a = 1 / (1/4^4 + 4 * 1/4^3 * 3/4) = 256/13
 FACTOR = 256 / 13
@@ -45,6 +47,17 @@ def test_a_ramp_without_length_starts_at_the_final_radius() -> None:
     assert radius_at(0, final=0.3, start=0, end=0) == 0.3
 
 
+def recipe(*settings: str) -> Recipe:
+    return recipes.load("mnist-quick", [*settings, "learning_rate=1"])
+
+
 def test_the_learning_rate_falls_at_milestones() -> None:
-    rates = [learning_rate_at(epoch, initial=1.0, milestones=[2, 4], decay=0.2) for epoch in range(6)]
+    falling = recipe("lr_milestones=[2, 4]", "lr_decay=0.2")
+    rates = [LEARNING_RATES["steps"](epochs, falling) for epochs in (0, 1.9, 2, 3.5, 4, 5)]
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_the_cyclic_learning_rate_is_a_triangle() -> None:
+    triangle = recipe("epochs=8", "lr_min=0.2")
+    rates = [LEARNING_RATES["cyclic"](epochs, triangle) for epochs in (0, 1, 4, 6, 8)]
+    assert rates == pytest.approx([0.2, 0.4, 1, 0.6, 0.2])

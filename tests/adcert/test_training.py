@@ -15,13 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session, train
+from adcert.data import BENCHMARKS, load_training_data
+from adcert.objectives import OBJECTIVES
 from adcert.problems import Diverged, RecipeProblem, RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
+from adcert.statistics import population
+from adcert.tracing import trace
+from support import user_models
 from verify.errors import FileProblem
 
 CPU = torch.device("cpu")
@@ -322,11 +328,84 @@ def test_a_given_teacher_must_fit(whole: Run, tmp_path: Path, recipe_file: Path)
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("objective", ["ibp", "mtl-ibp", "cc-ibp", "pgd"])
-def test_every_other_objective_trains_without_a_teacher(objective: str, tmp_path: Path, recipe_file: Path) -> None:
-    run = start(tmp_path / "run", recipe_file, f"objective={objective}", "epochs=1", "lr_milestones=[]")
-    assert finish(run).teacher_sha256 is None
-    assert not run.teacher_folder.exists()
+SHORT = ("epochs=1", "ramp_end=0", "lr_milestones=[]", "teacher.epochs=1", "held_out=100")
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_every_objective_trains_and_changes_the_weights(objective: str, tmp_path: Path, recipe_file: Path) -> None:
+    run = start(tmp_path / "run", recipe_file, f"objective={objective}", *SHORT, "small_box=0.5")
+    before = train.build_model(run.recipe, BENCHMARKS["mnist"]).state_dict()
+    trained = finish(run)
+    assert (trained.teacher_sha256 is not None) == OBJECTIVES[objective].needs_teacher == run.teacher_folder.exists()
+    assert all(bool(value.isfinite().all()) for value in trained.weights.values())
+    assert not torch.equal(trained.weights["1.weight"], before["1.weight"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("optimizer=sgd", "lr_schedule=cyclic", "weight_decay=5e-4"),
+        ("optimizer=adamw", "swa_start=1", "swa_every=2"),
+        ("optimizer=radam", "swa_start=2", "swa_every=1", "statistics=running"),
+    ],
+)
+def test_an_interruption_changes_nothing_for_any_optimizer(
+    settings: tuple[str, ...], tmp_path: Path, recipe_file: Path
+) -> None:
+    whole = start(tmp_path / "whole", recipe_file, "objective=ibp", *settings)
+    finish(whole)
+    killed = start(tmp_path / "killed", recipe_file, "objective=ibp", *settings)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            session.execute(runs.open_run(killed.folder), CPU, Silent(after_steps=8))
+    finish(killed)
+    assert killed.model_path.read_bytes() == whole.model_path.read_bytes()
+    assert metrics(killed) == metrics(whole)
+
+
+def test_the_average_of_weights_is_their_mean_with_statistics_of_its_own(
+    tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(tmp_path / "run", recipe_file, "objective=ibp", "swa_start=1", "swa_every=2")
+    seen: list[torch.Tensor] = []
+    update = AveragedModel.update_parameters
+
+    def watched(self: AveragedModel, model: torch.nn.Module) -> None:
+        seen.append(model.get_parameter("1.weight").detach().clone())
+        update(self, model)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", watched)
+    trained = finish(run)
+    assert len(seen) == 2 * 3  # steps 0, 2 and 4 of 5 in the epochs 1 and 2
+    torch.testing.assert_close(trained.weights["1.weight"], torch.stack(seen).mean(0))
+    data = load_training_data("mnist", 40, CPU)
+    model = session.trained_model(trained)
+    population(trace(model), data.fit, 32)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trained.weights[name], value)
+    expected = train.held_out_accuracies(trace(model), data, run.recipe, 2)
+    assert trained.held_out == expected
+
+
+def test_a_student_that_starts_from_its_teacher(whole: Run, tmp_path: Path, recipe_file: Path) -> None:
+    run = start(tmp_path / "run", recipe_file, "init=teacher", "learning_rate=0", teacher=whole.teacher_folder)
+    trained, teacher = finish(run), runs.load_trained(whole.teacher_folder)
+    assert torch.equal(trained.weights["1.weight"], teacher.weights["1.weight"])
+    other = start(tmp_path / "other", recipe_file, "init=teacher", "model=cnn-3", teacher=whole.teacher_folder)
+    with pytest.raises(RecipeProblem, match="needs a teacher of the same model"):
+        finish(other)
+
+
+def test_a_clean_teacher(tmp_path: Path, recipe_file: Path) -> None:
+    run = start(tmp_path / "run", recipe_file, *SHORT, "teacher.objective=standard")
+    finish(run)
+    assert set(metrics(runs.open_run(run.teacher_folder))[0]["losses"]) == {"standard", "l1"}
+
+
+def test_a_student_of_another_architecture_than_its_teacher(tmp_path: Path, recipe_file: Path) -> None:
+    model = f"{user_models.__file__}:preactivated"
+    trained = finish(start(tmp_path / "run", recipe_file, *SHORT, f"model={model}", "teacher.model=cnn-small"))
+    assert trained.recipe.model == model
 
 
 def test_batches_larger_than_the_data(tmp_path: Path, recipe_file: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adcert.folding import Network, fold_running
+from adcert.folding import fold_running
+from adcert.layers import Network
 from adcert.models import Normalization
+from adcert.tracing import trace
 
 
 def small_model(seed: int = 0) -> nn.Sequential:
@@ -36,7 +38,7 @@ def small_model(seed: int = 0) -> nn.Sequential:
 
 
 def small_network(seed: int = 0) -> Network:
-    return fold_running(small_model(seed))
+    return fold_running(trace(small_model(seed)))
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,169 @@
+"""What a study found: one row per student, means over seeds, and the settings that held-out images select."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from verify.result import versions
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Verification of one model on one set of samples; accuracies in percent."""
+
+    model_sha256: str
+    samples: int
+    clean: float
+    certified: float
+    undecided: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One student. problem: why it has no results, if it has none."""
+
+    recipe: str
+    label: str
+    objective: str
+    dataset: str
+    eps: str
+    settings: Mapping[str, Any]
+    seed: int
+    model: str
+    model_sha256: str | None = None
+    held_out: Finding | None = None
+    test: Finding | None = None
+    training_time_s: float | None = None
+    problem: str | None = None
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Recipe, label and settings: what students share that differ in nothing but their seeds."""
+        return self.recipe, self.label, setting_text(self.settings)
+
+    @property
+    def sentence(self) -> str:
+        if self.test is None:
+            return self.problem or ""
+        return f"clean {self.test.clean:.2f} %, certified {self.test.certified:.2f} % of {self.test.samples}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed.
+
+    selected: whether its certified accuracy on held-out training images is the best among the settings of its label and
+    recipe (the clean one decides between equals).
+    """
+
+    recipe: str
+    label: str
+    settings: str
+    seeds: int
+    clean: float
+    clean_deviation: float
+    certified: float
+    certified_deviation: float
+    held_out_clean: float
+    held_out_certified: float
+    selected: bool = field(default=False)
+
+
+def setting_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+
+def groups(outcomes: Sequence[Outcome]) -> list[Group]:
+    """The outcomes that have results, seeds put together, in the order of the study."""
+    members: dict[tuple[str, str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.test and outcome.held_out:
+            members.setdefault(outcome.group, []).append(outcome)
+    found = [_group(key, part) for key, part in members.items()]
+    best: dict[tuple[str, str], Group] = {}
+    for group in found:
+        rival = best.get((group.recipe, group.label))
+        if rival is None or _merit(group) > _merit(rival):
+            best[group.recipe, group.label] = group
+    return [Group(**{**asdict(group), "selected": group in best.values()}) for group in found]
+
+
+def _merit(group: Group) -> tuple[float, float]:
+    return group.held_out_certified, group.held_out_clean
+
+
+def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome]) -> Group:
+    tests = [outcome.test for outcome in outcomes if outcome.test]
+    held_out = [outcome.held_out for outcome in outcomes if outcome.held_out]
+
+    def deviation(values: list[float]) -> float:
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    clean, certified = [test.clean for test in tests], [test.certified for test in tests]
+    return Group(
+        *key,
+        seeds=len(outcomes),
+        clean=statistics.mean(clean),
+        clean_deviation=deviation(clean),
+        certified=statistics.mean(certified),
+        certified_deviation=deviation(certified),
+        held_out_clean=statistics.mean(finding.clean for finding in held_out),
+        held_out_certified=statistics.mean(finding.certified for finding in held_out),
+    )
+
+
+def as_csv(outcomes: Sequence[Outcome]) -> bytes:
+    """One row per student; times in seconds, accuracies in percent."""
+    selected = {(group.recipe, group.label, group.settings) for group in groups(outcomes) if group.selected}
+    rows = [_row(outcome, outcome.group in selected) for outcome in outcomes]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _row(outcome: Outcome, selected: bool) -> dict[str, Any]:
+    test, held_out = outcome.test, outcome.held_out
+    return {
+        "recipe": outcome.recipe,
+        "label": outcome.label,
+        "objective": outcome.objective,
+        "settings": setting_text(outcome.settings),
+        "seed": outcome.seed,
+        "samples": test and test.samples,
+        "clean": test and test.clean,
+        "certified": test and test.certified,
+        "undecided": test and test.undecided,
+        "held_out_clean": held_out and held_out.clean,
+        "held_out_certified": held_out and held_out.certified,
+        "selected": "yes" if selected else "no",
+        "training_time_s": outcome.training_time_s,
+        "verification_time_s": test and test.time_s,
+        "model": outcome.model,
+        "model_sha256": outcome.model_sha256,
+        "problem": outcome.problem,
+    }
+
+
+def as_json(study: str, method: str, contract: str, outcomes: Sequence[Outcome]) -> bytes:
+    """Everything, with means over seeds."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "study": study,
+        "method": method,
+        "contract": contract,
+        "groups": [asdict(group) for group in groups(outcomes)],
+        "students": [asdict(outcome) for outcome in outcomes],
+        "versions": versions(),
+    }
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

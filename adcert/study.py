@@ -1,0 +1,256 @@
+"""Studies: many students by recipes x objectives x settings x seeds, each trained, exported and verified once.
+
+A study is a TOML file. Whatever was finished is kept, so that a study goes on where it was interrupted. The test set
+decides nothing: among the settings that a study lists for an objective, held-out training images do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adcert import recipe as recipes
+from adcert import results, session, sources
+from adcert import run as runs
+from adcert.data import load_training_data
+from adcert.export import export
+from adcert.files import names_in, read_named, sha256
+from adcert.problems import Diverged, StudyProblem
+from adcert.recipe import Recipe
+from adcert.results import Finding, Outcome
+from adcert.run import Run
+from adcert.train import Reporter
+from verify.files import write_atomically
+from verify.methods import METHODS
+from verify.network import load as load_network
+from verify.result import Summary, read_verdicts
+from verify.robustness import Verdict
+from verify.task import answer, question_about
+
+CONTRACT = "float32-any-order"
+
+
+@dataclass(frozen=True)
+class Student:
+    """One run of a study. base: the recipe as the study names it. label: of its [[students]] table.
+
+    settings: what tells it from the other students of its recipe and label, but the seed.
+    """
+
+    base: str
+    label: str
+    recipe: Recipe
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its folder below that of the study: recipe/label_setting-value_seed-0."""
+        parts = [f"{key}-{value}" for key, value in [*self.settings.items(), ("seed", self.recipe.seed)]]
+        return f"{plain_name(self.base)}/{'_'.join([self.label, *parts]).replace('/', '-')}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """method: of `verify`. test: the test set of the recipes' own data (FILE.npz), if they have such.
+
+    test_samples: how many of the test set, None for all. selection_samples: how many held-out training images.
+    """
+
+    name: str
+    students: tuple[Student, ...]
+    method: str
+    test: str | None
+    test_samples: int | None
+    selection_samples: int
+
+
+def plain_name(name: str) -> str:
+    """What a recipe or study is called where its folder does not matter."""
+    return Path(name).stem if name.endswith(".toml") else name
+
+
+def names() -> list[str]:
+    """The studies that ship with the package."""
+    return names_in("studies")
+
+
+def load(name: str) -> Study:
+    """The study in TOML file `name`, or the one that ships under that name.
+
+    `recipes` and `seeds` are lists, and so may be any setting in a [[students]] table, which then stands for one
+    student per value; its `label`, by default its objective, tells it from other tables. `settings` holds overrides for
+    all. Raises StudyProblem, and RecipeProblem for wrong settings.
+    """
+    try:
+        table = tomllib.loads(read_named("studies", name, "study", StudyProblem))
+    except tomllib.TOMLDecodeError as error:
+        raise StudyProblem(f"the study {name} is not valid TOML: {error}") from None
+    known: dict[str, type] = {"recipes": list, "seeds": list, "students": list, "method": str, "settings": dict}
+    known |= {"test": str, "test_samples": int, "selection_samples": int}
+    for key, value in table.items():
+        if key not in known:
+            raise StudyProblem(f"the study {name} has an unknown entry {key}; there are {', '.join(sorted(known))}")
+        if type(value) is not known[key]:
+            raise StudyProblem(f"{key} of the study {name} is not a {known[key].__name__}: {value!r}")
+    if missing := [key for key in ("recipes", "students") if not table.get(key)]:
+        raise StudyProblem(f"the study {name} lacks {' and '.join(missing)}")
+    method = table.get("method", "crown")
+    if method not in METHODS:
+        raise StudyProblem(f"the method {method!r} does not exist; there are {', '.join(METHODS)}")
+    samples = [table[key] for key in ("test_samples", "selection_samples") if key in table]
+    if any(count < 1 for count in samples):
+        raise StudyProblem(f"test_samples and selection_samples of the study {name} are at least 1")
+    students = tuple(_students(table, Path(name).parent if name.endswith(".toml") else Path()))
+    if len({student.name for student in students}) < len(students):
+        raise StudyProblem(f"the study {name} lists the same student twice")
+    own = sorted({student.recipe.dataset for student in students if sources.is_own(student.recipe.dataset)})
+    if own and "test" not in table:
+        raise StudyProblem(f"the study {name} trains on {own[0]}: name its test set with test = FILE.npz")
+    return Study(
+        name=plain_name(name),
+        students=students,
+        method=method,
+        test=table.get("test"),
+        test_samples=table.get("test_samples"),
+        selection_samples=table.get("selection_samples", 1000),
+    )
+
+
+def _students(table: Mapping[str, Any], folder: Path) -> Iterator[Student]:
+    for entry in table["students"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("objective"), str):
+            raise StudyProblem("each [[students]] table names its objective")
+        swept = {key: value for key, value in entry.items() if isinstance(value, list)}
+        fixed = {key: value for key, value in entry.items() if key not in swept}
+        chosen, label = swept.pop("recipes", table["recipes"]), fixed.pop("label", fixed["objective"])
+        if not isinstance(label, str):
+            raise StudyProblem(f"the label of a [[students]] table is a text, not {label!r}")
+        for base, seed in itertools.product(chosen, table.get("seeds", [0])):
+            if not isinstance(base, str):
+                raise StudyProblem(f"recipes are names of recipes, not {base!r}")
+            found = str(folder / base) if base.endswith(".toml") else base
+            for values in itertools.product(*swept.values()):
+                settings = dict(zip(swept, values, strict=True))
+                changes = recipes.merged(table.get("settings", {}), {**fixed, **settings, "seed": seed})
+                yield Student(base, label, recipes.load_changed(found, changes), settings)
+
+
+def execute(
+    study: Study, folder: Path, device: torch.device, reporter: Reporter, say: Callable[[str], None]
+) -> Iterator[list[Outcome]]:
+    """Bring every student to its end in `folder`; yields everything found so far after each of them.
+
+    A student whose loss diverges is noted and left; the others go on.
+    """
+    outcomes: list[Outcome] = []
+    for number, student in enumerate(study.students, 1):
+        say(f"{student.name} ({number} of {len(study.students)})")
+        outcome = _outcome(study, student, folder, device, reporter)
+        say(f"{student.name}: {outcome.sentence}")
+        outcomes.append(outcome)
+        yield outcomes
+
+
+def _outcome(study: Study, student: Student, folder: Path, device: torch.device, reporter: Reporter) -> Outcome:
+    run = _run_of(student, folder / student.name)
+    outcome = Outcome(
+        recipe=student.base,
+        label=student.label,
+        objective=student.recipe.objective,
+        dataset=student.recipe.dataset,
+        eps=student.recipe.eps.text,
+        settings=dict(student.settings),
+        seed=student.recipe.seed,
+        model=f"{student.name}/model.onnx",
+    )
+    try:
+        trained = session.execute(run, device, reporter)
+    except Diverged as problem:
+        return replace(outcome, problem=str(problem))
+    model = run.folder / "model.onnx"
+    if not model.exists():
+        export(trained, model)
+    held_out = _verified(study, model, _held_out_file(study, student, folder), run.folder / "held-out.json", None)
+    data = study.test if sources.is_own(student.recipe.dataset) else student.recipe.dataset
+    assert data is not None
+    test = _verified(study, model, data, run.folder / "test.json", study.test_samples)
+    return replace(
+        outcome,
+        model_sha256=test.model_sha256,
+        held_out=held_out,
+        test=test,
+        training_time_s=round(sum(line["time_s"] for line in _metrics(run)), 3),
+    )
+
+
+def _run_of(student: Student, folder: Path) -> Run:
+    """The student's run, started if it is not there; raises StudyProblem if another recipe was run in its folder."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return session.start(folder, student.recipe, None)
+    run = runs.open_run(folder)
+    if run.recipe != student.recipe:
+        raise StudyProblem(f"{folder} holds a run by another recipe: the study has changed, choose another --out")
+    return run
+
+
+def _held_out_file(study: Study, student: Student, folder: Path) -> str:
+    """The student's held-out training images as a file that `verify` reads."""
+    recipe = student.recipe
+    wanted = (recipe.dataset, sources.fingerprint(recipe.dataset), recipe.held_out, study.selection_samples)
+    path = folder / Path(student.name).parent / f"held-out-{sha256(repr(wanted).encode())[:8]}.npz"
+    if not path.exists():
+        data = load_training_data(recipe.dataset, recipe.held_out, torch.device("cpu")).held_out
+        partial = path.with_suffix(".part.npz")
+        count = study.selection_samples
+        np.savez(partial, x=data.images[:count].numpy(), y=data.labels[:count].numpy())
+        partial.replace(path)
+    return str(path)
+
+
+def _verified(study: Study, model: Path, data: str, result: Path, count: int | None) -> Finding:
+    """What `verify` proves about `model`, from the result file if it is complete, else after completing it."""
+    network = load_network(model)
+    question = question_about(
+        network, str(model), data=data, eps=None, start=0, count=count, method=study.method, contract=CONTRACT
+    )
+    verdicts: list[Verdict] = read_verdicts(result, question) if result.exists() else []
+    if len(verdicts) < len(question.data):
+        answer(network, question, verdicts, result_path=result)
+    summary = Summary.of(verdicts)
+    return Finding(
+        model_sha256=network.sha256,
+        samples=summary.samples,
+        clean=summary.clean_accuracy,
+        certified=summary.certified_accuracy,
+        undecided=summary.undecided,
+        time_s=round(summary.time_s, 3),
+    )
+
+
+def _metrics(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(study: Study, folder: Path, outcomes: list[Outcome]) -> list[Path]:
+    """results.csv and results.json, and one trade-off plot per recipe where matplotlib is installed."""
+    written = [folder / "results.csv", folder / "results.json"]
+    write_atomically(written[0], results.as_csv(outcomes))
+    write_atomically(written[1], results.as_json(study.name, study.method, CONTRACT, outcomes))
+    try:
+        from adcert.plots import trade_off
+    except ModuleNotFoundError:  # an optional extra
+        return written
+    for recipe in dict.fromkeys(outcome.recipe for outcome in outcomes):
+        path = folder / f"{plain_name(recipe)}.svg"
+        write_atomically(path, trade_off([outcome for outcome in outcomes if outcome.recipe == recipe]))
+        written.append(path)
+    return written

@@ -1,0 +1,282 @@
+"""Studies: every student once, resumable at any point, selection by held-out images, a table and a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from adcert import recipe as recipes
+from adcert import session, train
+from adcert import study as studies
+from adcert.anchors import anchors
+from adcert.plots import trade_off
+from adcert.problems import Diverged, RecipeProblem, StudyProblem
+from adcert.results import Finding, Outcome, groups
+
+STUDY = """
+recipes = ["small.toml"]
+seeds = [0, 1]
+method = "ibp"
+test_samples = 20
+selection_samples = 10
+
+[settings]
+epochs = 1
+ramp_end = 0
+lr_milestones = []
+teacher.epochs = 1
+
+[[students]]
+objective = "mtl-ibp"
+alpha = [0.2, 1.0]
+
+[[students]]
+objective = "ad-cert"
+recipes = ["small.toml"]
+alpha = 0.5
+"""
+NAMES = [
+    "small/mtl-ibp_alpha-0.2_seed-0",
+    "small/mtl-ibp_alpha-1.0_seed-0",
+    "small/mtl-ibp_alpha-0.2_seed-1",
+    "small/mtl-ibp_alpha-1.0_seed-1",
+    "small/ad-cert_seed-0",
+    "small/ad-cert_seed-1",
+]
+
+
+@pytest.fixture
+def study_file(tmp_path: Path, recipe_file: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def run(study_file: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.chdir(study_file.parent)
+    monkeypatch.setattr(sys, "argv", ["adcert", "study", str(study_file), "--device", "cpu", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_students_of_a_study(study_file: Path) -> None:
+    study = studies.load(str(study_file))
+    assert [student.name for student in study.students] == NAMES
+    first = study.students[0].recipe
+    assert (first.alpha, first.epochs, first.seed, first.lr_milestones) == (0.2, 1, 0, ())
+    assert study.students[3].recipe.alpha == 1.0
+    last = study.students[-1].recipe
+    assert (last.objective, last.alpha, last.seed) == ("ad-cert", 0.5, 1)
+    assert last.teacher is not None
+    assert (last.teacher.epochs, last.teacher.seed) == (1, 1)
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_the_studies_that_ship(name: str) -> None:
+    study = studies.load(name)
+    assert {student.recipe.objective for student in study.students} == {
+        "ad-cert",
+        "cc-dist",
+        "mtl-ibp",
+        "cc-ibp",
+        "sabr",
+        "ibp",
+    }
+    assert {student.recipe.eps.text for student in study.students} == {"0.1", "0.3"}
+    assert {student.recipe.seed for student in study.students} == {0, 1, 2}
+    shared = {"model", "epochs", "attack_steps", "ramp_start", "ramp_end", "batch_size"}
+    assert all(len({getattr(student.recipe, name) for student in study.students}) == 1 for name in shared)
+    # Students of one recipe and seed learn from one teacher.
+    teachers = {recipes.key(s.recipe.teacher) for s in study.students if s.recipe.teacher is not None}
+    assert len(teachers) == 2 * 3
+
+
+def test_a_whole_study(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = study_file.parent / "runs" / "mine"
+    calls = 0
+    train_epoch = train.train_epoch
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", interrupted)
+        assert run(study_file, patch) == 130
+    assert "Interrupted; go on with" in capsys.readouterr().err
+    with (folder / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3  # what was finished is in the table already
+
+    assert run(study_file, monkeypatch) == 0
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == [f"{name}/model.onnx" for name in NAMES]
+    for row in rows:
+        assert (folder / row["model"]).exists()
+        result = json.loads((folder / row["model"]).with_name("test.json").read_bytes())
+        assert float(row["certified"]) == result["summary"]["certified_accuracy"]
+        assert row["model_sha256"] == result["model"]["sha256"]
+        assert (result["data"]["name"], result["data"]["split"], len(result["samples"])) == ("mnist", "test", 20)
+        held_out = json.loads((folder / row["model"]).with_name("held-out.json").read_bytes())
+        assert len(held_out["samples"]) == 10
+        assert held_out["data"]["name"].startswith("held-out")
+    content = json.loads((folder / "results.json").read_bytes())
+    assert (content["schema_version"], content["method"], len(content["students"])) == (1, "ibp", 6)
+    assert [group["seeds"] for group in content["groups"]] == [2, 2, 2]
+    assert sum(group["selected"] for group in content["groups"]) == 2  # one per objective
+    picture = (folder / "small.svg").read_text()
+    assert "alpha = 0.2" in picture
+    assert "MN-BaB" in picture  # published points: small.toml is MNIST at 1/10
+
+    # A finished study is only read.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*/*") if path.is_file()}
+    table = (folder / "results.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", None)
+        patch.setattr(studies, "answer", None)
+        patch.setattr(studies, "export", None)
+        assert run(study_file, patch) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (folder / "results.csv").read_bytes() == table
+    assert (folder / "small.svg").read_text() == picture
+
+
+def test_a_student_that_diverges_leaves_the_others_alone(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_file.write_text(STUDY.replace("seeds = [0, 1]", "").replace('objective = "ad-cert"', 'objective = "ibp"'))
+    execute = session.execute
+
+    def diverging(started: object, *arguments: object) -> object:
+        if "alpha-0.2" in str(started):
+            raise Diverged("the loss is not finite in epoch 1")
+        return execute(started, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "execute", diverging)
+    assert run(study_file, monkeypatch) == 1
+    assert "small/mtl-ibp_alpha-0.2_seed-0: the loss is not finite" in capsys.readouterr().err
+    with (study_file.parent / "runs" / "mine" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["problem"]) for row in rows] == [True, False, False]
+    assert rows[0]["certified"] == ""
+
+
+def test_another_study_in_the_same_folder(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_file.write_text(
+        STUDY.replace("alpha = [0.2, 1.0]", "alpha = [1.0]").split('[[students]]\nobjective = "ad')[0]
+    )
+    assert run(study_file, monkeypatch) == 0
+    study_file.write_text(study_file.read_text().replace("epochs = 1\nramp", "epochs = 2\nramp"))
+    assert run(study_file, monkeypatch) == 2
+
+
+def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
+    clean = '[[students]]\nobjective = "ad-cert"\nlabel = "clean teacher"\nalpha = 0.5\nteacher.objective = "standard"'
+    study_file.write_text(STUDY + clean)
+    last = studies.load(str(study_file)).students[-1]
+    assert last.name == "small/clean teacher_seed-1"
+    assert last.recipe.teacher is not None
+    assert (last.recipe.objective, last.recipe.teacher.objective) == ("ad-cert", "standard")
+    assert last.recipe.teacher.epochs == 1
+
+
+def test_listing(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(study_file, monkeypatch, "--list") == 0
+    assert capsys.readouterr().out.split() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("method =", "methods ="), "has an unknown entry methods"),
+        (('"ibp"', '"guess"'), "the method 'guess' does not exist; there are ibp"),
+        (("seeds = [0, 1]", "seeds = 2"), "seeds of the study .* is not a list"),
+        (('recipes = ["small.toml"]', "recipes = []"), "lacks recipes"),
+        (('objective = "mtl-ibp"', ""), r"each \[\[students\]\] table names its objective"),
+        (("[0.2, 1.0]", "[0.2, 0.2]"), "lists the same student twice"),
+        (("test_samples = 20", "test_samples = 0"), "are at least 1"),
+        (("epochs = 1", 'epochs = 1\ndataset = "mine.npz"'), "name its test set with test = FILE.npz"),
+        (("recipes", "="), "is not valid TOML"),
+    ],
+)
+def test_mistakes(change: tuple[str, str], sentence: str, study_file: Path) -> None:
+    study_file.write_text(STUDY.replace(*change, 1))
+    with pytest.raises(StudyProblem, match=sentence):
+        studies.load(str(study_file))
+
+
+def test_mistakes_in_settings_and_names(study_file: Path) -> None:
+    study_file.write_text(STUDY.replace("alpha = 0.5", "beta = 0.5"))
+    with pytest.raises(RecipeProblem, match="there is no setting beta"):
+        studies.load(str(study_file))
+    with pytest.raises(StudyProblem, match=r"there is no study 'cpu'; there are mnist-cpu, and any TOML file"):
+        studies.load("cpu")
+
+
+def outcome(alpha: float, seed: int, held_out: tuple[float, float], test: tuple[float, float]) -> Outcome:
+    def finding(accuracies: tuple[float, float]) -> Finding:
+        return Finding("", 100, *accuracies, undecided=0, time_s=1.0)
+
+    return Outcome(
+        recipe="r",
+        label="ad-cert",
+        objective="ad-cert",
+        dataset="mnist",
+        eps="0.1",
+        settings={"alpha": alpha},
+        seed=seed,
+        model="m",
+        held_out=finding(held_out),
+        test=finding(test),
+    )
+
+
+def test_held_out_images_select_and_seeds_are_averaged() -> None:
+    found = groups(
+        [
+            outcome(0.1, 0, (99, 90), (99, 99)),
+            outcome(0.1, 1, (99, 90), (97, 97)),
+            outcome(0.5, 0, (98, 92), (98, 80)),
+            outcome(0.5, 1, (98, 90), (98, 80)),
+            outcome(0.9, 0, (97, 91), (90, 90)),
+        ]
+    )
+    assert [group.selected for group in found] == [False, True, False]  # 92 + 90, cleaner than 0.9
+    assert (found[0].clean, found[0].seeds) == (98, 2)
+    assert found[0].clean_deviation == pytest.approx(2**0.5)
+    assert found[2].clean_deviation == 0
+
+
+def test_the_picture_is_reproducible_and_needs_no_results() -> None:
+    outcomes = [outcome(0.1, 0, (99, 90), (99, 98)), outcome(0.5, 0, (98, 92), (98, 97))]
+    assert trade_off(outcomes) == trade_off(outcomes)
+    nothing = Outcome(
+        recipe="r",
+        label="ibp",
+        objective="ibp",
+        dataset="other",
+        eps="1/7",
+        settings={},
+        seed=0,
+        model="m",
+        problem="diverged",
+    )
+    assert trade_off([nothing]).startswith(b"<?xml")
+
+
+def test_anchors_belong_to_a_data_set_and_a_radius() -> None:
+    assert {anchor.method for anchor in anchors("mnist", "1/10")} >= {"mtl-ibp", "sabr", "ibp"}
+    assert anchors("mnist", "0.1") == anchors("mnist", "1/10")
+    assert anchors("mnist", "0.2") == anchors("mine.npz", "0.1") == []
+    (best,) = [anchor for anchor in anchors("cifar10", "2/255") if anchor.certified == 64.41]
+    assert (best.method, best.clean) == ("mtl-ibp", 78.82)
