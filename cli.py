@@ -55,7 +55,7 @@ def commands() -> None:
 @click.option("--report", type=click.Path(path_type=Path), help="Write a report (HTML) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
-@click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved.")
+@click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
 @click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
 @click.pass_context
 def verify_command(
@@ -105,7 +105,7 @@ def verify_command(
         count=count,
         method=method,
         contract=contract,
-        attack=Effort() if attack else None,
+        attack=Effort() if attack or method == "complete" else None,
         timeout_s=timeout,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
@@ -116,10 +116,10 @@ def verify_command(
         watch = terminal.progress(verdicts, len(question.data))
         answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
     except KeyboardInterrupt:
-        terminal.show_summary(question, Summary.of(verdicts, attacked=attack))
+        terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
         advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
         fail(f"interrupted{advice}", INTERRUPTED)
-    summary = Summary.of(verdicts, attacked=attack)
+    summary = Summary.of(verdicts, attacked=question.attack is not None)
     terminal.show_summary(question, summary)
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))

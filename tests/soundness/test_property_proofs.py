@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from support.random_networks import random_network
+from support.relu_networks import ReluNetwork
 from verify.certificate import Certificate, Rejected, Unreachable, decode, encode
 from verify.check import check
 from verify.decision import Answer, cases_for, decide
@@ -116,6 +118,29 @@ def test_strict_and_other_inequalities_and_what_mixes_inputs_and_outputs(asserti
     property = parse((declared(2, 2) + box + f"(assert {assertion})").encode())
     for method in ("ibp", "crown"):
         assert decide(network_of(identity()), property, contract=FLOAT32_ANY_ORDER, method=method).answer is answer
+
+
+def test_a_property_that_takes_splits_to_prove_has_a_certificate() -> None:
+    """Of two alternatives, one is out of reach by little, the other one has a constraint that any bound excludes."""
+    made = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
+    network = made.network()
+    grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 201, dtype=F32)]), axis=-1).reshape(-1, 2)
+    least = float(made.run(grid, ALL)[0][:, 0].min()) - 0.05
+    box = "".join(f"(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(2))
+    text = f"{declared(2, 2)}{box}(assert (or (<= Y_0 {least}) (and (>= Y_0 {least}) (>= Y_1 1000))))"
+    property = parse(text.encode())
+    assert decide(network, property, contract=FLOAT32_ANY_ORDER, method="crown").answer is Answer.UNKNOWN
+    decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete")
+    assert (decision.answer, decision.decided_by) == (Answer.UNSAT, "complete")
+    (case,) = cases_for(network, property)
+    lower, upper = (end.astype(F32).reshape(network.input.shape) for end in (case.lower, case.upper))
+    claim = Unreachable(tuple(case.alternatives))
+    found = Certificate(network.sha256, "m.onnx", "float32-any-order", claim, lower, upper, decision.proofs[0])
+    check(decode(encode(found)), network)
+    (constraint,), other = claim.alternatives
+    false = Unreachable(((constraint._replace(bound=constraint.bound + 1),), other))
+    with pytest.raises(Rejected):
+        check(replace(found, claim=false), network)
 
 
 def test_the_same_ways_bound_margins_and_functionals() -> None:
