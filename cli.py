@@ -43,6 +43,13 @@ def commands() -> None:
     help="Limit of the search for each proof, by alpha-crown or complete (default: 20); with --vnnlib, of all.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["numpy", "onnx"]),
+    default="numpy",
+    show_default=True,
+    help="What looks at intervals first: onnx is faster, and trusts onnxruntime unless --certificates confirm it.",
+)
+@click.option(
     "--contract",
     type=click.Choice(["float32-any-order", "real"]),
     default="float32-any-order",
@@ -67,6 +74,7 @@ def verify_command(
     count: int | None,
     method: str,
     timeout: float | None,
+    engine: str,
     contract: str,
     certificates: Path | None,
     json_path: Path | None,
@@ -84,7 +92,17 @@ def verify_command(
     """
     if vnnlib:
         _require_unused(
-            context, "data", "eps", "start", "count", "card", "resume", "fail_under", "attack", reason="with --vnnlib"
+            context,
+            "data",
+            "eps",
+            "start",
+            "count",
+            "card",
+            "resume",
+            "fail_under",
+            "attack",
+            "engine",
+            reason="with --vnnlib",
         )
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
@@ -106,6 +124,7 @@ def verify_command(
         method=method,
         contract=contract,
         attack=Effort() if attack or method == "complete" else None,
+        engine=engine,
         timeout_s=timeout,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None

@@ -31,7 +31,8 @@ _FALSE = (Status.MISCLASSIFIED, Status.COUNTEREXAMPLE)
 @dataclass(frozen=True)
 class Question:
     """What was asked: everything that a verdict depends on. eps: in the units of the model's input. timeout_s: for a
-    sample, None where the method does not search. attack: on what is not proved, if on anything."""
+    sample, None where the method does not search. attack: on what is not proved, if on anything. engine: what looks at
+    intervals first, numpy or onnx."""
 
     model_path: str
     model_sha256: str
@@ -42,6 +43,7 @@ class Question:
     input_range: InputRange | None
     data: Samples
     attack: Effort | None = None
+    engine: str = "numpy"
 
     def as_json(self) -> dict[str, Any]:
         data = self.data
@@ -51,6 +53,7 @@ class Question:
             "method": self.method,
             "timeout_s": self.timeout_s,
             "attack": asdict(self.attack) if self.attack else None,
+            "engine": self.engine,
             "norm": "linf",
             "eps": float(self.eps),
             "eps_exact": str(self.eps),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time, values
 from verify.boxes import InputRange, box_around
+from verify.compiled_engine import CompiledEngine
 from verify.crown import margin_problem
 from verify.datasets import DataProblem
 from verify.environment import require_ieee_arithmetic
@@ -77,8 +78,10 @@ def verify_classifier(
     method: str = "ibp",
     timeout_s: float = math.inf,
     attack: MisclassificationSearch | None = None,
+    engine: CompiledEngine | None = None,
 ) -> Iterator[Verdict]:
-    """Verdicts, sample by sample. attack: searches for counterexamples to what is not proved.
+    """Verdicts, sample by sample. attack: searches for counterexamples to what is not proved. engine: bounds each batch
+    before the rigorous methods look at what it leaves open; only for the contract that it assumes.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
     within the input range, under the contract. timeout_s: how long a method that searches may do so, for each sample.
@@ -95,9 +98,17 @@ def verify_classifier(
         began = time.perf_counter()
         part = slice(first, first + batch)
         x, labels = samples.inputs[part], samples.labels[part]
-        predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
         box = box_around(x, eps, input_range)
-        margins, decided_by = _margins(network, box, labels, contract, proofs, predictions == labels)
+        decided_by: list[str | None] = [None] * len(x)
+        if engine:
+            predictions, margins = engine(x)
+            margins = np.where(predictions == labels, margins, np.nan)
+            decided_by = [engine.way if margin > 0 else None for margin in margins]
+            open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
+        else:
+            predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
+            margins, open_lanes = np.full(len(x), np.nan), np.arange(len(x))
+        _prove(network, box, labels, contract, proofs, predictions == labels, open_lanes, margins, decided_by)
         open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
         found: dict[int, NDArray[np.float32]] = {}
         if attack and open_lanes.size:
@@ -119,7 +130,7 @@ def verify_classifier(
                 decided_by="attack" if lane in found else decided_by[lane],
                 margin_lower=float(margin),
                 time_s=time_s,
-                proof=decided_by[lane],
+                proof=engine.proof if engine and decided_by[lane] == engine.way else decided_by[lane],
                 counterexample=found.get(lane),
             )
             verdicts.append(verdict)
@@ -165,28 +176,27 @@ def _searched(
         yield replace(verdict, time_s=verdict.time_s + outcome.spent_s + time.perf_counter() - began)
 
 
-def _margins(
+def _prove(
     network: Network,
     box: Interval,
     labels: Labels,
     contract: Contract,
     ways: Sequence[str],
     promising: NDArray[np.bool_],
-) -> tuple[Array, list[str | None]]:
-    """The best lower bound of each lane's least margin, and the way that first proved it positive.
+    open_lanes: NDArray[np.intp],
+    best: Array,
+    decided_by: list[str | None],
+) -> None:
+    """Improve `best`, lower bounds of each lane's least margin, and note the way that first proves one positive.
 
-    The first way looks at every lane, the others at those that are promising and not yet decided.
+    The first way looks at the open lanes, the others at those that are promising and not yet decided.
     """
-    best = np.full(len(labels), np.nan)
-    decided_by: list[str | None] = [None] * len(labels)
-    open_lanes = np.arange(len(labels))
     for way in ways:
+        if not open_lanes.size:
+            break
         part = Interval(*(end[open_lanes] for end in box))
         least = PROOFS[way](network, part, labels[open_lanes], contract).min(axis=1)
         best[open_lanes] = np.fmax(best[open_lanes], least)
         for lane in open_lanes[best[open_lanes] > 0]:
             decided_by[lane] = way
         open_lanes = np.flatnonzero(promising & ~(best > 0))
-        if not open_lanes.size:
-            break
-    return best, decided_by

@@ -15,13 +15,14 @@ from verify.boxes import InputRange, box_around, parse_eps
 from verify.certificate import Certificate, Class
 from verify.certificate import write as write_certificate
 from verify.check import check
+from verify.compiled_engine import CompiledEngine
 from verify.effort import Effort
 from verify.errors import ModelProblem, Problem, Rejected
 from verify.methods import searches
 from verify.network import Network
 from verify.result import Question, write_result
 from verify.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
-from verify.rounding import contract_named
+from verify.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.runtime import Runtime
 from verify.samples import load_samples
 
@@ -41,8 +42,12 @@ def question_about(
     contract: str,
     timeout_s: float | None = None,
     attack: Effort | None = None,
+    engine: str = "numpy",
 ) -> Question:
-    """Fill in what was not said from the model's metadata; raises Problem where that says nothing either."""
+    """Fill in what was not said from the model's metadata; raises Problem where that says nothing either, and where the
+    engine onnx does not know the contract."""
+    if engine == "onnx" and contract != FLOAT32_ANY_ORDER.name:
+        raise Problem(f"the engine onnx computes in float32, and so knows the contract {FLOAT32_ANY_ORDER.name} only")
     data = data or network.metadata.get("adcert.dataset")
     eps = eps or network.metadata.get("adcert.eps")
     if not data:
@@ -60,6 +65,7 @@ def question_about(
         input_range=input_range(network) or samples.natural_range,
         data=samples,
         attack=attack,
+        engine=engine,
     )
 
 
@@ -87,6 +93,7 @@ def answer(
         method=question.method,
         timeout_s=question.timeout_s or math.inf,
         attack=_search(network, question),
+        engine=CompiledEngine(network, question.eps, question.input_range) if question.engine == "onnx" else None,
     )
     saved = time.monotonic()
     try:
@@ -136,7 +143,8 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{Path(data.name).stem}-{verdict.index:05}.json"
     write_certificate(path, certificate)
-    return replace(verdict, certificate=str(path))
+    confirmed_by = CompiledEngine.proof if verdict.decided_by == CompiledEngine.way else verdict.decided_by
+    return replace(verdict, certificate=str(path), decided_by=confirmed_by)
 
 
 def input_range(network: Network) -> InputRange | None:
