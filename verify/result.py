@@ -176,9 +176,10 @@ def _sample_json(verdict: Verdict) -> dict[str, Any]:
         "prediction": verdict.prediction,
         "status": verdict.status.value,
         "decided_by": verdict.decided_by,
-        "margin_lower": None if math.isnan(verdict.margin_lower) else verdict.margin_lower,
+        "margin_lower": verdict.margin_lower if math.isfinite(verdict.margin_lower) else None,
         "time_s": verdict.time_s,
         "certificate": verdict.certificate,
+        **({} if verdict.counterexample is None else {"counterexample": verdict.counterexample.reshape(-1).tolist()}),
     }
 
 
@@ -193,4 +194,5 @@ def _verdict(sample: dict[str, Any]) -> Verdict:
         margin_lower=math.nan if margin is None else margin,
         time_s=sample["time_s"],
         certificate=sample["certificate"],
+        counterexample=np.array(sample["counterexample"], np.float32) if "counterexample" in sample else None,
     )
