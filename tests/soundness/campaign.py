@@ -84,6 +84,22 @@ def mutate_certificates(count: int, seed: int) -> str:
     return f"{count} mutated certificates: {survivors} still proofs of something true, the others rejected"
 
 
+def mutate_property_certificates(count: int, seed: int) -> str:
+    """The same for a certificate of a property."""
+    tests = _tests("test_property_proofs")
+    content, rng = encode(tests.proved()), np.random.default_rng(seed)
+    survivors = 0
+    for _ in range(count):
+        changed = bytearray(content)
+        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
+        if (found := tests.accepted(bytes(changed))) is not None:
+            tests.assert_true(found, rng)
+            survivors += 1
+    return (
+        f"{count} mutated certificates of a property: {survivors} still proofs of something true, the others rejected"
+    )
+
+
 def mutate_split_certificates(count: int, seed: int) -> str:
     """The same for a certificate with trees of splits; half of the changes are made behind the compression."""
     tests = _tests("test_split_certificates")
@@ -129,6 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     print(evaluate(options.evaluations, options.seed), flush=True)
     print(mutate_certificates(options.certificates, options.seed), flush=True)
+    print(mutate_property_certificates(options.certificates, options.seed), flush=True)
     print(mutate_split_certificates(options.certificates, options.seed), flush=True)
     print(mutate_files(options.files, options.seed), flush=True)
     print(ask_the_oracle(options.networks, options.seed), flush=True)
