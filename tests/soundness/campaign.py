@@ -81,7 +81,7 @@ def mutate_certificates(count: int, seed: int) -> str:
         if (found := tests.accepted(bytes(changed), network)) is not None:
             tests.assert_true(found, rng)
             survivors += 1
-    return f"{count} mutated certificates: {survivors} still proofs of something true, the others rejected"
+    return f"{count} mutated certificates: {survivors} still true, the others rejected"
 
 
 def mutate_property_certificates(count: int, seed: int) -> str:
@@ -115,7 +115,7 @@ def mutate_split_certificates(count: int, seed: int) -> str:
             one[int(rng.integers(len(content)))] = int(rng.integers(256))
             changed = bytes(one)
         survivors += tests.reason(changed, network) is None
-    return f"{count} mutated certificates with splits: {survivors} still proofs of something true, the others rejected"
+    return f"{count} mutated certificates with splits: {survivors} still true, the others rejected"
 
 
 def ask_the_oracle(count: int, seed: int) -> str:
