@@ -11,11 +11,24 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 INTERRUPTED = 130
+
+
+class _Number(click.FloatRange):
+    """A number in a range, which NaN is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return float(number)
+
+
+FINITE_SECONDS, PERCENT = _Number(min=0, min_open=True, max=1e7), _Number(0, 100)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +51,7 @@ def commands() -> None:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FINITE_SECONDS,
     metavar="SECONDS",
     help="Limit of the search for each proof, by alpha-crown or complete (default: 20); with --vnnlib, of all.",
 )
@@ -61,7 +74,7 @@ def commands() -> None:
 @click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a report (HTML) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
-@click.option("--fail-under", type=click.FloatRange(0, 100), help="Exit with 1 below this certified accuracy, in %.")
+@click.option("--fail-under", type=PERCENT, help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
 @click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
 @click.pass_context
@@ -91,19 +104,8 @@ def verify_command(
     follows), unknown or timeout.
     """
     if vnnlib:
-        _require_unused(
-            context,
-            "data",
-            "eps",
-            "start",
-            "count",
-            "card",
-            "resume",
-            "fail_under",
-            "attack",
-            "engine",
-            reason="with --vnnlib",
-        )
+        of_samples = "data eps start count card resume fail_under attack engine report"
+        _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
     from verify.card import write_card

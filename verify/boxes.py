@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -13,11 +14,14 @@ from verify.intervals import Interval
 from verify.rounding import Array, down
 
 InputRange = tuple[float, float]
+_SHORT_NUMBER = re.compile(r"[^eE]{1,100}([eE][+-]?\d{1,2})?")
 
 
 def parse_eps(text: str) -> Fraction:
     """A radius given as a decimal or a fraction, such as 0.1 or 2/255, exactly; raises Problem for anything else."""
     try:
+        if not _SHORT_NUMBER.fullmatch(text.strip()):  # 1e999999999 takes a gigabyte
+            raise ValueError
         eps = Fraction(text.strip())
     except (ValueError, ZeroDivisionError) as error:
         raise Problem(f"eps must be a decimal or a fraction such as 2/255, not {text!r}") from error

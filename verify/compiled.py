@@ -66,6 +66,8 @@ _TINY = 2.0**-140
 _LIMIT = 2.0**100
 """What static bounds of intermediate results must stay below; far enough from overflow for every factor that a few
 operations may add."""
+_LARGEST_WEIGHT = 2.0**120
+"""Of weights, and of what is made of them for the radii."""
 _UNBOUNDED_INPUT = 2.0**30
 """The largest sum of magnitudes of an input of a network that has no input range."""
 
@@ -111,8 +113,7 @@ def compile_bounds(network: Network, input_range: InputRange | None) -> onnx.Mod
     logits = writer.known[network.output]
     value, lower, upper = (writer.reshaped(name, (count,)) for name in (logits.value, *writer.ends(logits)))
     margins = writer.margins(network.output, value, lower, upper)
-    least = writer.node("ReduceMin", margins, writer.ints(1), keepdims=0)
-    positive = writer.node("Greater", least, writer.scalar(0.0))
+    positive = writer.every(writer.node("Greater", margins, writer.scalar(0.0)), count)
     safe = writer.safe()
     row = writer.node("Unsqueeze", safe, writer.ints(1))
     bottom, top = writer.scalar(-np.inf), writer.scalar(np.inf)
@@ -213,10 +214,15 @@ class _BoundsWriter(GraphWriter):
         if limit < 1:
             raise ModelProblem("the weights are too large for bounds in float32: a sum might overflow")
         for end in (x.value, *self.ends(x)):
-            flat = self.reshaped(self.node("Abs", end), (math.prod(shape),))
-            largest = self.node("ReduceMax", flat, self.ints(1), keepdims=0)
-            self._safe.append(self.node("Less", largest, self.scalar(limit * (1 - 2.0**-20))))
+            small = self.node("Less", self.node("Abs", end), self.scalar(limit * (1 - 2.0**-20)))
+            self._safe.append(self.every(small, math.prod(shape)))
         return replace(x, reach=limit)
+
+    def every(self, conditions: str, count: int) -> str:
+        """For each sample: do all of its `count` conditions hold? Comparisons with NaN do not, whereas runtimes pass
+        over it when they look for the largest number."""
+        flat = self.reshaped(self.node("Cast", conditions, to=TensorProto.INT32), (count,))
+        return self.node("Cast", self.node("ReduceMin", flat, self.ints(1), keepdims=0), to=TensorProto.BOOL)
 
     def safe(self) -> str:
         """For each sample: are all values so small that what is said of them holds?"""
@@ -237,9 +243,7 @@ class _BoundsWriter(GraphWriter):
             lower, upper = self.node("Max", lower, self.scalar(low)), self.node("Min", upper, self.scalar(high))
             reach = max(abs(low), abs(high))
         ordered = self.node("And", self.node("LessOrEqual", lower, "x"), self.node("LessOrEqual", "x", upper))
-        flat = self.reshaped(self.node("Cast", ordered, to=TensorProto.INT32), (math.prod(tensor.shape),))
-        every = self.node("ReduceMin", flat, self.ints(1), keepdims=0)
-        self._safe.append(self.node("Cast", every, to=TensorProto.BOOL))
+        self._safe.append(self.every(ordered, math.prod(tensor.shape)))
         return self._within(Ends("x", lower, upper, reach), _UNBOUNDED_INPUT, tensor.shape)
 
     def constant_tensor(self, tensor: Tensor) -> Bounded:
@@ -340,7 +344,8 @@ class _BoundsWriter(GraphWriter):
         """ReLU: as derived above. u / 2 is rounded up, so that u - 2 h is not above zero where the network is zero."""
         primitive: Any = tensor.primitive
         if primitive.slope != 0:
-            return self._two_slopes(x, primitive.slope)
+            limit = _LIMIT / max(1.0, abs(primitive.slope))
+            return self._two_slopes(self._within(x, limit, tensor.shape), primitive.slope)
         value = self.node("Relu", x.value)
         if isinstance(x, Rectified):
             return replace(x, value=value)
@@ -545,11 +550,13 @@ _Rounding = Callable[[Array], NDArray[np.float32]]
 
 
 def _nearest(weights: Array) -> NDArray[np.float32]:
+    if np.abs(weights).max(initial=0.0) > _LARGEST_WEIGHT:
+        raise ModelProblem("the weights are too large for bounds in float32: a product might overflow")
     return weights.astype(np.float32)
 
 
 def _above(weights: Array) -> NDArray[np.float32]:
-    nearest = weights.astype(np.float32)
+    nearest = _nearest(weights)
     return np.where(nearest < weights, np.nextafter(nearest, np.float32(np.inf)), nearest)
 
 

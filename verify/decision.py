@@ -19,7 +19,7 @@ from verify.errors import ModelProblem, Rejected
 from verify.intervals import Interval
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
-from verify.properties import Case, cases, holds
+from verify.properties import Case, cases, holds, largest_indices
 from verify.reachability import bounded_constraints, constraint_functionals, unreachable, unreachable_over_trees
 from verify.rounding import Array, Contract, down
 from verify.search import proof_search
@@ -72,19 +72,17 @@ Attack = Callable[[Sequence[Case], bool], Witness | None]
 
 def cases_for(network: Network, property: Property) -> list[Case]:
     """The property's cases; raises ModelProblem when it does not fit the network."""
-    for what, stated, tensor in (
-        ("inputs", property.inputs, network.input),
-        ("outputs", property.outputs, network.output),
+    mentioned = largest_indices(property.formula)
+    for what, stated, highest, tensor in (
+        ("input", property.inputs, mentioned[0], network.input),
+        ("output", property.outputs, mentioned[1], network.output),
     ):
         size = int(np.prod(tensor.shape))
         if stated not in (None, size):
-            raise ModelProblem(f"the property is about {stated} {what}, but the model has {size}")
-    found = cases(property.formula, int(np.prod(network.input.shape)))
-    count = int(np.prod(network.output.shape))
-    highest = max((c.outputs[-1][0] for k in found for a in k.alternatives for c in a if c.outputs), default=0)
-    if highest >= count:
-        raise ModelProblem(f"the property is about an output {highest}, but the model has {count}")
-    return found
+            raise ModelProblem(f"the property is about {stated} {what}s, but the model has {size}")
+        if highest >= size:
+            raise ModelProblem(f"the property is about an {what} {highest}, but the model has {size}")
+    return cases(property.formula, int(np.prod(network.input.shape)))
 
 
 def confirmed(property: Property, case: Case, x: NDArray[np.float32], runtime: Runs) -> Witness | None:

@@ -135,7 +135,11 @@ def lower_bounds(
         size += np.abs(step.constant)
         loss += step.loss + _own(a, magnitude_of(intervals[tensor]))
         for operand, functional in zip(tensor.operands, step.operands, strict=False):
-            waiting[operand] = waiting[operand] + functional if operand in waiting else functional
+            if operand in waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
+                before = waiting[operand]
+                loss += _summed(before, functional, magnitude_of(intervals[operand]))
+                functional = before + functional
+            waiting[operand] = functional
     # Sums of up to 2^28 non-negative terms are too small by a factor below 1 + 2^-20; the sum of up to 2^20 constants
     # and the difference below are off by less than 2^-30 of their magnitudes.
     return constant - (loss * (1.0 + 2.0**-20) + size * 2.0**-30)
@@ -144,6 +148,11 @@ def lower_bounds(
 def _own(a: Array, magnitude: Array, roundings: int = 8) -> Array:
     """What float64 roundings of the functional's coefficients, and of the sum of their products, can change."""
     return kappa(a[0, 0].size + roundings, FLOAT64_UNIT) * _dot(np.abs(a), magnitude)
+
+
+def _summed(a: Array, b: Array, magnitude: Array) -> Array:
+    """What the rounding of a + b can change in their product with values of that magnitude."""
+    return kappa(a[0, 0].size + 8, FLOAT64_UNIT) * _dot(np.abs(a) + np.abs(b), magnitude)
 
 
 def _dot(a: Array, x: Array) -> Array:

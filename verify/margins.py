@@ -33,7 +33,8 @@ def classes(network: Network) -> int:
 
 def margin_bounds(network: Network, box: Interval, labels: Labels, contract: Contract) -> Array:
     """For each lane and class j, a lower bound of y[label] - y[j] over the box, for the logits y; infinity for the
-    label itself, NaN where nothing can be said. A positive bound proves that the output answers the label, not j.
+    label itself, NaN where nothing can be said. If all are positive, the network answers the label; behind a softmax a
+    single one says nothing about its two outputs, which may tie at zero.
 
     Where the network ends in a matrix product, the difference of two logits is bounded as one linear functional of the
     last features, which is never looser than the difference of the logits' bounds; and then through what is done to

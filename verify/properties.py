@@ -87,6 +87,19 @@ def holds(formula: Formula, x: Sequence[Fraction], y: Sequence[Fraction]) -> boo
     return quantifier(holds(part, x, y) for part in formula.parts)
 
 
+def largest_indices(formula: Formula) -> tuple[int, int]:
+    """The largest indices of inputs and of outputs that the formula mentions; -1 for none."""
+    highest, pending = [-1, -1], [formula]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Junction):
+            pending.extend(part.parts)
+            continue
+        for which, terms in enumerate((part.inputs, part.outputs)):
+            highest[which] = max(highest[which], terms[-1][0] if terms else -1)
+    return highest[0], highest[1]
+
+
 @dataclass(frozen=True)
 class Case:
     """A box of inputs, and what must not be reached from it: any one of several conjunctions of constraints.

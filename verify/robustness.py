@@ -145,6 +145,9 @@ def _searched(
 ) -> Iterator[Verdict]:
     """The verdicts, those that are unknown searched for a proof, which counts once it is checked."""
     open_lanes = [lane for lane, verdict in enumerate(verdicts) if verdict.status is Status.UNKNOWN]
+    if not open_lanes:
+        yield from verdicts
+        return
     part = Interval(*(end[open_lanes] for end in box))
     labels = np.array([verdicts[lane].label for lane in open_lanes], int)
     problem, functionals, constants = margin_problem(network, part, labels, contract)

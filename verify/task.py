@@ -82,8 +82,11 @@ def answer(
 
     result_path: kept up to date every few seconds, and whatever ends the run, be it Ctrl-C.
     certificates: a folder for one certificate per verified sample, each checked before it is written.
-    watch: passes the verdicts through as they are found, for a progress bar.
+    watch: passes the verdicts through as they are found, for a progress bar. Raises Problem where earlier verdicts lack
+    the certificates that are asked for.
     """
+    if certificates and any(v.status is Status.VERIFIED and not v.certificate for v in verdicts):
+        raise Problem("the interrupted run wrote no certificates: start anew, or leave them out")
     found = verify_classifier(
         network,
         question.data.after(len(verdicts)),

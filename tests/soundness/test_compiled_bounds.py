@@ -140,3 +140,34 @@ def test_a_sum_that_might_overflow_is_looked_at() -> None:
 def test_weights_that_always_might_overflow_are_refused() -> None:
     with pytest.raises(ModelProblem, match="overflow"):
         compile_bounds(classifier(np.diag(np.array([1e38, 1], F32))), None)
+
+
+def steep(slope: float, network_end: list[tuple[str, list[str], str]]) -> bytes:
+    """A slope beyond what float32 holds: the second class overtakes the first one inside the box."""
+    weights = {
+        "w1": np.diag(np.array([1, 1e20], F32)),
+        "w2": np.array([[0, 1], [0, 0]], F32),
+        "b2": np.array([0.5, 0], F32),
+    }
+    nodes = [node("Gemm", ["x", "w1"], "p"), node("LeakyRelu", ["p"], "h", alpha=slope)]
+    return model([*nodes, *(node(*each) for each in network_end)], ["n", 2], weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "x", "eps"),
+    [
+        (steep(1e30, [("Relu", ["h"], "r"), ("Gemm", ["r", "w2", "b2"], "y")]), [0.1, -1], 0.8),
+        (steep(-1e30, [("Identity", ["h"], "y")]), [-1, -1], 0.0),
+    ],
+)
+def test_a_number_that_is_none_certifies_nothing(content: bytes, x: list[float], eps: float) -> None:
+    """Runtimes pass over NaN when they look for the least or the largest number."""
+    compiled = Compiled(network_of(content), (-1.0, 1.0))
+    for found in compiled(np.array([x], F32), eps):
+        assert found["certified"].tolist() == [False]
+        assert found["lower"].tolist() == [[-np.inf] * 2]
+
+
+def test_weights_near_the_end_of_float32_are_refused() -> None:
+    with pytest.raises(ModelProblem, match="too large"):
+        compile_bounds(classifier(np.diag(np.array([1, np.finfo(F32).max], F32))), (-(2.0**-30), 2.0**-30))

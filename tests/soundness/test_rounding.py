@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.bounds import bounds
+from verify.crown import crown_bounds
 from verify.intervals import Interval
 from verify.network import Network
 from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
@@ -156,3 +157,25 @@ def test_the_residual_meets_every_rounding_of_the_sum_it_is_added_in() -> None:
     lower, upper = at_point(network, x, FLOAT32_ANY_ORDER)
     assert lower <= 2**24 <= upper  # every one absorbed
     assert lower <= 2**24 + count <= upper
+
+
+@pytest.mark.parametrize("uses", [1024, 4096])
+def test_the_own_rounding_of_coefficients_that_many_uses_add_up_is_bounded(uses: int) -> None:
+    """y = (2^56 x + T) - 2^56 x, for the sum T of as many values 2 x: the coefficients of x absorb those of T."""
+    names = [f"p{index}" for index in range(uses)]
+    nodes = [node("Add", ["x", "x"], name) for name in names]
+    while len(names) > 1:
+        pairs = list(zip(names[::2], names[1::2], strict=True))
+        nodes += [node("Add", pair, f"s{len(nodes) + index}") for index, pair in enumerate(pairs)]
+        names = [each.output[0] for each in nodes[-len(pairs) :]]
+    nodes += [
+        node("Mul", ["x", "big"], "first"),
+        node("Mul", ["x", "big"], "second"),
+        node("Add", ["first", names[0]], "sum"),
+        node("Sub", ["sum", "second"], "y"),
+    ]
+    network = network_of(model(nodes, [1, 1], {"big": np.array([2.0**56], F32)}))
+    box = Interval(np.full((1, 1, 1), -1.0), np.full((1, 1, 1), -0.5))
+    for refine in (False, True):
+        (lower,) = crown_bounds(network, box, np.ones((1, 1, 1, 1)), REAL, refine=refine)
+        assert lower[0] <= -2 * uses

@@ -306,3 +306,64 @@ def test_without_torch_a_search_ends_in_a_sentence(branching: Path) -> None:
     assert done.returncode == 2
     assert "torch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--eps", "1e400"],
+        ["--eps", "1e9999999999"],
+        ["--eps", "nan"],
+        ["--fail-under", "nan"],
+        ["--method", "complete", "--timeout", "nan"],
+        ["--method", "complete", "--timeout", "inf"],
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(classifier: Path, arguments: list[str]) -> None:
+    done = adcert("verify", classifier, *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("method", ["alpha-crown", "complete"])
+def test_a_search_with_nothing_left_to_search_behind_a_softmax(tmp_path: Path, method: str) -> None:
+    nodes = [node("Gemm", ["x", "w"], "p"), node("Relu", ["p"], "h"), node("Softmax", ["h"], "y")]
+    (tmp_path / "soft.onnx").write_bytes(model(nodes, ["n", 2], {"w": np.eye(2, dtype=np.float32)}))
+    np.savez(tmp_path / "x.npz", x=np.array([[3, 1], [1, 3]], np.float32), y=np.array([0, 1]))
+    arguments = ["--data", tmp_path / "x.npz", "--eps", "0.1", "--method", method, "--json", "-"]
+    done = adcert("verify", tmp_path / "soft.onnx", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["summary"]["certified_accuracy"] == 100.0
+
+
+@pytest.mark.parametrize("change", ["doubled", "foreign", "no object"])
+def test_a_result_that_does_not_begin_the_same_run_is_not_continued(
+    classifier: Path, tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "result.json"
+    assert adcert("verify", classifier, "--json", path).returncode == 0
+    content = json.loads(path.read_text())
+    if change == "doubled":
+        content["samples"] *= 2
+    elif change == "foreign":
+        content["samples"] = content["samples"][1:]
+    else:
+        content["model"] = "x"
+    path.write_text(json.dumps(content))
+    done = adcert("verify", classifier, "--json", path, "--resume")
+    assert done.returncode == 2
+    assert "cannot be continued" in done.stderr or "can be continued" in done.stderr
+
+
+def test_certificates_are_not_missing_after_a_resumed_run(classifier: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert adcert("verify", classifier, "--json", path).returncode == 0
+    done = adcert("verify", classifier, "--json", path, "--resume", "--certificates", tmp_path / "proofs")
+    assert done.returncode == 2
+    assert "certificates" in done.stderr
+
+
+def test_a_report_of_a_property_is_refused(classifier: Path, tmp_path: Path) -> None:
+    done = adcert("verify", classifier, "--vnnlib", tmp_path / "p.vnnlib", "--report", tmp_path / "r.html")
+    assert done.returncode == 2
+    assert "--report" in done.stderr

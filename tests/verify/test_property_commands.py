@@ -169,3 +169,20 @@ def test_verification_with_an_attack_on_what_is_not_proved(folder: Path) -> None
     assert again.returncode == 0, again.stderr
     other = adcert("verify", folder / "model.onnx", "--resume", "--json", folder / "result.json")
     assert other.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(declare-const X_0 Real)(declare-const X_2 Real)(declare-const Y_0 Real)"
+        "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= X_2 0))(assert (<= X_2 1))(assert (<= Y_0 0))",
+        "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const X_2 Real)(declare-const Y_0 Real)"
+        "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= X_1 0))(assert (<= X_1 1))(assert (<= (+ X_2 Y_0) 0))",
+    ],
+)
+def test_an_input_that_the_model_does_not_have_is_refused_in_a_sentence(folder: Path, text: str) -> None:
+    path = folder / "absent.vnnlib"
+    path.write_text(text)
+    done = adcert("verify", folder / "model.onnx", "--vnnlib", path)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr

@@ -63,6 +63,7 @@ def test_the_model_that_the_tests_spoil_is_sound() -> None:
 
 NOT_AS_WRITTEN: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "from one grid to another": ([*QUANTISE, node("Identity", ["d"], "p"), *END], "one grid to another"),
+    "a softmax": ([*QUANTISE, node("Softmax", ["d"], "p"), *END], "a softmax that is quantised"),
     "from one grid to another, times one": ([*QUANTISE, node("Mul", ["d", "one"], "p"), *END], "one grid to another"),
     "weights alone": ([WEIGHTS, node("MatMul", ["x", "wd"], "y")], "or neither"),
     "weights alone in a Gemm": ([WEIGHTS, node("Gemm", ["x", "wd", "f"], "y")], "or neither"),

@@ -22,7 +22,19 @@ from verify.grids import Grid
 from verify.linear_maps import Diagonal
 from verify.operators.movement import reduced
 from verify.operators.registry import INTEGERS, Node, Operand, Rule, operator
-from verify.primitives import FLOAT32, Clip, Constant, LeakyRelu, Linear, MaxPool, Reshape, Round, Select, Tensor
+from verify.primitives import (
+    FLOAT32,
+    Clip,
+    Constant,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Reshape,
+    Round,
+    Select,
+    Softmax,
+    Tensor,
+)
 from verify.rounding import Array
 
 INT32 = np.dtype(np.int32)
@@ -120,6 +132,8 @@ def _require_faithful(node: Node, x: Tensor, grid: Grid) -> None:
             node.refuse("a Clip before a scale below 2^-16 is not supported: runtimes may drop it")
         if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
             changed |= not _does_nothing(primitive)
+        elif isinstance(primitive, Softmax):
+            node.refuse("a softmax that is quantised is not supported: runtimes approximate it by a table of integers")
         elif not isinstance(primitive, Reshape | Select | MaxPool | Clip | LeakyRelu):
             break
         (source,) = source.operands
