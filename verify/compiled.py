@@ -32,9 +32,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from verify.boxes import InputRange
+from verify.compiled_functions import WRITTEN
 from verify.errors import ModelProblem
+from verify.functions import SAFETY, Function
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.margins import classes
+from verify.margins import classes, logits_of
 from verify.network import Network
 from verify.onnx_graph import GraphWriter
 from verify.primitives import (
@@ -54,11 +56,12 @@ from verify.primitives import (
     topological,
 )
 from verify.rounding import FLOAT32_ANY_ORDER, Array, kappa
+from verify.softmax import strict_margin
 from verify.version import __version__
 
 OPSET = 18
 IR_VERSION = 10
-_UNIT = FLOAT32_ANY_ORDER.unit
+_UNIT, _UNDERFLOW = FLOAT32_ANY_ORDER.unit, FLOAT32_ANY_ORDER.underflow
 _SPARE = 32
 """Roundings that every linear operation has room for, besides its own and the deployed ones."""
 _TINY = 2.0**-140
@@ -102,17 +105,20 @@ _Form = TypeVar("_Form", bound=Bounded)
 
 
 def compile_bounds(network: Network, input_range: InputRange | None) -> onnx.ModelProto:
-    """The graph described above, for a classifier.
+    """The graph described above, for a classifier; logits are the operands of a final softmax, where there is one.
 
     Its inputs, float32: `x`, any number of samples; `eps`, one radius for all of them. The box
     holds every float32 input within eps of x, in each coordinate, and within the input range. Raises ModelProblem for a
     network that the graph cannot be made for.
     """
     count = classes(network)
-    writer = _BoundsWriter(network, input_range)
-    logits = writer.known[network.output]
+    output = logits_of(network)
+    writer = _BoundsWriter(output, input_range)
+    logits = writer.known[output]
     value, lower, upper = (writer.reshaped(name, (count,)) for name in (logits.value, *writer.ends(logits)))
-    margins = writer.margins(network.output, value, lower, upper)
+    margins = writer.margins(output, value, lower, upper)
+    if output is not network.output:
+        margins = writer.strict(margins, lower, upper, count)
     positive = writer.every(writer.node("Greater", margins, writer.scalar(0.0)), count)
     safe = writer.safe()
     row = writer.node("Unsqueeze", safe, writer.ints(1))
@@ -150,12 +156,12 @@ class _BoundsWriter(GraphWriter):
     batch axis of one (or before its first axis, where that is something else).
     """
 
-    def __init__(self, network: Network, input_range: InputRange | None) -> None:
+    def __init__(self, output: Tensor, input_range: InputRange | None) -> None:
         super().__init__()
         self.known: dict[Tensor, Bounded] = {}
         self._input_range = input_range
         self._safe: list[str] = []
-        for tensor in topological([network.output]):
+        for tensor in topological([output]):
             rule = _RULES.get(type(tensor.primitive))
             if rule is None:
                 kind = type(tensor.primitive).__name__.lower()
@@ -268,7 +274,7 @@ class _BoundsWriter(GraphWriter):
         reach = x.first if isinstance(x, Rectified) else self.node("Abs", centre)
         radius = self.node("Add", radius, self._scaled(reach, both))
         factor = (1 + both) / (1 - own)
-        underflow = 4 * terms * primitive.gain * FLOAT32_ANY_ORDER.underflow * (1 + x.reach)
+        underflow = 4 * terms * primitive.gain * _UNDERFLOW * (1 + x.reach)
         spread = (both * primitive.magnitude + underflow) * factor
         value, centre = self._applied_to_both(x.value, centre, tensor)
         return Midpoint(
@@ -371,6 +377,42 @@ class _BoundsWriter(GraphWriter):
                 self.node("Max", leaky(lower), leaky(upper)),
             )
         return self._outward(leaky(x.value), *ends, x.reach * max(1.0, abs(slope)))
+
+    def function(self, tensor: Tensor, x: Bounded) -> Ends:
+        """Extremes lie at the ends and where the function turns. The deployed error, and once more the same for what
+        the graph computes itself; a subnormal argument counts as anything between zero and the normal numbers."""
+        primitive = tensor.primitive
+        assert isinstance(primitive, Function)
+        limit, result = _largest_argument(primitive, x.reach)
+        write = WRITTEN.get(primitive.name)
+        if write is None or not limit:
+            raise ModelProblem(f"node {tensor.name!r}: bounds of {primitive.name} cannot be compiled to ONNX")
+        x = self._within(x, limit, tensor.shape)
+        lower, upper = self.ends(x)
+        value, *at_ends = (write(self, name, *primitive.parameters) for name in (x.value, lower, upper))
+        least, greatest = self.node("Min", *at_ends), self.node("Max", *at_ends)
+        for turn in primitive.turns:
+            place, there = np.float32(turn), self.scalar(float(primitive.real(np.asarray(turn))))
+            before, after = (self.scalar(float(np.nextafter(place, np.float32(way)))) for way in (-np.inf, np.inf))
+            inside = self.node("And", self.node("Less", lower, after), self.node("Less", before, upper))
+            least = self.node("Where", inside, self.node("Min", least, there), least)
+            greatest = self.node("Where", inside, self.node("Max", greatest, there), greatest)
+        share = 2.0 * SAFETY * primitive.accuracy.measured * _UNIT * (1 + 2.0**-10)
+        normal = _UNDERFLOW * 2.0**24
+        near_zero = primitive.real(np.array([-normal, 0.0, normal]))
+        constant = share * primitive.accuracy.absolute + 4.0 * (normal + float(np.ptp(near_zero)))
+        argument = self.node("Max", self.node("Abs", lower), self.node("Abs", upper))
+
+        def width(end: str) -> str:
+            total = self.scalar(constant)
+            if relative := primitive.accuracy.relative:
+                total = self.node("Add", total, self._scaled(self.node("Abs", end), share * relative))
+            if proportional := primitive.accuracy.proportional:
+                total = self.node("Add", total, self._scaled(argument, share * proportional))
+            return total
+
+        ends = self.node("Sub", least, width(least)), self.node("Add", greatest, width(greatest))
+        return self._outward(value, *ends, result)
 
     def clip(self, tensor: Tensor, x: Bounded) -> Bounded:
         """Exact and monotone."""
@@ -505,6 +547,14 @@ class _BoundsWriter(GraphWriter):
         itself = self.node("Equal", predicted, self.ints(*range(count)))
         return self.node("Where", itself, self.scalar(np.inf), margins)
 
+    def strict(self, margins: str, lower: str, upper: str, count: int) -> str:
+        """Less what a final softmax of that many operands needs to keep their order strict."""
+        reach = self.node("Max", self.node("Abs", lower), self.node("Abs", upper))
+        reach = self.node("ReduceMax", reach, self.ints(1), keepdims=1)
+        base, slope = (float(strict_margin(np.array(end), count, FLOAT32_ANY_ORDER)) for end in (0.0, 1.0))
+        slack = (1 + 2.0**-10) * (slope - base), (1 + 2.0**-10) * base
+        return self.node("Sub", margins, self.node("Add", self._scaled(reach, slack[0]), self.scalar(slack[1])))
+
     def _functionals(self, last: Tensor, weight: Array, predicted: str) -> str:
         primitive: Any = last.primitive
         (operand,) = last.operands
@@ -513,7 +563,7 @@ class _BoundsWriter(GraphWriter):
         features = (len(weight),)
         centre, radius = (self._laid_out(name, _layout(operand.shape), features) for name in self.middle(x))
         magnitude = self.node("Add", self.node("Abs", centre), radius)
-        underflow = 4 * (primitive.map.terms + _SPARE) * primitive.gain * FLOAT32_ANY_ORDER.underflow * (1 + x.reach)
+        underflow = 4 * (primitive.map.terms + _SPARE) * primitive.gain * _UNDERFLOW * (1 + x.reach)
         factor = 1 / (1 - own)
         spread = np.broadcast_to((both * primitive.magnitude.reshape(-1) + underflow) * factor, weight.shape[1:])
         error = self.node(
@@ -534,6 +584,21 @@ class _BoundsWriter(GraphWriter):
 
         slack = self.node("Add", width, self.node("Add", of_label(error), error))
         return self.node("Sub", self.node("Sub", of_label(logits), logits), slack)
+
+
+def _largest_argument(function: Function, reach: float) -> tuple[float, float]:
+    """Up to which magnitude of arguments, at most `reach`, values of the function are far from overflow, and a bound
+    of their magnitudes with that of what the graph adds to them; zero where the function is not defined around zero."""
+    while True:
+        with np.errstate(all="ignore"):
+            lower, upper = function.enclosure(np.array(-reach), np.array(reach), FLOAT32_ANY_ORDER)
+            magnitude = np.maximum(np.abs(lower), np.abs(upper))
+            result = float(magnitude + 4.0 * function.error(magnitude, np.array(reach), FLOAT32_ANY_ORDER))
+        if result < _LIMIT:
+            return reach, result
+        if reach < 1:
+            return 0.0, 0.0
+        reach *= 0.5
 
 
 def _layout(shape: Shape) -> Shape:
@@ -566,6 +631,7 @@ _RULES: dict[type, Callable[..., Bounded]] = {
     Linear: _BoundsWriter.linear,
     LeakyRelu: _BoundsWriter.leaky_relu,
     Clip: _BoundsWriter.clip,
+    Function: _BoundsWriter.function,
     MaxPool: _BoundsWriter.max_pool,
     Reshape: _BoundsWriter.reshape,
     Select: _BoundsWriter.select,

@@ -61,9 +61,10 @@ def _constant(bound: float) -> Callable[[Array, Array], Array]:
 class Function:
     """y = f(x), elementwise.
 
-    real: f in float64. turns: where f changes from falling to rising or back, near enough that f is the same up to
-    OWN_ERROR. domain: the closed intervals that f is defined on. curvature: for ends of intervals of the domain, a
-    bound of |f''| between them, or infinity; but for `kinks`, where f' jumps.
+    parameters: what tells f from others of its name. real: f in float64. turns: where f changes from falling to rising
+    or back, near enough that f is the same up to OWN_ERROR. domain: the closed intervals that f is defined on.
+    curvature: for ends of intervals of the domain, a bound of |f''| between them, or infinity; but for `kinks`, where
+    f' jumps.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Function:
     turns: tuple[float, ...] = ()
     kinks: tuple[float, ...] = ()
     domain: _Intervals = _EVERYWHERE
+    parameters: tuple[float, ...] = ()
 
     def apply(self, x: Array) -> Array:
         return self.real(x)
@@ -162,6 +164,7 @@ def gelu(scale: float = math.sqrt(0.5)) -> Function:
         Accuracy(1.9, proportional=1),
         turns=(-0.7517915246935645 / wider,),
         curvature=_constant(0.798 * wider),
+        parameters=(scale,),
     )
 
 
@@ -174,6 +177,7 @@ def gelu_tanh(scale: float = math.sqrt(2.0 / math.pi), cubic: float = 0.044715) 
         Accuracy(3.4, proportional=1),
         turns=(-0.7524614220710163,),
         curvature=_constant(0.81),
+        parameters=(scale, cubic),
     )
 
 
@@ -186,6 +190,7 @@ def hard_swish(alpha: float = 1.0 / 6.0) -> Function:
         turns=(-0.25 / alpha,),
         kinks=(-0.5 / alpha, 0.5 / alpha),
         curvature=_constant(2.001 * alpha),
+        parameters=(alpha,),
     )
 
 
@@ -197,6 +202,7 @@ def swish(alpha: float) -> Function:
         Accuracy(3.3, proportional=1),
         turns=(-1.2784645427610738 / alpha,),
         curvature=_constant(0.5 * abs(alpha)),
+        parameters=(alpha,),
     )
 
 
@@ -209,6 +215,7 @@ def exponential_linear(alpha: float, scale: float = 1.0, width: float = 1.0) -> 
         turns=(0.0,) if alpha < 0 else (),
         kinks=(0.0,),
         curvature=_constant(1.001 * abs(scale * alpha) / width**2),
+        parameters=(alpha, scale, width),
     )
 
 
@@ -227,12 +234,13 @@ def power(exponent: float) -> Function:
         return np.asarray(abs(exponent * (exponent - 1.0)) * np.maximum(*ends))
 
     return Function(
-        f"Pow {exponent:g}",
+        "Pow",
         lambda x: np.power(x, exponent),
         Accuracy(5.2 if abs(exponent) == 0.5 else 1.0, relative=max(1.0, abs(exponent))),  # 5.2: Sqrt in version 1.20
         turns=(0.0,) if even and exponent > 0 else (),
         domain=domain,
         curvature=curvature,
+        parameters=(exponent,),
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.random_networks import random_network
+from support.scan_functions import WAYS, Way
 from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
@@ -171,3 +172,63 @@ def test_a_number_that_is_none_certifies_nothing(content: bytes, x: list[float],
 def test_weights_near_the_end_of_float32_are_refused() -> None:
     with pytest.raises(ModelProblem, match="too large"):
         compile_bounds(classifier(np.diag(np.array([1, np.finfo(F32).max], F32))), (-(2.0**-30), 2.0**-30))
+
+
+SCALES = (0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-60, 1e-3, 0.1, 1.0, 3.0, 10.0, 80.0, 1e6)
+FUNCTIONS = [way for way in WAYS if len(way.function.domain) == 1 and np.isneginf(way.function.domain[0][0])]
+
+
+@pytest.mark.parametrize("way", FUNCTIONS, ids=lambda way: way.name)
+def test_no_smooth_function_leaves_its_compiled_bounds(way: Way) -> None:
+    rng = np.random.default_rng(sum(map(ord, way.name)))
+    content = model(way.nodes, ["n", 37], way.constants, opset=way.opset)
+    network = network_of(content)
+    compiled, oracles = Compiled(network, None), [session(content, level=level) for level in (DISABLED, ALL)]
+    bounded = 0
+    for eps in (0.0, 1e-42, 1e-30, 1e-6, 0.01, 0.5, 8.0):
+        scales = [rng.choice(SCALES[:end], (3, 37)) for end in (-4, None)]
+        x = (np.concatenate(scales) * rng.uniform(-1, 1, (6, 37))).astype(F32)
+        x[:, 30:] = F32(rng.uniform(-2, 2))  # so that some are near where the function turns
+        lower, upper = box_around(x[:, np.newaxis], Fraction(float(F32(eps))), None)
+        points = [np.clip(x + F32(eps) * rng.choice([-1, 0.3, 1], x.shape), lower[:, 0], upper[:, 0]) for _ in range(6)]
+        for found in compiled(x, eps):
+            bounded += int(np.isfinite(found["lower"]).sum())
+            for point in (x, *points):
+                for oracle in oracles:
+                    (y,) = oracle.run(None, {"x": point.astype(F32)})
+                    known = np.isfinite(found["lower"])
+                    assert (~known | ((found["lower"] <= y) & (y <= found["upper"]))).all()
+    assert bounded > 1000
+
+
+@pytest.mark.parametrize("way", FUNCTIONS, ids=lambda way: way.name)
+def test_compiled_bounds_of_smooth_functions_are_tight(way: Way) -> None:
+    network = network_of(model(way.nodes, ["n", 37], way.constants, opset=way.opset))
+    x = np.random.default_rng(0).uniform(-2, 2, (8, 37)).astype(F32)
+    box = box_around(x[:, np.newaxis], Fraction(float(F32(0.05))), (-2.0, 2.0))
+    ((low, high),) = bounds(network, box, FLOAT32_ANY_ORDER)
+    for found in Compiled(network, (-2.0, 2.0))(x, 0.05):
+        width = (high - low).reshape(8, 37)
+        assert (found["upper"].astype(np.float64) - found["lower"] <= 1.001 * width + 1e-4).all()
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_what_is_certified_behind_a_softmax_is_a_strict_order(operator: str) -> None:
+    rng = np.random.default_rng(1)
+    nodes = [node("Gemm", ["x", "w"], "z"), node(operator, ["z"], "y", axis=-1)]
+    content = model(nodes, ["n", 5], {"w": np.eye(5, dtype=F32)})
+    compiled, oracle = Compiled(network_of(content), None), session(content)
+    ties = proofs = 0
+    for gap in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
+        for scale in (1e-6, 1.0, 30.0):
+            x = (scale * rng.normal(size=(40, 5))).astype(F32)
+            x[:, 1] = x.max(axis=1)
+            x[:, 0] = x[:, 1] + F32(gap * max(scale, 1.0))
+            (y,) = oracle.run(None, {"x": x})
+            strict = (y[:, :1] > y[:, 1:]).all(axis=1)
+            for found in compiled(x, 0.0):
+                ties += int((~strict & (x[:, 0] > x[:, 1])).sum())
+                proofs += int(found["certified"].sum())
+                assert (strict | ~found["certified"]).all()
+    assert ties > 20
+    assert proofs > 100
