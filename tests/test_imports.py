@@ -20,7 +20,7 @@ TRUSTED_CORE = {
 }
 AROUND_THE_CORE = {
     "attack.py": {"torch"},
-    "compiled_engine.py": {"onnxruntime"},
+    "compiled/engine.py": {"onnxruntime"},
     "conformance.py": {"onnxruntime"},
     "datasets/__init__.py": {"pooch", "requests"},
     "runtime.py": {"onnxruntime"},

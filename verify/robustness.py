@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time, values
 from verify.boxes import InputRange, box_around
-from verify.compiled_engine import CompiledEngine
+from verify.compiled.engine import CompiledEngine
 from verify.crown import margin_problem
 from verify.datasets import DataProblem
 from verify.environment import require_ieee_arithmetic

@@ -15,7 +15,7 @@ from verify.boxes import InputRange, box_around, parse_eps
 from verify.certificate import Certificate, Class
 from verify.certificate import write as write_certificate
 from verify.check import check
-from verify.compiled_engine import CompiledEngine
+from verify.compiled.engine import CompiledEngine
 from verify.effort import Effort
 from verify.errors import ModelProblem, Problem, Rejected
 from verify.methods import searches

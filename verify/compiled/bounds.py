@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from verify.boxes import InputRange
-from verify.compiled_functions import WRITTEN
+from verify.compiled.functions import WRITTEN
 from verify.errors import ModelProblem
 from verify.functions import SAFETY, Function
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled

@@ -1,4 +1,4 @@
-"""Interval bounds by onnxruntime: the compiled graph of `verify.compiled`, for speed.
+"""Interval bounds by onnxruntime: the compiled graph of `verify.compiled.bounds`, for speed.
 
 What it certifies holds under the contract as long as the runtime that executes the graph keeps it, which the rigorous
 engine need not assume.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.boxes import InputRange
-from verify.compiled import compile_bounds
+from verify.compiled.bounds import compile_bounds
 from verify.errors import Problem
 from verify.network import Network
 from verify.rounding import Array
