@@ -19,7 +19,7 @@ from adcert.problems import RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
 from adcert.tracing import trace
-from adcert.train import Reporter, Teacher, train
+from adcert.train import Reporter, Teacher, placed, train
 from verify.errors import Problem
 
 
@@ -84,7 +84,7 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
         train(teacher, None, device, reporter, phase="teacher")
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
-    network = fold_running(trace(trained_model(trained).to(device)))
+    network = fold_running(trace(placed(trained_model(trained), device)))
     return Teacher(network, trained.weights, trained.sha256)
 
 
