@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from adcert import processes
 from adcert.attack import Pgd
 from adcert.data import (
     AUGMENTATIONS,
@@ -162,7 +163,8 @@ def train_epoch(
     """One epoch over `data.fit`; returns the mean of each term of the loss."""
     device = data.fit.labels.device
     steps = len(data.fit) // recipe.batch_size
-    random = generator(device, recipe.seed, "steps", epoch)
+    own = f"/{processes.rank()}" if processes.rank() else ""
+    random = generator(device, recipe.seed, f"steps{own}", epoch)
     batches = shuffled_batches(data.fit, recipe.batch_size, generator("cpu", recipe.seed, "order", epoch))
     ledger = Ledger(epoch, steps, device)
     for step, (pixels, labels) in enumerate(batches):
@@ -208,10 +210,12 @@ def train_step(
     for group in student.optimizer.param_groups:
         group["lr"] = LEARNING_RATES[recipe.lr_schedule](epochs, recipe)
     student.optimizer.zero_grad()
-    torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    values = torch.stack(list(terms.values()))
+    torch.autograd.backward(values.sum())
+    processes.average_gradients(student.model.parameters())
     norm = nn.utils.clip_grad_norm_(student.model.parameters(), recipe.gradient_clip)
     student.optimizer.step()
-    return {**terms, "gradient norm": norm}
+    return {**dict(zip(terms, processes.mean(values.detach()), strict=True)), "gradient norm": norm}
 
 
 def _attack_precision(recipe: Recipe, device: torch.device) -> torch.dtype:
