@@ -6,15 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import bounds
+from verify.cones import Cone, cone, spatial_blocks, whole
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count
+from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count, two_sided_bounds
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
@@ -23,6 +25,12 @@ from verify.rounding import Array, Contract
 
 WORKSPACE = 2**23
 """Coefficients of functionals that are held at a time (64 MiB), unless a single functional has more."""
+
+_CACHED = 2**19
+"""As many of them as should be held at a time, for the caches (4 MiB), unless that is just a few functionals."""
+
+_OVERHEAD = 2**17
+"""Of the bounds of a block, in the time that as many coefficients take."""
 
 
 def crown_margins(network: Network, box: Interval, labels: Labels, contract: Contract, *, refine: bool = True) -> Array:
@@ -82,7 +90,7 @@ class Slopes:
     below: Mapping[Tensor, NDArray[np.intp]]
     slopes: NDArray[np.uint8]
 
-    def choices(self, part: slice) -> Choices:
+    def choices(self, part: NDArray[np.intp]) -> Choices:
         """For the functionals of some of the elements: their lower bounds, then their upper ones."""
         chosen, first = {}, 0
         for tensor, neurons in self.below.items():
@@ -118,7 +126,9 @@ def crown_intervals(
             (operand,) = tensor.operands
             intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract)
             if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
-                intervals[operand] = _refined(operand, chosen.elements, intervals, contract, chosen)
+                wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
+                wanted[:, chosen.elements] = True
+                intervals[operand] = _refined(operand, wanted, intervals, contract, chosen)
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
@@ -126,36 +136,85 @@ def crown_intervals(
 
 def _refined(
     tensor: Tensor,
-    elements: NDArray[np.intp],
+    wanted: NDArray[np.bool_],
     intervals: dict[Tensor, Interval],
     contract: Contract,
     chosen: Slopes | None = None,
 ) -> Interval:
-    """The tensor's interval, intersected with linear bounds of the elements, with slopes as chosen."""
+    """The tensor's interval, intersected with linear bounds of the elements that are wanted (lanes x elements), with
+    slopes as chosen."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
-    lanes = len(lower)
-    widest = max(neuron_count(tensor) if chosen else 1, *(math.prod(each.shape) for each in topological([tensor])))
-    step = max(1, WORKSPACE // (2 * lanes * widest))
-    for start in range(0, len(elements), step):
-        part = elements[start : start + step]
-        functionals = np.zeros((lanes, 2 * len(part), lower.shape[1]))
-        functionals[:, np.arange(len(part)), part] = 1.0
-        functionals[:, len(part) + np.arange(len(part)), part] = -1.0
-        choices = chosen.choices(slice(start, start + step)) if chosen else {}
-        found = lower_bounds(tensor, functionals.reshape(lanes, -1, *tensor.shape), intervals, contract, choices)
-        # Both bounds hold where they are numbers: fmax and fmin pass over NaN.
-        lower[:, part] = np.fmax(lower[:, part], found[:, : len(part)])
-        upper[:, part] = np.fmin(upper[:, part], -found[:, len(part) :])
+    for part, inside in _blocks(tensor, wanted):
+        elements = _listed(wanted[:, inside])
+        lanes, step = _at_a_time(part, elements.shape[1])
+        for lane, start in product(range(0, len(lower), lanes), range(0, elements.shape[1], step)):
+            rows = np.s_[lane : lane + lanes]
+            some = elements[rows, start : start + step]
+            each = np.arange(len(some))[:, np.newaxis]
+            functionals = np.zeros((*some.shape, len(inside)))
+            functionals[each, np.arange(some.shape[1]), some] = 1.0
+            known = {
+                piece: Interval(*(end[rows][:, *box] for end in intervals[source]))
+                for piece, (source, box) in part.parts.items()
+            }
+            choices: Choices = {}
+            if chosen:
+                whole = chosen.choices(np.searchsorted(chosen.elements, inside[some[0]]))
+                choices = {
+                    piece: Choice(whole[source].slope[:, :, *box])
+                    for piece, (source, box) in part.parts.items()
+                    if source in whole and type(piece.primitive) is LeakyRelu
+                }
+            functionals = functionals.reshape(*some.shape, *part.tensor.shape)
+            found = two_sided_bounds(part.tensor, functionals, known, contract, choices)
+            # Both bounds hold where they are numbers: fmax and fmin pass over NaN.
+            at = lane + each, inside[some]
+            lower[at] = np.fmax(lower[at], found.lower)
+            upper[at] = np.fmin(upper[at], found.upper)
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
 
 
-def _open(primitive: Primitive, x: Interval) -> NDArray[np.intp]:
-    """The elements for which it is open, in some lane, which piece of the function applies."""
+def _blocks(tensor: Tensor, wanted: NDArray[np.bool_]) -> list[tuple[Cone, NDArray[np.intp]]]:
+    """The tensor in blocks, so that bounds of its wanted elements take little work; with the numbers of the elements of
+    each. Leaves out blocks of which none is wanted."""
+    numbers = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
+    best = [(whole(tensor), numbers.reshape(-1))]
+    least = _work(best, wanted)
+    for edge in (16, 8, 4):
+        if edge < max(tensor.shape[2:], default=0):
+            blocks = [
+                (cone(tensor, box), inside)
+                for box in spatial_blocks(tensor, edge)
+                if wanted[:, inside := numbers[box].reshape(-1)].any()
+            ]
+            if (work := _work(blocks, wanted)) < least:
+                best, least = blocks, work
+    return best
+
+
+def _work(blocks: list[tuple[Cone, NDArray[np.intp]]], wanted: NDArray[np.bool_]) -> int:
+    return sum(part.size * int(wanted[:, inside].sum()) + _OVERHEAD for part, inside in blocks)
+
+
+def _listed(wanted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each lane, the elements that are wanted; some that are not fill the rows of lanes that have fewer."""
+    return np.argsort(~wanted, axis=1, kind="stable")[:, : wanted.sum(axis=1).max(initial=0)]
+
+
+def _at_a_time(part: Cone, count: int) -> tuple[int, int]:
+    """How many lanes, and elements of each, to bound at a time, if there are so many elements."""
+    widest = max(neuron_count(part.tensor), *(math.prod(tensor.shape) for tensor in part.parts))
+    most = max(1, WORKSPACE // (2 * widest))
+    return max(1, _CACHED // (2 * max(1, count) * widest)), int(np.clip(32, min(_CACHED // (2 * widest), most), most))
+
+
+def _open(primitive: Primitive, x: Interval) -> NDArray[np.bool_]:
+    """For which elements it is open which piece of the function applies (lanes x elements)."""
     lower, upper = (end.reshape(len(end), -1) for end in x)
     if isinstance(primitive, Function):  # which bends everywhere
-        return np.arange(lower.shape[1])
+        return np.ones(lower.shape, np.bool_)
     corners = (primitive.lower, primitive.upper) if isinstance(primitive, Clip) else (0.0,)
-    return np.flatnonzero(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=(0, 1)))
+    return np.asarray(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=0))
 
 
 def _exact_by_intervals(tensor: Tensor) -> bool:

@@ -92,9 +92,11 @@ def neuron_count(output: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation passed backwards: functionals of its operands, and what they leave over (lanes x functionals).
+    """One operation passed backwards: functionals of its operands, and at least what they leave over (lanes x
+    functionals).
 
-    loss: not negative; what rounding, deployed and own, can take away.
+    loss: not negative; what rounding, deployed and own, and the width of intervals can take away, for each element of
+    the operation's result, per unit of its coefficient (lanes, or one, x shape).
     """
 
     operands: tuple[Array, ...]
@@ -117,15 +119,50 @@ def lower_bounds(
     included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on; in one
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     """
+    return _substituted(target, functionals, intervals, contract, choices, stop=stop)
+
+
+def two_sided_bounds(
+    target: Tensor,
+    functionals: Array,
+    intervals: Intervals,
+    contract: Contract,
+    choices: Choices = MappingProxyType({}),
+) -> Interval:
+    """Lower and upper bounds, as `lower_bounds` gives them, of each functional and its negation.
+
+    choices: for the lower bounds of all functionals, then for the upper ones. The two share what precedes the first
+    operation that bends.
+    """
+    found = _substituted(target, functionals, intervals, contract, choices, mirrored=True)
+    lower, negated = np.split(found, 2, axis=1)
+    return Interval(lower, -negated)
+
+
+def _substituted(
+    target: Tensor,
+    functionals: Array,
+    intervals: Intervals,
+    contract: Contract,
+    choices: Choices,
+    *,
+    stop: Tensor | None = None,
+    mirrored: bool = False,
+) -> Array:
+    """mirrored: bound the functionals, then their negations."""
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
     loss, size = np.zeros_like(constant), np.zeros_like(constant)
     for tensor in reversed(list(topological([target]))):
+        if mirrored and isinstance(tensor.primitive, _BENDING):
+            waiting = {operand: np.concatenate([a, -a], axis=1) for operand, a in waiting.items()}
+            constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
+            mirrored = False
         a = waiting.pop(tensor, None)
         if a is None:
             continue
         if tensor is stop or isinstance(tensor.primitive, Input):
-            step = _through_input(a, intervals[tensor])
+            step = _through_input(tensor, a, intervals)
         elif isinstance(tensor.primitive, LeakyRelu):
             step = _leaky_relu(tensor, a, intervals, contract, choices.get(tensor))
         else:
@@ -133,26 +170,29 @@ def lower_bounds(
             step = rule(tensor, a, intervals, contract)
         constant = constant + step.constant
         size += np.abs(step.constant)
-        loss += step.loss + _own(a, magnitude_of(intervals[tensor]))
+        loss += _dot(np.abs(a), step.loss + _own(tensor, magnitude_of(intervals[tensor])))
         for operand, functional in zip(tensor.operands, step.operands, strict=False):
             if operand in waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
                 before = waiting[operand]
-                loss += _summed(before, functional, magnitude_of(intervals[operand]))
+                loss += _dot(np.abs(before) + np.abs(functional), _own(operand, magnitude_of(intervals[operand])))
                 functional = before + functional
             waiting[operand] = functional
+    if mirrored:
+        constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
     # Sums of up to 2^28 non-negative terms are too small by a factor below 1 + 2^-20; the sum of up to 2^20 constants
     # and the difference below are off by less than 2^-30 of their magnitudes.
     return constant - (loss * (1.0 + 2.0**-20) + size * 2.0**-30)
 
 
-def _own(a: Array, magnitude: Array, roundings: int = 8) -> Array:
-    """What float64 roundings of the functional's coefficients, and of the sum of their products, can change."""
-    return kappa(a[0, 0].size + roundings, FLOAT64_UNIT) * _dot(np.abs(a), magnitude)
+def _mirrored(constant: Array, loss: Array, size: Array) -> tuple[tuple[Array, Array], ...]:
+    """Of functionals, and of their negations."""
+    return (constant, -constant), (loss, loss), (size, size)
 
 
-def _summed(a: Array, b: Array, magnitude: Array) -> Array:
-    """What the rounding of a + b can change in their product with values of that magnitude."""
-    return kappa(a[0, 0].size + 8, FLOAT64_UNIT) * _dot(np.abs(a) + np.abs(b), magnitude)
+def _own(tensor: Tensor, magnitude: Array) -> Array:
+    """What float64 roundings of the coefficients of a functional of the tensor, and of the sum of their products with
+    values of that magnitude, can change, per unit of coefficient."""
+    return kappa(math.prod(tensor.shape) + 8, FLOAT64_UNIT) * magnitude
 
 
 def _dot(a: Array, x: Array) -> Array:
@@ -161,15 +201,14 @@ def _dot(a: Array, x: Array) -> Array:
     return np.asarray((a.reshape(*a.shape[:2], -1) @ flat)[..., 0])
 
 
-def _through_input(a: Array, box: Interval) -> Step:
-    centre, radius, _ = midpoint(box)
-    return Step((), _dot(a, centre), _dot(np.abs(a), radius))
+def _through_input(tensor: Tensor, a: Array, intervals: Intervals) -> Step:
+    centre, radius, _ = midpoint(intervals[tensor])
+    return Step((), _dot(a, centre), radius)
 
 
 def _constant(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
     """An operation without linear bounds: its interval bounds it."""
-    centre, radius, _ = midpoint(intervals[tensor])
-    return Step((), _dot(a, centre), _dot(np.abs(a), radius))
+    return _through_input(tensor, a, intervals)
 
 
 def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -181,11 +220,15 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
     magnitude = magnitude_of(intervals[operand])
     if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
-        return Step((coefficients,), _dot(a, bias), np.zeros(a.shape[:2]))
+        return Step((coefficients,), _dot(a, bias), _nothing(tensor))
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
-    backward = kappa(a[0, 0].size + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
-    return Step((coefficients,), _dot(a, bias), _dot(np.abs(a), error.widened((error.kappa + backward) * sums)))
+    backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
+    return Step((coefficients,), _dot(a, bias), error.widened((error.kappa + backward) * sums))
+
+
+def _nothing(tensor: Tensor) -> Array:
+    return np.zeros((1, *tensor.shape))
 
 
 def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract, choice: Choice | None) -> Step:
@@ -197,7 +240,8 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
     x = intervals[tensor.operands[0]]
     lowest, top = _slopes(primitive, x)
     below, above, offset = lowest[:, np.newaxis], top.slope[:, np.newaxis], top.offset
-    added = np.zeros(())
+    own = _own(tensor, magnitude_of(x))
+    added: Array | None = None
     if choice:
         unstable = (x.lower < 0) & (x.upper > 0)
         chosen = np.clip(slope + (1.0 - slope) * choice.slope, slope, 1.0)
@@ -209,10 +253,13 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
         below, above = np.where(sign == 0, below, line), np.where(sign == 0, above, line)
         offset = np.where(choice.sign == 0, offset, 0.0)
         added = -sign * np.maximum(choice.multiplier, 0.0)[:, np.newaxis]
-    negative = np.minimum(a, 0.0)
-    coefficients = np.maximum(a, 0.0) * below + negative * above + added
-    loss = _own(np.abs(a) + np.abs(added), magnitude_of(x)) + _dot(np.abs(a), _leaky_rounding(primitive, x, contract))
-    return Step((coefficients,), _dot(negative, offset), loss)
+    coefficients = np.where(a > 0, below, above)
+    coefficients *= a
+    constant = _dot(np.minimum(a, 0.0), offset)
+    if added is not None:
+        coefficients += added
+        constant = constant - _dot(np.abs(added), own)
+    return Step((coefficients,), constant, own + _leaky_rounding(primitive, x, contract))
 
 
 def _slopes(primitive: LeakyRelu, x: Interval) -> tuple[Array, Line]:
@@ -276,12 +323,14 @@ def _between_lines(tensor: Tensor, a: Array, intervals: Intervals, contract: Con
     if lines is None:
         return _constant(tensor, a, intervals, contract)
     below, above = lines
-    _, _, magnitude = midpoint(intervals[tensor.operands[0]])
+    magnitude = magnitude_of(intervals[tensor.operands[0]])
     positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
     coefficients = positive * below.slope[:, np.newaxis] + negative * above.slope[:, np.newaxis]
     constant = _dot(positive, below.offset) + _dot(negative, above.offset)
-    loss = _own(coefficients, magnitude) + _own(a, np.maximum(np.abs(below.offset), np.abs(above.offset)))
-    return Step((coefficients,), constant, loss)
+    steepest, highest = (
+        np.maximum(np.abs(x), np.abs(y)) for x, y in ((below.slope, above.slope), (below.offset, above.offset))
+    )
+    return Step((coefficients,), constant, _own(tensor, steepest * magnitude + highest))
 
 
 def _around_function(
@@ -334,8 +383,7 @@ def _lines(
 
 
 def _reshape(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
-    nothing = np.zeros(a.shape[:2])
-    return Step((a.reshape(*a.shape[:2], *tensor.operands[0].shape),), nothing, nothing)
+    return Step((a.reshape(*a.shape[:2], *tensor.operands[0].shape),), np.zeros(a.shape[:2]), _nothing(tensor))
 
 
 def _select(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -345,20 +393,22 @@ def _select(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     flat = a.reshape(*a.shape[:2], -1)
     index = primitive.index.reshape(-1)
     inside = index >= 0
-    coefficients = np.zeros((*a.shape[:2], int(np.prod(operand.shape))))
-    lanes, functionals = (np.arange(n) for n in a.shape[:2])
-    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], index[inside]), flat[..., inside])
+    coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
+    if primitive.repeats:
+        lanes, functionals = (np.arange(n) for n in a.shape[:2])
+        np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], index[inside]), flat[..., inside])
+    else:
+        coefficients[..., index[inside]] = flat[..., inside]
     constant = primitive.fill * flat[..., ~inside].sum(axis=-1)
-    own = _own(a, np.broadcast_to(abs(primitive.fill), (1, *tensor.shape))) if primitive.pads else np.zeros(a.shape[:2])
-    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, own)
+    loss = _own(tensor, np.full((1, *tensor.shape), abs(primitive.fill))) if primitive.pads else _nothing(tensor)
+    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, loss)
 
 
 def _concatenate(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
     primitive: Any = tensor.primitive
     axis = primitive.axis + 2
     stops = np.cumsum([operand.shape[primitive.axis] for operand in tensor.operands])[:-1]
-    nothing = np.zeros(a.shape[:2])
-    return Step(tuple(np.split(a, stops, axis=axis)), nothing, nothing)
+    return Step(tuple(np.split(a, stops, axis=axis)), np.zeros(a.shape[:2]), _nothing(tensor))
 
 
 def _sum(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
@@ -367,8 +417,8 @@ def _sum(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> 
     first, second = (intervals[operand] for operand in tensor.operands)
     reach = magnitude_of(intervals[tensor])
     rounding = kappa(1, contract.unit) * reach + fused_error(primitive, first, second, contract) + contract.underflow
-    own = _own(a, magnitude_of(first)) + _own(a, magnitude_of(second))
-    return Step((a, primitive.sign * a), np.zeros(a.shape[:2]), _dot(np.abs(a), rounding) + own)
+    own = _own(tensor, magnitude_of(first) + magnitude_of(second))
+    return Step((a, primitive.sign * a), np.zeros(a.shape[:2]), rounding + own)
 
 
 @dataclass(frozen=True)
@@ -413,9 +463,13 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
     lanes, functionals = (np.arange(n) for n in a.shape[:2])
     np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], best.place[:, np.newaxis]), passed)
     reach = np.take_along_axis(magnitude_of(intervals[operand]).reshape(len(best.place), -1), best.place, axis=1)
-    own = _own(flat, reach) + _own(flat, np.abs(best.highest))
     constant = _dot(np.minimum(flat, 0.0), best.highest)
+    own = _own(tensor, (reach + np.abs(best.highest)).reshape(-1, *tensor.shape))
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, own)
+
+
+_BENDING = (LeakyRelu, Function, Clip, Round, MaxPool)
+"""What a functional and its negation pass backwards in different ways."""
 
 
 _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {

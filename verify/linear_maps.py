@@ -99,7 +99,11 @@ class Dense:
 
     def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
         if self.weight.ndim == 2:
-            return (y.reshape(-1, y.shape[-1]) @ self.weight.T).reshape(len(y), *shape)
+            y, weight = y.reshape(-1, y.shape[-1]), self.weight
+            used = y.any(axis=0)  # what an inactive neuron reads has no coefficient
+            if 2 * used.sum() < used.size:
+                y, weight = y[:, used], weight[:, used]
+            return (y @ weight.T).reshape(-1, *shape)
         x = np.asarray(np.matmul(y, np.swapaxes(self.weight, -1, -2)))
         repeated = tuple(axis + 1 for axis, size in enumerate(shape) if size == 1 and x.shape[axis + 1] > 1)
         return np.asarray(x.sum(axis=repeated, keepdims=True))
@@ -149,7 +153,19 @@ class Convolution:
             np.matmul(kernel, unfolded, out=result[start : start + chunk])
         return result.reshape(*lead, len(self.weight), *output)
 
+    @cached_property
+    def _mirrored(self) -> Convolution | None:
+        """The adjoint, where that is a convolution: without strides."""
+        reversed_ = self.window.reversed
+        if reversed_ is None:
+            return None
+        kernel = self.weight.reshape(self.groups, -1, *self.weight.shape[1:]).swapaxes(1, 2)
+        kernel = np.flip(kernel, tuple(range(3, kernel.ndim)))
+        return Convolution(kernel.reshape(-1, *kernel.shape[2:]), reversed_, self.groups)
+
     def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
+        if self._mirrored:
+            return self._mirrored(y).reshape(len(y), *shape)
         axes = len(self.window.kernel)
         channels, spatial, output = shape[-axes - 1], shape[-axes:], y.shape[-axes:]
         outputs = len(self.weight) // self.groups

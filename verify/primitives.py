@@ -181,6 +181,12 @@ class Select:
         return bool((self.index < 0).any())
 
     @cached_property
+    def repeats(self) -> bool:
+        """Whether any element of x is taken several times."""
+        taken = self.index[self.index >= 0]
+        return len(np.unique(taken)) < taken.size
+
+    @cached_property
     def is_permutation(self) -> bool:
         """Whether y holds elements 0, 1, ... of x, each exactly once."""
         return np.array_equal(np.sort(self.index, axis=None), np.arange(self.index.size))

@@ -30,6 +30,16 @@ class Window:
             )
         )
 
+    @property
+    def reversed(self) -> Window | None:
+        """The window of the adjoint, whose taps come in the opposite order; None if it has strides."""
+        reach = [dilation * (kernel - 1) for dilation, kernel in zip(self.dilations, self.kernel, strict=True)]
+        begin = tuple(r - b for r, b in zip(reach, self.begin, strict=True))
+        end = tuple(r - e for r, e in zip(reach, self.end, strict=True))
+        if max(self.strides) > 1 or min(*begin, *end) < 0:
+            return None
+        return Window(self.kernel, self.strides, self.dilations, begin, end)
+
     def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
         """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""
         spatial = x.shape[-len(self.kernel) :]
