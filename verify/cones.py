@@ -67,7 +67,7 @@ def cone(tensor: Tensor, block: Box) -> Cone:
     needed = {tensor: block}
     for each in reversed(order):
         if each in needed:
-            if not _local(each):
+            if not _local(each, needed[each]):
                 needed[each] = _all(each)
             for operand in each.operands:
                 window = _window(each, needed[each], operand)
@@ -86,7 +86,8 @@ def cone(tensor: Tensor, block: Box) -> Cone:
                 operands.append(source)
             built[each] = _part(each, needed[each], tuple(operands))
         parts[built[each]] = each, needed[each]
-    return Cone(_taken(built[tensor], needed[tensor], block), parts | {built[tensor]: (tensor, needed[tensor])})
+    result = _taken(built[tensor], needed[tensor], block)
+    return Cone(result, parts | {result: (tensor, block)})
 
 
 def _all(tensor: Tensor) -> Box:
@@ -101,27 +102,28 @@ def _extent(box: Box) -> Shape:
     return tuple(part.stop - part.start for part in box)
 
 
-def _local(tensor: Tensor) -> bool:
-    """Whether a block of the result depends on a block of each operand, and is computed from it in the same way."""
+def _local(tensor: Tensor, box: Box) -> bool:
+    """Whether this block of the result depends on a block of each operand, and is computed from it in the same way."""
     primitive = tensor.primitive
+    if isinstance(primitive, Linear) and isinstance(primitive.map, Convolution):
+        return all(part.start < part.stop for part in _window(tensor, box, tensor.operands[0]))  # not of padding alone
     if isinstance(primitive, Linear):
-        return isinstance(primitive.map, Convolution | Diagonal)
+        return isinstance(primitive.map, Diagonal)
     return isinstance(primitive, (*_ELEMENTWISE, Input))
 
 
 def _window(tensor: Tensor, box: Box, operand: Tensor) -> Box:
-    """The block of an operand that a block of the tensor depends on."""
+    """The block of an operand that a block of the tensor depends on; empty where that sees nothing but padding."""
     primitive = tensor.primitive
-    if box == _all(tensor) or not _local(tensor):
+    if box == _all(tensor):
         return _all(operand)
     if not (isinstance(primitive, Linear) and isinstance(primitive.map, Convolution)):
         return box
     axes = len(primitive.map.window.kernel)
-    spatial = []
-    for (start, stop), size in zip(_reach(primitive.map.window, box[-axes:]), operand.shape[-axes:], strict=True):
-        spatial.append(slice(max(0, start), min(stop, size)))
-    if any(part.start >= part.stop for part in spatial):  # which sees nothing but padding
-        return _all(operand)
+    spatial = [
+        slice(max(0, start), min(stop, size))
+        for (start, stop), size in zip(_reach(primitive.map.window, box[-axes:]), operand.shape[-axes:], strict=True)
+    ]
     return (*_all(operand)[:-axes], *spatial)
 
 

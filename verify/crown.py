@@ -154,7 +154,7 @@ def _refined(
             functionals = np.zeros((*some.shape, len(inside)))
             functionals[each, np.arange(some.shape[1]), some] = 1.0
             known = {
-                piece: Interval(*(end[rows][:, *box] for end in intervals[source]))
+                piece: Interval(*((end[rows] if len(end) > 1 else end)[:, *box] for end in intervals[source]))
                 for piece, (source, box) in part.parts.items()
             }
             choices: Choices = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from support.executions import box_of
-from support.onnx_models import network_of
+from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
 from verify import crown
 from verify.cones import Cone, cone, spatial_blocks
@@ -80,3 +81,38 @@ def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.M
         assert not (values > upper).any()
         for mine, other in zip(parts[tensor], whole[tensor], strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-9)
+
+
+RANDOM = np.random.default_rng(0)
+WEIGHTS = {
+    "w1": RANDOM.normal(size=(2, 1, 3, 3)).astype(np.float32),
+    "w2": RANDOM.normal(size=(2, 2, 1, 1)).astype(np.float32),
+    "w3": RANDOM.normal(size=(2, 3, 3, 3)).astype(np.float32),
+    "k": RANDOM.normal(size=(1, 1, 8, 8)).astype(np.float32),
+}
+START = [node("Conv", ["x", "w1"], "a", pads=[1] * 4), node("Relu", ["a"], "b")]
+END = [node("GlobalAveragePool", ["d"], "g"), node("Flatten", ["g"], "y")]
+ODD = {
+    "blocks of padding alone": [node("Conv", ["b", "w2"], "c", pads=[12] * 4), node("Relu", ["c"], "d")],
+    "a constant beside several lanes": [
+        *(node("Concat", ["b", "k"], "l", axis=1), node("Conv", ["l", "w3"], "c"), node("Relu", ["c"], "d")),
+    ],
+}
+
+
+@pytest.mark.parametrize("middle", ODD.values(), ids=ODD)
+def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {name for each in (*START, *middle) for name in each.input}
+    weights = {name: value for name, value in WEIGHTS.items() if name in used}
+    network = network_of(model([*START, *middle, *END], [1, 1, 8, 8], weights))
+    x = RANDOM.random((3, *network.input.shape))
+    monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other
+    monkeypatch.setattr(crown, "_blocks", lambda tensor, wanted: blocks_of(tensor, 4))
+    found = crown_intervals(network, Interval(x - 0.1, x + 0.1), FLOAT32_ANY_ORDER)
+    for share in RANDOM.random((20, *x.shape)):
+        order = list(topological([network.output]))
+        for tensor, value in zip(
+            order, evaluate(order, POINT_RULES, {network.input: x - 0.1 + 0.2 * share}), strict=True
+        ):
+            assert (found[tensor].lower <= value).all()
+            assert (value <= found[tensor].upper).all()
