@@ -13,7 +13,23 @@ from adcert.recipe import Recipe
 from adcert.train import Reporter
 
 
-class Lines:
+class Silent:
+    """Nothing."""
+
+    def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Lines(Silent):
     """One line per epoch."""
 
     def __init__(self, console: Console) -> None:
@@ -26,9 +42,6 @@ class Lines:
         if epochs_done:
             self._say(f"{phase}: continuing after epoch {epochs_done} of {recipe.epochs}")
 
-    def step(self) -> None:
-        pass
-
     def epoch(self, metrics: dict[str, Any]) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
         held_out = Accuracies(metrics["clean_accuracy"], metrics["pgd_accuracy"], metrics["ibp_accuracy"])
@@ -36,9 +49,6 @@ class Lines:
             f"{self._phase} epoch {metrics['epoch']}/{self._epochs}  eps {metrics['eps']:.4g}  {losses}  "
             f"{summary(held_out)}  {metrics['time_s']:.1f} s"
         )
-
-    def end(self) -> None:
-        pass
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
