@@ -29,6 +29,29 @@ class Silent:
         pass
 
 
+class Several:
+    """Tells all of them."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
+        for each in self._reporters:
+            each.begin(phase, recipe, epochs_done=epochs_done, steps_per_epoch=steps_per_epoch)
+
+    def step(self) -> None:
+        for each in self._reporters:
+            each.step()
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        for each in self._reporters:
+            each.epoch(metrics)
+
+    def end(self) -> None:
+        for each in self._reporters:
+            each.end()
+
+
 class Lines(Silent):
     """One line per epoch."""
 
@@ -89,7 +112,9 @@ def summary(held_out: Accuracies) -> str:
     return f"held-out: clean {held_out.clean:.2f} %, PGD {held_out.pgd:.2f} %, IBP {held_out.ibp:.2f} %"
 
 
-def reporter() -> Reporter:
-    """The one that fits stderr."""
+def reporter(*, quiet: bool = False) -> Reporter:
+    """The one that fits stderr, or whoever wants quiet."""
+    if quiet:
+        return Silent()
     console = Console(file=sys.stderr)
     return Bar(console) if console.is_terminal else Lines(console)

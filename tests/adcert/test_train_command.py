@@ -50,6 +50,9 @@ def test_from_recipe_to_onnx(adcert: Command, tmp_path: Path, recipe_file: Path)
     assert "held-out: clean" in done.stderr
     assert done.stdout == ""
 
+    assert (run / "curves.svg").read_text().count(">held-out accuracy, %</text>") == 1
+    assert (run / "teacher" / "curves.svg").exists()
+
     again = adcert("train", recipe_file)
     assert again.exit_code == 2
     assert "runs/small exists already; continue it with --resume runs/small" in again.stderr
