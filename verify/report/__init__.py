@@ -16,7 +16,7 @@ from verify.report.results import ReportProblem, Result, read_result
 
 __all__ = ["ReportProblem", "read_file", "read_result", "write_report"]
 
-_MOST_PICTURES = 60
+_MOST_PICTURES = 36
 """Of each outcome of a result, where it is the only one; several share them."""
 
 

@@ -89,7 +89,7 @@ def pictures_of(result: Result, library: Library, *, most: int) -> Pictures:
     if any(not 0 <= sample.index < len(labels) or labels[sample.index] != sample.label for sample in result.samples):
         return Pictures(absence="the samples of the result are not those of its data")
     shown = []
-    for outcome in Outcome:
+    for outcome in (Outcome.COUNTEREXAMPLE, Outcome.UNDECIDED, Outcome.MISCLASSIFIED, Outcome.CERTIFIED):
         candidates = [sample for sample in result.samples if sample.outcome is outcome]
         candidates.sort(key=lambda sample: (sample.margin is None, abs(sample.margin or 0), sample.index))
         shown += [_picture(sample, data, result) for sample in candidates[:most]]

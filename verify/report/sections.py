@@ -138,7 +138,7 @@ def table(names: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[
 
 def scrollable(content: Html, name: str) -> Html:
     """Content that may be wider than a phone."""
-    return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=name)
+    return tag("div", content, class_="scroll", tabindex=0, role="group", aria_label=name)
 
 
 def curve(results: Sequence[Result]) -> Html:
