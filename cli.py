@@ -542,6 +542,8 @@ def main() -> None:
         fail("there is not enough memory for this model", 4)
     except OSError as error:
         fail(str(error), 2)
+    except ModuleNotFoundError as missing:
+        fail(f"the package {missing.name} is not installed, which this command needs", 2)
     except Exception:
         import traceback
 

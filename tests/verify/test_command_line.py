@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -392,6 +393,41 @@ def test_accuracy_against_eps_is_computed_when_asked_for(classifier: Path, tmp_p
     refused = adcert("verify", classifier, "--curve", "0.1,,0.2")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "eps must be a decimal or a fraction" in refused.stderr
+
+
+def test_a_package_that_is_missing_is_named(classifier: Path) -> None:
+    program = (
+        "import sys, cli\n"
+        "sys.modules['rich'] = None\n"
+        f"sys.argv = ['adcert', 'verify', {str(classifier)!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: the package rich")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_card_says_what_was_found_and_how_to_find_it_again(classifier: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    assert adcert("verify", classifier, "--attack", "--card", card).returncode == 0
+    text = card.read_text()
+    for words in (
+        "# model",
+        "| clean accuracy | 75.00 % |",
+        "| attacked accuracy | 50.00 % (40 steps, 8 restarts) |",
+        "| certified accuracy | 50.00 % (ibp) |",
+        "| undecided | 0 of 4 |",
+        "| contract | `float32-any-order` |",
+        "Nothing is said about other perturbations",
+        "| input_range | `[0, 1]` |",
+    ):
+        assert words in text, text
+    command = re.search(r"`adcert (verify .*)`", text)
+    assert command
+    again = adcert(*command[1].split(), "--quiet", "--json", "-", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["summary"]["certified_accuracy"] == 50.0
 
 
 def test_quiet_says_nothing_but_errors(classifier: Path, tmp_path: Path) -> None:
