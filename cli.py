@@ -172,7 +172,7 @@ def verify_command(
             question,
             verdicts,
             radii,
-            watch=lambda eps, samples: terminal.progress([], samples, f"verifying at eps {eps_text(eps)}"),
+            watch=lambda eps, samples: terminal.progress([], samples, f"eps {eps_text(eps)}"),
         )
     except KeyboardInterrupt:
         terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
@@ -283,7 +283,7 @@ def attack_command(
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     verdicts: list[Verdict] = []
-    watch = terminal.progress(verdicts, len(question.data), "attacking")
+    watch = terminal.progress(verdicts, len(question.data))
     answer(network, question, verdicts, result_path=result_path, watch=watch)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:

@@ -30,9 +30,7 @@ _MEANING = {
 }
 
 
-def progress(
-    found: Sequence[Verdict], total: int, what: str = "verifying"
-) -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
+def progress(found: Sequence[Verdict], total: int, what: str = "") -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
     """A watcher that shows a bar on a terminal, with running accuracies and the time left; `found`: verdicts that are
     known already."""
 
@@ -47,8 +45,8 @@ def progress(
                 bar.update(task, completed=done, running=f"{shares}, undecided {counts['undecided']}")
 
     bar = Progress(
-        TextColumn(what),
-        BarColumn(),
+        *([TextColumn(what)] if what else []),
+        BarColumn(bar_width=12),  # all of it fits into 80 columns
         MofNCompleteColumn(),
         TextColumn("{task.fields[running]}"),
         TimeRemainingColumn(),
@@ -85,7 +83,8 @@ def show_summary(question: Question, summary: Summary) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("model", f"{question.model_path} (SHA-256 {question.model_sha256[:16]}...)")
+    table.add_row("model", question.model_path)
+    table.add_row("SHA-256", f"{question.model_sha256[:16]}...")
     which = f"{data.name} {data.split or ''}".strip()
     table.add_row("samples", f"{summary.samples} of {which}, from {data.start}")
     bounds = "" if question.input_range is None else " within [{:g}, {:g}]".format(*question.input_range)
