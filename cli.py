@@ -413,6 +413,8 @@ def train_command(
     from adcert import session
     from adcert.progress import Several, reporter, summary
 
+    if tensorboard:
+        from adcert.tensorboard import TensorBoard
     chosen = session.select_device(device)
     if resume:
         run = runs.open_run(resume)
@@ -424,8 +426,6 @@ def train_command(
         return 0
     watching = reporter(quiet=quiet())
     if tensorboard:
-        from adcert.tensorboard import TensorBoard
-
         watching = Several(watching, TensorBoard(run.folder / "tensorboard"))
     say(recipes.to_toml(run.recipe))
     try:

@@ -1,4 +1,4 @@
-"""Losses and accuracies for TensorBoard, epoch by epoch; needs the extra `tensorboard`."""
+"""Losses and accuracies for TensorBoard, epoch by epoch. Importing this raises RunProblem where it is not installed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from adcert.problems import RunProblem
 from adcert.progress import Silent
 from adcert.recipe import Recipe
 
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    raise RunProblem("--tensorboard needs TensorBoard: pip install 'adcert[tensorboard]'") from None
+
 
 class TensorBoard(Silent):
     """Writes events below `folder`, a folder for each phase (teacher, student)."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises RunProblem where TensorBoard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise RunProblem("--tensorboard needs TensorBoard: pip install 'adcert[tensorboard]'") from None
-        self._folder, self._writer_of = folder, SummaryWriter
+        self._folder = folder
 
     def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
-        self._writer = self._writer_of(str(self._folder / phase), purge_step=epochs_done + 1)
+        self._writer = SummaryWriter(str(self._folder / phase), purge_step=epochs_done + 1)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         values = {f"loss/{term}": value for term, value in metrics["losses"].items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -13,9 +11,7 @@ from rich.console import Console
 from adcert import recipe as recipes
 from adcert.plots import training_curves
 from adcert.progress import Bar, Lines, Several, Silent, reporter
-from adcert.tensorboard import TensorBoard
 from adcert.train import Reporter
-from verify.errors import Problem
 
 METRICS = {
     "epoch": 2,
@@ -79,6 +75,8 @@ def test_tensorboard_holds_every_epoch_of_each_phase(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from adcert.tensorboard import TensorBoard
+
     show(TensorBoard(tmp_path))
     events = EventAccumulator(str(tmp_path / "student")).Reload()
     assert {"loss/ibp", "loss/distillation", "held-out/clean_accuracy", "eps", "time_s"} <= set(
@@ -86,12 +84,6 @@ def test_tensorboard_holds_every_epoch_of_each_phase(tmp_path: Path) -> None:
     )
     (event,) = events.Scalars("held-out/ibp_accuracy")
     assert (event.step, round(event.value, 2)) == (2, 93.95)
-
-
-def test_without_tensorboard_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(Problem, match=re.escape("pip install 'adcert[tensorboard]'")):
-        TensorBoard(tmp_path)
 
 
 def test_the_curves_of_a_run_are_a_picture() -> None:

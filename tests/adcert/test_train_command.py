@@ -85,6 +85,27 @@ def test_ctrl_c_says_how_to_go_on(adcert: Command, recipe_file: Path, monkeypatc
     assert adcert("train", "--resume", "runs/small").exit_code == 0
 
 
+def test_tensorboard_and_quiet(adcert: Command, recipe_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    done = adcert("train", recipe_file, "--tensorboard", "--quiet", "--set", "epochs=1", "--set", "teacher.epochs=1")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "runs" / "small" / "tensorboard").iterdir()) == [
+        "student",
+        "teacher",
+    ]
+
+
+def test_without_tensorboard_a_sentence_says_what_to_install(
+    adcert: Command, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "adcert.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = adcert("train", recipe_file, "--tensorboard")
+    assert done.exit_code == 2
+    assert "pip install 'adcert[tensorboard]'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
