@@ -283,8 +283,12 @@ def attack_command(
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     verdicts: list[Verdict] = []
-    watch = terminal.progress(verdicts, len(question.data))
-    answer(network, question, verdicts, result_path=result_path, watch=watch)
+    try:
+        watch = terminal.progress(verdicts, len(question.data))
+        answer(network, question, verdicts, result_path=result_path, watch=watch)
+    except KeyboardInterrupt:
+        terminal.show_summary(question, Summary.of(verdicts, attacked=True))
+        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples", INTERRUPTED)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))

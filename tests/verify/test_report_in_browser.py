@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.onnx_models import model, node
+from verify import onnx_file
 from verify.report import read_file, write_report
 from verify.samples import read_data
 
@@ -79,11 +81,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if status == "counterexample":
             entry["counterexample"] = np.clip(x[index] / 255 + 0.1, 0, 1).tolist()
         samples.append(entry)
+    name = "a-rather-long-file-name-without-any-space" * 4 + ".onnx"
+    metadata = {
+        "adcert.dataset": "data.npz",
+        "adcert.recipe": json.dumps({"objective": "ad-cert", "note": "long " * 60}),
+    }
+    weights = {"w": np.zeros((192, 10), np.float32)}
+    (folder / name).write_bytes(model([node("Gemm", ["x", "w"], "y")], ["n", 192], weights, metadata=metadata))
     results = []
     for number, eps in enumerate((0.1, 0.25)):
         result = {
             "schema_version": 1,
-            "model": {"path": "a-rather-long-file-name-without-any-space" * 4 + ".onnx", "sha256": "0" * 64},
+            "model": {"path": name, "sha256": onnx_file.read(folder / name).sha256},
             "contract": "float32-any-order",
             "method": "complete",
             "norm": "linf",
@@ -222,6 +231,7 @@ def test_the_result_can_be_downloaded(show: Any, folder: Path, tmp_path: Path) -
 def test_paper_is_white_and_has_no_controls(show: Any) -> None:
     page = show("several.html", color_scheme="dark")
     page.emulate_media(media="print")
+    assert page.locator("section > details > .facts").first.is_visible()  # what is folded away on a screen
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator(".filters:visible, .download:visible").count()
     assert page.evaluate(CONTRASTS) == []
