@@ -113,10 +113,10 @@ class Result:
         return sum(sample.prediction == sample.label for sample in self.samples)
 
     @cached_property
-    def points(self) -> tuple[Point, ...]:
-        """What was found at every eps, its own among them, by rising eps."""
+    def point(self) -> Point:
+        """What was found at its own eps."""
         total = len(self.samples) or 1
-        own = Point(
+        return Point(
             eps=self.eps,
             eps_text=self.eps_text,
             clean=100 * self.correct / total,
@@ -125,7 +125,6 @@ class Result:
             undecided=self.counts[Outcome.UNDECIDED],
             time_s=sum(sample.time_s for sample in self.samples),
         )
-        return tuple(sorted([own, *self.elsewhere], key=lambda point: point.eps))
 
     @property
     def proves(self) -> bool:

@@ -15,7 +15,7 @@ from verify.report.charts import Series, accuracy_over_eps, margins, shares
 from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Pictures
-from verify.report.results import Outcome, Result, Sample
+from verify.report.results import Outcome, Point, Result, Sample
 from verify.report.wording import PROVED, count, data_of, decimal, percent, perturbation, radius, seconds
 
 _MOST_CLASSES = 20
@@ -143,18 +143,16 @@ def scrollable(content: Html, name: str) -> Html:
 
 def curve(results: Sequence[Result]) -> Html:
     """Accuracies against eps, as a chart and a table, of results on the same model, samples and contract."""
-    by_eps = {point.eps: point for result in results for point in result.points}
-    points = [by_eps[eps] for eps in sorted(by_eps)]
+    points = _by_eps(results)
     series = [Series("clean", "clean", tuple((point.eps, point.clean) for point in points))]
     attacks = tuple((point.eps, point.attacked) for point in points if point.attacked is not None)
     if attacks:
         series.append(Series("attacked", "counterexample", attacks))
     rows = []
     for method in dict.fromkeys(result.method for result in results if result.proves):
-        mine = {point.eps: point for result in results if result.method == method for point in result.points}
-        mine = dict(sorted(mine.items()))
+        mine = _by_eps([result for result in results if result.method == method])
         series.append(
-            Series(f"certified, {method}", "certified", tuple((eps, point.certified) for eps, point in mine.items()))
+            Series(f"certified, {method}", "certified", tuple((point.eps, point.certified) for point in mine))
         )
         rows += [
             [
@@ -166,13 +164,20 @@ def curve(results: Sequence[Result]) -> Html:
                 count(point.undecided),
                 seconds(point.time_s),
             ]
-            for point in mine.values()
+            for point in mine
         ]
     numbers = ["clean", "attacked", "certified", "undecided", "time"]
     return join(
         accuracy_over_eps(series),
         table(["radius", "method"], numbers, rows, "Accuracy by radius") if rows else None,
     )
+
+
+def _by_eps(results: Sequence[Result]) -> list[Point]:
+    """A point for each eps, in order; where there are several, that of a result which is about this eps."""
+    found = {point.eps: point for result in results for point in result.elsewhere}
+    found |= {result.eps: result.point for result in results}
+    return [found[eps] for eps in sorted(found)]
 
 
 def _over_eps(result: Result) -> Html | None:
