@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from support.command_line import ROOT, adcert
+from support.command_line import adcert_in_process as in_process
 from support.onnx_models import ALL, model, node
 from support.relu_networks import ReluNetwork
 from verify.robustness import Status, Verdict
@@ -376,12 +377,12 @@ def test_a_report_of_a_property_is_refused(classifier: Path, tmp_path: Path) -> 
 def test_accuracy_against_eps_is_computed_when_asked_for(classifier: Path, tmp_path: Path) -> None:
     result, page = tmp_path / "result.json", tmp_path / "page.html"
     radii = ["--curve", "0.3, 0,1/10,9/20"]
-    done = adcert("verify", classifier, *radii, "--attack", "--json", result, "--report", page)
+    done = in_process("verify", classifier, *radii, "--attack", "--json", result, "--report", page)
     assert done.returncode == 0, done.stderr
     curve = json.loads(result.read_text())["curve"]
     for point, own in zip(curve, ("0", "3/10", "9/20"), strict=True):
         alone = tmp_path / "alone.json"
-        assert adcert("verify", classifier, "--eps", own, "--attack", "--json", alone).returncode == 0
+        assert in_process("verify", classifier, "--eps", own, "--attack", "--json", alone).returncode == 0
         expected = json.loads(alone.read_text())
         assert point["eps_exact"] == own
         for key in ("clean_accuracy", "attacked_accuracy", "certified_accuracy", "undecided"):
@@ -389,8 +390,8 @@ def test_accuracy_against_eps_is_computed_when_asked_for(classifier: Path, tmp_p
     assert [point["certified_accuracy"] for point in curve] == [75.0, 25.0, 0.0]
     assert "Accuracy against eps" in page.read_text()
     assert "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.45" in page.read_text()
-    assert adcert("verify", classifier, "--json", result, "--resume", "--attack").returncode == 0
-    refused = adcert("verify", classifier, "--curve", "0.1,,0.2")
+    assert in_process("verify", classifier, "--json", result, "--resume", "--attack").returncode == 0
+    refused = in_process("verify", classifier, "--curve", "0.1,,0.2")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "eps must be a decimal or a fraction" in refused.stderr
 
@@ -410,7 +411,7 @@ def test_a_package_that_is_missing_is_named(classifier: Path) -> None:
 
 def test_a_card_says_what_was_found_and_how_to_find_it_again(classifier: Path, tmp_path: Path) -> None:
     card = tmp_path / "card.md"
-    assert adcert("verify", classifier, "--attack", "--card", card).returncode == 0
+    assert in_process("verify", classifier, "--attack", "--card", card).returncode == 0
     text = card.read_text()
     for words in (
         "# model",
@@ -438,13 +439,13 @@ def test_quiet_says_nothing_but_errors(classifier: Path, tmp_path: Path) -> None
         ["report", tmp_path / "result.json", "-q", "--out", page],
         ["bounds", classifier, "-q", "--out", graph],
     ):
-        done = adcert(*command)
+        done = in_process(*command)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert page.exists()
     assert graph.exists()
     assert found.exists()
-    assert "certified" in adcert("verify", classifier).stderr
-    assert adcert("verify", tmp_path / "nothing.onnx", "-q").stderr.startswith("Error: ")
+    assert "certified" in in_process("verify", classifier).stderr
+    assert in_process("verify", tmp_path / "nothing.onnx", "-q").stderr.startswith("Error: ")
 
 
 def test_the_bar_counts_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
