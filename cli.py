@@ -406,39 +406,43 @@ def train_command(
     device: str,
     seed: int | None,
     tensorboard: bool,
-) -> int:
-    """Train a classifier by RECIPE: the name of one that ships with adcert, or a TOML file."""
+) -> None:
+    """Train a classifier by RECIPE: the name of one that ships with adcert, or a TOML file.
+
+    On several GPUs: torchrun --nproc-per-node N cli.py train RECIPE.
+    """
     given = context.get_parameter_source("recipe") is not click.core.ParameterSource.DEFAULT
     if resume and (given or overrides or out or teacher or seed is not None):
         raise click.UsageError("--resume takes everything but --device from the run folder")
 
+    from adcert import processes, session
     from adcert import recipe as recipes
     from adcert import run as runs
-    from adcert import session
+    from adcert.problems import Interrupted
     from adcert.progress import Several, reporter, summary
 
     if tensorboard:
         from adcert.tensorboard import TensorBoard
-    chosen = session.select_device(device)
-    if resume:
-        run = runs.open_run(resume)
-    else:
-        settings = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
-        run = session.start(out or Path("runs") / Path(recipe).stem, recipes.load(recipe, settings), teacher)
-    if run.finished:
-        say(f"{run.folder} is finished; export it with: export {run.folder}")
-        return 0
-    watching = reporter(quiet=quiet())
-    if tensorboard:
-        watching = Several(watching, TensorBoard(run.folder / "tensorboard"))
-    say(recipes.to_toml(run.recipe))
-    try:
-        trained = session.execute(run, chosen, watching)
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted; continue with: train --resume {run.folder}", err=True)
-        return INTERRUPTED
-    say(f"{run.model_path}: {summary(trained.held_out)}")
-    return 0
+
+    with processes.joined():
+        chosen = session.select_device(device)
+        if resume:
+            run = runs.open_run(resume)
+        else:
+            settings = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+            run = session.start(out or Path("runs") / Path(recipe).stem, recipes.load(recipe, settings), teacher)
+        if run.finished:
+            say(f"{run.folder} is finished; export it with: export {run.folder}")
+            return
+        watching = reporter(quiet=quiet())
+        if tensorboard and processes.rank() == 0:
+            watching = Several(watching, TensorBoard(run.folder / "tensorboard"))
+        say(recipes.to_toml(run.recipe))
+        try:
+            trained = session.execute(run, chosen, watching)
+        except KeyboardInterrupt:
+            raise Interrupted(f"Interrupted; continue with: train --resume {run.folder}") from None
+        say(f"{run.model_path}: {summary(trained.held_out)}")
 
 
 @commands.command("study")
@@ -453,6 +457,8 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     What is done already is kept: the same command goes on with an interrupted study. Results go to results.csv,
     results.json and one picture per recipe.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise click.UsageError("a study trains its students one by one, in one process; torchrun is for train")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from adcert import session
     from adcert import study as studies
@@ -551,13 +557,21 @@ def main() -> None:
     except Exception:
         import traceback
 
-        traceback.print_exc()
+        if _speaks():
+            traceback.print_exc()
         fail("this is a defect of adcert: please report it with the lines above", 70)
+
+
+def _speaks() -> bool:
+    """Whether this process is the one that says how it ends, if several train together."""
+    processes = sys.modules.get("adcert.processes")
+    return processes is None or bool(processes.speaks())
 
 
 def fail(sentence: str, exit_code: int) -> NoReturn:
     """Say what went wrong on stderr and leave with `exit_code`."""
-    click.echo(f"Error: {sentence}", err=True)
+    if _speaks():
+        click.echo(f"Error: {sentence}", err=True)
     sys.exit(exit_code)
 
 

@@ -16,12 +16,16 @@ Loss = Callable[[Tensor], Tensor]
 """From the network's results (N x classes) to what the attack maximises, one number per sample (N)."""
 
 
+TOGETHER = 4  # starts that run as one batch: more would take more memory and little less time
+
+
 @dataclass(frozen=True)
 class Pgd:
-    """How long to search: gradient steps per start, and random starts."""
+    """How long to search: gradient steps per start, and random starts; and in which precision of the network."""
 
     steps: int
     restarts: int = 1
+    precision: torch.dtype = torch.float32
 
 
 def step_sizes(steps: int) -> list[float]:
@@ -48,21 +52,29 @@ def pgd(network: Network, box: Box, loss: Loss, settings: Pgd, random: torch.Gen
     Every start is uniform in the box; each step moves by step size * half width * sign(gradient), clipped to the box.
     """
     network = network.detached()
-    half_width = (box.upper - box.lower) / 2
     worst, worst_loss = box.lower, box.lower.new_full(box.lower.shape[:1], -torch.inf)
-    for _ in range(settings.restarts):
-        noise = torch.rand(box.lower.shape, generator=random, device=box.lower.device)
-        points = _clip(box.lower + noise * (2 * half_width), box)
+    for done in range(0, settings.restarts, TOGETHER):
+        starts = min(TOGETHER, settings.restarts - done)
+        around = Box(torch.cat([box.lower] * starts), torch.cat([box.upper] * starts))
+        width = around.upper - around.lower
+
+        def losses_at(points: Tensor, starts: int = starts) -> Tensor:
+            with torch.autocast(points.device.type, settings.precision, enabled=settings.precision != torch.float32):
+                results = network(points)
+            return torch.cat([loss(part) for part in results.to(points.dtype).chunk(starts)])
+
+        noise = torch.rand(around.lower.shape, generator=random, device=around.lower.device)
+        points = _clip(around.lower + noise * width, around)
         for size in step_sizes(settings.steps):
             points.requires_grad_()
-            losses = loss(network(points))
+            losses = losses_at(points)
             (gradient,) = torch.autograd.grad(losses.sum(), points)
             points = points.detach()
-            worst, worst_loss = _worse(worst, worst_loss, points, losses.detach())
-            points = _clip(points + size * half_width * gradient.sign(), box)
+            worst, worst_loss = _worse(worst, worst_loss, points, losses.detach(), starts)
+            points = _clip(points + (size / 2) * width * gradient.sign(), around)
         with torch.no_grad():
-            losses = loss(network(points))
-        worst, worst_loss = _worse(worst, worst_loss, points, losses)
+            losses = losses_at(points)
+        worst, worst_loss = _worse(worst, worst_loss, points, losses, starts)
     return worst
 
 
@@ -70,7 +82,10 @@ def _clip(points: Tensor, box: Box) -> Tensor:
     return torch.minimum(torch.maximum(points, box.lower), box.upper)
 
 
-def _worse(worst: Tensor, worst_loss: Tensor, points: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-    better = losses > worst_loss
-    chosen = better.reshape(-1, *[1] * (points.dim() - 1))
-    return torch.where(chosen, points, worst), torch.where(better, losses, worst_loss)
+def _worse(worst: Tensor, worst_loss: Tensor, points: Tensor, losses: Tensor, starts: int) -> tuple[Tensor, Tensor]:
+    """The worst point of each sample so far, now that those of `starts` batches are known too."""
+    for point, value in zip(points.chunk(starts), losses.chunk(starts), strict=True):
+        better = value > worst_loss
+        chosen = better.reshape(-1, *[1] * (point.dim() - 1))
+        worst, worst_loss = torch.where(chosen, point, worst), torch.where(better, value, worst_loss)
+    return worst, worst_loss

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from adcert import processes
 from adcert.problems import RecipeProblem
 
 
@@ -99,8 +100,12 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def shuffled_batches(data: Labelled, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (uint8 images, labels); the images that do not fill a last batch sit this epoch out."""
+    """One epoch of (uint8 images, labels); the images that do not fill a last batch sit this epoch out.
+
+    Of several processes each gets its own rows of every batch; the batches as a whole do not depend on their number.
+    """
     # Permuted on the CPU, whose generator gives the same order on every device.
     order = torch.randperm(len(data), generator=random).to(data.labels.device)
     for chosen in order[: len(data) // batch_size * batch_size].reshape(-1, batch_size):
-        yield data.images[chosen], data.labels[chosen]
+        own = processes.rows(chosen)
+        yield data.images[own], data.labels[own]

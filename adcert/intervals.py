@@ -86,11 +86,29 @@ def _max_pool(layer: MaxPool, x: Interval) -> Interval:
     return Interval.of(Box(layer.apply(x.lower), layer.apply(x.upper)))
 
 
+class _Relu(torch.autograd.Function):
+    """Centre and radius of [relu(c - r), relu(c + r)], in few passes over memory, which is what they cost."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = (centre - radius).clamp_(min=0), (centre + radius).clamp_(min=0)
+        context.save_for_backward(lower > 0, upper > 0)
+        return (lower + upper).mul_(0.5), upper.sub_(lower).mul_(0.5)
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        lower_positive, upper_positive = context.saved_tensors  # type: ignore[attr-defined]
+        of_centre, of_radius = gradients
+        of_lower = (of_centre - of_radius).mul_(0.5).mul_(lower_positive)
+        of_upper = (of_centre + of_radius).mul_(0.5).mul_(upper_positive)
+        return of_upper + of_lower, of_upper.sub_(of_lower)
+
+
 def _relu(layer: Relu, x: Interval, shrink: float = 1.0) -> Interval:
+    if shrink == 1:
+        return Interval(*_Relu.apply(x.centre, x.radius))  # type: ignore[no-untyped-call]
     lower, upper = F.relu(x.lower), F.relu(x.upper)
-    if shrink != 1:
-        upper = torch.where(x.lower < 0, shrink * upper, upper)
-    return Interval.of(Box(lower, upper))
+    return Interval.of(Box(lower, torch.where(x.lower < 0, shrink * upper, upper)))
 
 
 INTERVAL: dict[type, Callable[..., Interval]] = {

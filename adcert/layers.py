@@ -5,6 +5,7 @@ Attacks, adversarial passes and bounds all run on these; `adcert.folding` makes 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -61,7 +62,9 @@ class Normalize:
 
 @dataclass(frozen=True)
 class Relu:
-    pass
+    """in_place: whether it overwrites its operand, which saves a tensor of activations."""
+
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,9 @@ Layer = Affine | Normalize | Relu | Flatten | Add | Concatenate | MaxPool | Aver
 APPLY: dict[type, Callable[..., Tensor]] = {
     Convolution: lambda layer, x: layer.apply(x, layer.weight, layer.bias),
     Linear: lambda layer, x: F.linear(x, layer.weight, layer.bias),
-    Scale: lambda layer, x: x * per_channel(layer.weight, x) + per_channel(layer.bias, x),
+    Scale: lambda layer, x: torch.addcmul(per_channel(layer.bias, x), x, per_channel(layer.weight, x)),
     Normalize: lambda layer, x: (x - layer.mean) / layer.std,
-    Relu: lambda layer, x: F.relu(x),
+    Relu: lambda layer, x: F.relu(x, inplace=layer.in_place),
     Flatten: lambda layer, x: x.flatten(1),
     Add: lambda layer, x, y: x + y,
     Concatenate: lambda layer, *parts: torch.cat(parts, dim=1),
@@ -158,7 +161,10 @@ class Network:
         return Network(tuple(Step(layer, (index,)) for index, layer in enumerate(layers)))
 
     def results(self, entering: Value, rule: Callable[..., Value]) -> Iterator[Value]:
-        """The result of each step in order, by `rule(layer, *operands)`; dropped here once no later step needs it."""
+        """The result of each step in order, by `rule(layer, *operands)`; dropped here once no later step needs it.
+
+        A later step may overwrite it (`overwriting`).
+        """
         values = {0: entering}
         for index, step in enumerate(self.steps):
             values[index + 1] = rule(step.layer, *(values[operand] for operand in step.operands))
@@ -218,6 +224,17 @@ class Network:
             return replace(layer, **tensors)
 
         return Network(tuple(replace(step, layer=changed(step.layer)) for step in self.steps))
+
+    def overwriting(self) -> Network:
+        """The same network, ReLUs overwriting the results of affine layers that nothing else reads."""
+        uses = Counter(operand for step in self.steps for operand in step.operands)
+
+        def overwrites(step: Step) -> bool:
+            (operand, *_) = step.operands
+            fresh = operand > 0 and isinstance(self.steps[operand - 1].layer, Affine)
+            return isinstance(step.layer, Relu) and fresh and uses[operand] == 1
+
+        return Network(tuple(replace(s, layer=Relu(in_place=True)) if overwrites(s) else s for s in self.steps))
 
     def detached(self) -> Network:
         """The same network with weights that collect no gradient: what an attack runs on."""

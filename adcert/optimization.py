@@ -15,15 +15,15 @@ Parameters = Iterable[nn.Parameter]
 
 OPTIMIZERS: dict[str, Callable[[Parameters, Recipe], torch.optim.Optimizer]] = {
     "adam": lambda weights, recipe: torch.optim.Adam(
-        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     ),
     "adamw": lambda weights, recipe: torch.optim.AdamW(
-        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     ),
     "radam": lambda weights, recipe: torch.optim.RAdam(
         weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     ),
     "sgd": lambda weights, recipe: torch.optim.SGD(
-        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum, fused=True
     ),
 }

@@ -27,3 +27,9 @@ class ExportProblem(Problem):
 
 class NetworkProblem(Problem):
     """A model holds something that cannot be bounded, or does not fit the objective."""
+
+
+class Interrupted(Problem):
+    """A person stopped what can be continued."""
+
+    exit_code = 130

@@ -79,6 +79,7 @@ class Recipe(Settings):
     evaluation_steps: int = 10  # PGD steps behind the reported PGD accuracy
     seed: int = 0
     tf32: bool = False
+    bfloat16_attack: bool = True  # training attacks in bfloat16 on a GPU; nothing else does
     teacher: Recipe | None = field(default=None)
 
     @property

@@ -24,6 +24,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from adcert import processes
 from adcert import recipe as recipes
 from adcert.data import Benchmark
 from adcert.evaluate import Accuracies
@@ -103,10 +104,15 @@ class Run:
                 done = int(checkpoint["epochs"])
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
                 raise RunProblem(f"{self.checkpoint_path} does not fit the recipe beside it") from None
-        lines = self.metrics_path.read_bytes().splitlines(keepends=True) if self.metrics_path.exists() else []
-        write_atomically(self.metrics_path, b"".join(lines[:done]))
+        self._cut_metrics(done)
         return done
 
+    @processes.by_first
+    def _cut_metrics(self, epochs: int) -> None:
+        lines = self.metrics_path.read_bytes().splitlines(keepends=True) if self.metrics_path.exists() else []
+        write_atomically(self.metrics_path, b"".join(lines[:epochs]))
+
+    @processes.by_first
     def record(self, metrics: dict[str, Any]) -> None:
         """Append one epoch's metrics; they count once the checkpoint of that epoch is saved."""
         try:
@@ -119,11 +125,13 @@ class Run:
         """What was recorded, epoch by epoch."""
         return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
+    @processes.by_first
     def save_checkpoint(self, epochs: int, state: State) -> None:
         """Keep the state after `epochs` finished epochs."""
         content = {"epochs": epochs, **{name: part.state_dict() for name, part in state.items()}}
         write_atomically(self.checkpoint_path, _serialized(content))
 
+    @processes.by_first
     def finish(self, model: nn.Module, benchmark: Benchmark, held_out: Accuracies, teacher_sha256: str | None) -> None:
         """Save the finished weights."""
         content = {
@@ -137,6 +145,7 @@ class Run:
         }
         write_atomically(self.model_path, _serialized(content))
 
+    @processes.by_first
     def describe(self, device: torch.device, teacher_sha256: str | None) -> None:
         """Write what a reader of the folder wants to know beside the recipe."""
         write_info(self.folder, device=device, teacher_sha256=teacher_sha256)
@@ -147,13 +156,18 @@ def create(folder: Path, recipe: Recipe, teacher: Path | None = None) -> Run:
 
     The folder appears complete, so that a run that was killed at any moment either exists or does not.
     """
+    _write_new(folder, recipe, teacher)
+    return Run(folder, recipe)
+
+
+@processes.by_first
+def _write_new(folder: Path, recipe: Recipe, teacher: Path | None) -> None:
     if folder.exists():
         raise RunProblem(f"{folder} exists already; continue it with --resume {folder} or choose another --out")
     with staged_folder(folder) as staging:
         (staging / "recipe.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
         if teacher is not None:
             copy_finished(teacher, staging / "teacher")
-    return Run(folder, recipe)
 
 
 def open_run(folder: Path) -> Run:

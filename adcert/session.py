@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from adcert import processes
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert.files import staged_folder
@@ -19,17 +20,22 @@ from adcert.problems import RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
 from adcert.tracing import trace
-from adcert.train import Reporter, Teacher, train
+from adcert.train import Reporter, Teacher, placed, train
 from verify.errors import Problem
 from verify.files import write_atomically
 
 
 def select_device(name: str) -> torch.device:
-    """ "cpu", "cuda", or "auto": the GPU if there is one."""
+    """ "cpu", "cuda", or "auto": the GPU if there is one; each of several processes has its own."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise RunProblem("there is no usable CUDA device here; use --device cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    if processes.local_rank() >= torch.cuda.device_count():
+        raise RunProblem(f"there are more processes than the {torch.cuda.device_count()} GPUs of this machine")
+    torch.cuda.set_device(processes.local_rank())
+    return torch.device("cuda", processes.local_rank())
 
 
 def start(folder: Path, recipe: Recipe, teacher: Path | None) -> Run:
@@ -78,7 +84,7 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
     """The frozen teacher on `device`, trained in the run's own folder if it is not there yet."""
     if not OBJECTIVES[run.recipe.objective].needs_teacher:
         return None
-    if not run.teacher_folder.exists():
+    if not processes.agreed(run.teacher_folder.exists()):
         assert run.recipe.teacher is not None
         runs.create(run.teacher_folder, run.recipe.teacher)
     teacher = runs.open_run(run.teacher_folder)
@@ -87,10 +93,11 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
         _draw(teacher)
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
-    network = fold_running(trace(trained_model(trained).to(device)))
+    network = fold_running(trace(placed(trained_model(trained), device)))
     return Teacher(network, trained.weights, trained.sha256)
 
 
+@processes.by_first
 def _publish(teacher: Run) -> None:
     """Keep a finished teacher for later runs. Only whole folders appear; the teacher of a faster run stays."""
     target = cached_teacher(teacher.recipe)
@@ -100,6 +107,7 @@ def _publish(teacher: Run) -> None:
             runs.copy_finished(teacher.folder, staging)
 
 
+@processes.by_first
 def _draw(run: Run) -> None:
     """The curves of a finished run as a picture, where matplotlib, an optional extra, is installed."""
     with contextlib.suppress(ModuleNotFoundError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adcert.attack import Pgd, cross_entropy_with, step_sizes
+from adcert.attack import TOGETHER, Pgd, cross_entropy_with, step_sizes
 from adcert.attack import pgd as attack
 from adcert.intervals import Box, box_around
 from adcert.layers import Flatten, Linear, Network
@@ -37,6 +37,30 @@ def test_it_stays_inside_the_box(settings: Pgd) -> None:
     box = box_around(images(16), 0.3)
     attacked = pgd(small_network(), box, labels(16), settings, torch.Generator().manual_seed(0))
     assert bool((attacked >= box.lower).all() and (attacked <= box.upper).all())
+
+
+def test_starts_that_run_together_are_those_that_run_one_by_one() -> None:
+    network, y = small_network(), labels(8)
+    box = box_around(images(8), 0.3)
+    alone = torch.Generator().manual_seed(0)
+    single = [pgd(network, box, y, Pgd(3), alone) for _ in range(TOGETHER + 1)]
+    together = pgd(network, box, y, Pgd(3, TOGETHER + 1), torch.Generator().manual_seed(0))
+    losses = torch.stack([F.cross_entropy(network(x), y, reduction="none") for x in single])
+    expected = torch.stack(single)[losses.argmax(0), torch.arange(8)]
+    torch.testing.assert_close(together, expected)
+
+
+def test_reduced_precision_finds_almost_the_same_losses_inside_the_box() -> None:
+    network, x, y = small_network(), images(64), labels(64)
+    box = box_around(x, 0.2)
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        attacked = pgd(network, box, y, Pgd(5, precision=precision), torch.Generator().manual_seed(0))
+        assert attacked.dtype == torch.float32
+        assert bool((attacked >= box.lower).all() and (attacked <= box.upper).all())
+        losses.append(F.cross_entropy(network(attacked), y))
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
 
 
 def linear_network() -> Network:
@@ -76,18 +100,19 @@ def test_more_restarts_and_steps_only_ever_find_worse_images() -> None:
     assert loss(Pgd(10, restarts=3)).mean() > F.cross_entropy(network(x), y)
 
 
-def test_the_result_is_the_worst_of_all_iterates(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restarts", [1, 2, TOGETHER + 1])
+def test_the_result_is_the_worst_of_all_iterates(restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network, y = small_network(), labels(8)
     seen: list[torch.Tensor] = []
     original = Network.__call__
 
     def recording(self: Network, x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.detach().clone())
+        seen.extend(x.detach().clone().split(8))
         return original(self, x)
 
     monkeypatch.setattr(Network, "__call__", recording)
-    attacked = pgd(network, box_around(images(8), 0.3), y, Pgd(5, restarts=2), torch.Generator().manual_seed(0))
+    attacked = pgd(network, box_around(images(8), 0.3), y, Pgd(5, restarts), torch.Generator().manual_seed(0))
     monkeypatch.undo()
-    assert len(seen) == 2 * (5 + 1)
+    assert len(seen) == restarts * (5 + 1)
     losses = torch.stack([F.cross_entropy(network(x), y, reduction="none") for x in seen])
     torch.testing.assert_close(F.cross_entropy(network(attacked), y, reduction="none"), losses.amax(0))

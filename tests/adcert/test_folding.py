@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adcert.data import Labelled
-from adcert.folding import fold_batch, fold_running
+from adcert.folding import _moments, fold_batch, fold_running
 from adcert.statistics import population
 from adcert.tracing import trace
 from support.small_networks import images, small_model
@@ -36,6 +36,15 @@ def test_gradients_flow_through_the_batch_statistics_as_in_the_model() -> None:
     reference(images(9)).square().sum().backward()
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_of_the_moments() -> None:
+    x = images(3).double().requires_grad_()
+    assert torch.autograd.gradcheck(_moments, (x,))
+    assert torch.autograd.gradcheck(_moments, (x.flatten(1),))
+    mean, variance = _moments(x)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
 
 
 def test_other_images_go_through_the_statistics_of_the_clean_batch() -> None:

@@ -8,8 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adcert.attack import Pgd, cross_entropy_with, pgd
-from adcert.intervals import Box, box_around, feature_interval, margin_lower_bounds, propagate
-from adcert.layers import Convolution, Flatten, Linear, Network, Normalize, Relu
+from adcert.intervals import (
+    Box,
+    Interval,
+    box_around,
+    feature_interval,
+    interval,
+    margin_lower_bounds,
+    propagate,
+)
+from adcert.layers import Add, Convolution, Flatten, Linear, Network, Normalize, Relu, Step
 from support.small_networks import images, labels, small_network
 
 
@@ -57,9 +65,9 @@ def test_bounds_equal_the_naive_ones(seed: int) -> None:
     box = box_around(images(7, seed).double(), 0.1)
     bounds = propagate(network, box)
     ours = [*bounds.pre_activations, bounds.features]
-    for interval, (lower, upper) in zip(ours, naive_bounds(network, box.lower, box.upper), strict=True):
-        torch.testing.assert_close(interval.centre - interval.radius, lower)
-        torch.testing.assert_close(interval.centre + interval.radius, upper)
+    for bound, (lower, upper) in zip(ours, naive_bounds(network, box.lower, box.upper), strict=True):
+        torch.testing.assert_close(bound.centre - bound.radius, lower)
+        torch.testing.assert_close(bound.centre + bound.radius, upper)
     torch.testing.assert_close(bounds.input.radius, (box.upper - box.lower) / 2)
 
 
@@ -99,3 +107,36 @@ def test_a_box_without_width_gives_the_margins_themselves() -> None:
     logits = network(x)
     margins = margin_lower_bounds(feature_interval(network, box_around(x, 0.0)), network.last, y)
     torch.testing.assert_close(margins, logits.gather(1, y[:, None]) - logits, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_the_bounds_behind_a_relu() -> None:
+    centre = torch.linspace(-1, 1, 8, dtype=torch.float64).requires_grad_()
+    radius = torch.tensor([0.3, 0.9] * 4, dtype=torch.float64).requires_grad_()
+
+    def bounds(c: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        behind = interval(Relu(), Interval(c, r))
+        return behind.lower, behind.upper
+
+    assert torch.autograd.gradcheck(bounds, (centre, radius))
+    lower, upper = bounds(centre, radius)
+    torch.testing.assert_close(lower, F.relu(centre - radius))
+    torch.testing.assert_close(upper, F.relu(centre + radius))
+
+
+def test_only_results_that_nothing_else_reads_are_overwritten() -> None:
+    linear = Linear(torch.eye(3), torch.zeros(3))
+    steps = (
+        Step(Relu(), (0,)),  # of the input
+        Step(linear, (1,)),
+        Step(Relu(), (2,)),  # beside another reader
+        Step(Add(), (2, 3)),
+        Step(linear, (4,)),
+        Step(Relu(), (5,)),
+        Step(linear, (6,)),
+    )
+    network = Network(steps).overwriting()
+    in_place = [step.layer.in_place for step in network.steps if isinstance(step.layer, Relu)]
+    assert in_place == [False, False, True]
+    x = torch.tensor([[-1.0, 2.0, -3.0]])
+    torch.testing.assert_close(network(x), Network(steps)(x))
+    assert x.tolist() == [[-1.0, 2.0, -3.0]]

@@ -92,7 +92,7 @@ def test_bounds_contain_every_value_of_every_layer(name: str) -> None:
         share = torch.rand(x.shape, generator=random, dtype=torch.float64)
         share = share.round() if trial % 2 else share
         point = box.lower + share * (box.upper - box.lower)
-        values = [point, *network.body.results(point, apply)]
+        values = [point, *(value.clone() for value in network.body.results(point, apply))]
         for value, interval in zip(values, bounds.values, strict=True):
             assert bool((value >= interval.lower - 1e-9).all() and (value <= interval.upper + 1e-9).all())
         combined = torch.einsum("nrf,nf->nr", rows, values[-1]) + offsets
