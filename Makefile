@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/mnist-quick
+EXTRAS ?= test
 
 # Without an NVIDIA driver the CPU build of torch saves gigabytes; where that index is out of reach, pip goes on without it.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
@@ -27,5 +28,5 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_INDEX) torch
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@

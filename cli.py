@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
+from verify.version import __version__
+
 INTERRUPTED = 130
 
 
@@ -31,7 +33,28 @@ class _Number(click.FloatRange):
 FINITE_SECONDS, PERCENT = _Number(min=0, min_open=True, max=1e7), _Number(0, 100)
 
 
+def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta["quiet"] = value
+
+
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, expose_value=False, callback=_set_quiet, help="Say nothing on stderr but errors."
+)
+
+
+def quiet() -> bool:
+    """Whether the command that runs was told --quiet."""
+    return bool(click.get_current_context().meta.get("quiet"))
+
+
+def say(sentence: str) -> None:
+    """Tell people, on stderr, unless they want quiet."""
+    if not quiet():
+        click.echo(sentence, err=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="adcert", message="%(prog)s %(version)s")
 def commands() -> None:
     """Train certifiably robust classifiers, export them to ONNX, and prove what the deployed file answers."""
 
@@ -76,7 +99,9 @@ def commands() -> None:
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
 @click.option("--fail-under", type=PERCENT, help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
+@click.option("--curve", metavar="EPS,EPS,...", help="Also certify at these radii: accuracy against eps in the report.")
 @click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
+@quiet_option
 @click.pass_context
 def verify_command(
     context: click.Context,
@@ -96,6 +121,7 @@ def verify_command(
     resume: bool,
     fail_under: float | None,
     attack: bool,
+    curve: str | None,
     vnnlib: Path | None,
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers.
@@ -104,16 +130,21 @@ def verify_command(
     follows), unknown or timeout.
     """
     if vnnlib:
-        of_samples = "data eps start count card resume fail_under attack engine report"
+        of_samples = "data eps start count card resume fail_under attack engine report curve"
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
+    from verify import curve as curves
     from verify import terminal
+    from verify.boxes import eps_text, parse_eps
     from verify.card import write_card
     from verify.effort import Effort
     from verify.errors import Problem
     from verify.network import load
-    from verify.result import Summary, read_verdicts, result_json
+    from verify.result import Summary, read_verdicts, result_json, write_result
     from verify.task import answer, question_about
+
+    terminal.CONSOLE.quiet = quiet()
+    radii = [parse_eps(eps) for eps in curve.split(",")] if curve else []
 
     network = load(model)
     question = question_about(
@@ -136,20 +167,34 @@ def verify_command(
     try:
         watch = terminal.progress(verdicts, len(question.data))
         answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
+        points = curves.curve(
+            network,
+            question,
+            verdicts,
+            radii,
+            watch=lambda eps, samples: terminal.progress([], samples, f"eps {eps_text(eps)}"),
+        )
     except KeyboardInterrupt:
         terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
-        advice = f"; go on with the same command and --resume (so far: {result_path})" if result_path else ""
-        fail(f"interrupted{advice}", INTERRUPTED)
+        if result_path:
+            advice = f"{result_path} holds what was found; go on with the same command and --resume"
+        else:
+            advice = "nothing was kept, which --json FILE would do"
+        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples: {advice}", INTERRUPTED)
     summary = Summary.of(verdicts, attacked=question.attack is not None)
     terminal.show_summary(question, summary)
+    if points:
+        terminal.show_curve(points)
+        if result_path:
+            write_result(result_path, question, verdicts, points)
     if json_path and not result_path:
-        sys.stdout.buffer.write(result_json(question, verdicts))
+        sys.stdout.buffer.write(result_json(question, verdicts, points))
     if card:
         write_card(card, question, summary, network.metadata)
     if report:
         from verify.report import read_result, write_report
 
-        result = read_result(f"{report.stem}.json", result_json(question, verdicts))
+        result = read_result(f"{report.stem}.json", result_json(question, verdicts, points))
         write_report(report, [result], data=data or network.metadata.get("adcert.dataset"))
     return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
 
@@ -201,6 +246,7 @@ def _verify_property(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random restarts.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the counterexamples (index, x, y) to this .npz.")
+@quiet_option
 def attack_command(
     model: Path,
     data: str | None,
@@ -222,6 +268,7 @@ def attack_command(
     from verify.robustness import Verdict
     from verify.task import answer, question_about
 
+    terminal.CONSOLE.quiet = quiet()
     network = load(model)
     question = question_about(
         network,
@@ -236,8 +283,12 @@ def attack_command(
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     verdicts: list[Verdict] = []
-    watch = terminal.progress(verdicts, len(question.data))
-    answer(network, question, verdicts, result_path=result_path, watch=watch)
+    try:
+        watch = terminal.progress(verdicts, len(question.data))
+        answer(network, question, verdicts, result_path=result_path, watch=watch)
+    except KeyboardInterrupt:
+        terminal.show_summary(question, Summary.of(verdicts, attacked=True))
+        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples", INTERRUPTED)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))
@@ -274,6 +325,7 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULT...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The HTML file.")
 @click.option("--data", help="Where pictures are from, if the result's own name for it does not suffice.")
+@quiet_option
 def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> None:
     """Make one self-contained HTML page of each RESULT (what `verify --json` wrote), side by side if there are several.
 
@@ -282,7 +334,7 @@ def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> No
     from verify.report import read_file, write_report
 
     write_report(out, [read_file(path) for path in results], data=data, folders=[path.parent for path in results])
-    click.echo(str(out), err=True)
+    say(str(out))
 
 
 @commands.command("inspect")
@@ -311,6 +363,7 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
 @commands.command("bounds")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file.")
+@quiet_option
 def bounds_command(model: Path, out: Path) -> None:
     """Compile the bounds of MODEL, a classifier, to an ONNX graph that any float32 runtime runs.
 
@@ -325,7 +378,7 @@ def bounds_command(model: Path, out: Path) -> None:
     network = load(model)
     graph = compile_bounds(network, input_range(network))
     write_atomically(out, graph.SerializeToString(deterministic=True))
-    click.echo(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}", err=True)
+    say(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}")
 
 
 @commands.command("train")
@@ -338,6 +391,10 @@ def bounds_command(model: Path, out: Path) -> None:
 @click.option("--teacher", type=click.Path(path_type=Path), help="Use this finished run, or its model.pt, as teacher.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="The same as --set seed=N.")
+@click.option(
+    "--tensorboard", is_flag=True, help="Write the losses and accuracies for TensorBoard too, in the run folder."
+)
+@quiet_option
 @click.pass_context
 def train_command(
     context: click.Context,
@@ -348,6 +405,7 @@ def train_command(
     teacher: Path | None,
     device: str,
     seed: int | None,
+    tensorboard: bool,
 ) -> None:
     """Train a classifier by RECIPE: the name of one that ships with adcert, or a TOML file.
 
@@ -361,7 +419,10 @@ def train_command(
     from adcert import recipe as recipes
     from adcert import run as runs
     from adcert.problems import Interrupted
-    from adcert.progress import reporter, summary
+    from adcert.progress import Several, reporter, summary
+
+    if tensorboard:
+        from adcert.tensorboard import TensorBoard
 
     with processes.joined():
         chosen = session.select_device(device)
@@ -371,14 +432,17 @@ def train_command(
             settings = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
             run = session.start(out or Path("runs") / Path(recipe).stem, recipes.load(recipe, settings), teacher)
         if run.finished:
-            click.echo(f"{run.folder} is finished; export it with: export {run.folder}", err=True)
+            say(f"{run.folder} is finished; export it with: export {run.folder}")
             return
-        click.echo(recipes.to_toml(run.recipe), err=True)
+        watching = reporter(quiet=quiet())
+        if tensorboard and processes.rank() == 0:
+            watching = Several(watching, TensorBoard(run.folder / "tensorboard"))
+        say(recipes.to_toml(run.recipe))
         try:
-            trained = session.execute(run, chosen, reporter())
+            trained = session.execute(run, chosen, watching)
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted; continue with: train --resume {run.folder}") from None
-        click.echo(f"{run.model_path}: {summary(trained.held_out)}", err=True)
+        say(f"{run.model_path}: {summary(trained.held_out)}")
 
 
 @commands.command("study")
@@ -386,6 +450,7 @@ def train_command(
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/STUDY.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--list", "only_list", is_flag=True, help="Only name the students.")
+@quiet_option
 def study_command(study: str, out: Path | None, device: str, only_list: bool) -> int:
     """Train, export and verify every student of STUDY: the name of one that ships with adcert, or a TOML file.
 
@@ -405,16 +470,14 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
             click.echo(student.name)
         return 0
     folder = out or Path("runs") / chosen.name
-    found = studies.execute(
-        chosen, folder, session.select_device(device), reporter(), lambda line: click.echo(line, err=True)
-    )
+    found = studies.execute(chosen, folder, session.select_device(device), reporter(quiet=quiet()), say)
     try:
         for outcomes in found:
             written = studies.write(chosen, folder, outcomes)
     except KeyboardInterrupt:
         click.echo(f"Interrupted; go on with: study {study} --out {folder}", err=True)
         return INTERRUPTED
-    click.echo(", ".join(map(str, written)), err=True)
+    say(", ".join(map(str, written)))
     return 1 if any(outcome.problem for outcome in outcomes) else 0
 
 
@@ -429,6 +492,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     help="Of the quantised file: float operators between DequantizeLinear and QuantizeLinear, which runtimes may "
     "execute on integers (the default), or operators on integers.",
 )
+@quiet_option
 def export_command(run: Path, out: Path | None, int8: bool, form: str | None) -> int:
     """Write the finished model of RUN (a run folder or a model.pt) as ONNX, once onnxruntime agrees with torch."""
     if int8:
@@ -440,10 +504,9 @@ def export_command(run: Path, out: Path | None, int8: bool, form: str | None) ->
 
     path = out or (run if run.is_dir() else run.parent) / "model.onnx"
     comparison = export(load_trained(run), path)
-    click.echo(
+    say(
         f"{path}: onnxruntime and torch differ by at most {comparison.max_difference:.2g} in a logit "
-        f"and agree on {comparison.equal_argmax} of {comparison.images} images",
-        err=True,
+        f"and agree on {comparison.equal_argmax} of {comparison.images} images"
     )
     return 0
 
@@ -462,10 +525,9 @@ def _export_int8(run: Path, out: Path | None, form: str) -> int:
         default = (run if run.is_dir() else run.parent) / "model-int8.onnx"
     path = out or default
     agreement = export_int8(source, form, path)
-    click.echo(
+    say(
         f"{path}: agrees with the float model on {agreement.equal_argmax} of {agreement.images} images; onnxruntime's "
-        f"optimisation levels differ by at most {agreement.max_difference:.2g} in a logit, all within the bounds",
-        err=True,
+        f"optimisation levels differ by at most {agreement.max_difference:.2g} in a logit, all within the bounds"
     )
     return 0
 
@@ -490,6 +552,8 @@ def main() -> None:
         fail("there is not enough memory for this model", 4)
     except OSError as error:
         fail(str(error), 2)
+    except ModuleNotFoundError as missing:
+        fail(f"the package {missing.name} is not installed, which this command needs", 2)
     except Exception:
         import traceback
 

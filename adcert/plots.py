@@ -1,9 +1,11 @@
-"""The trade-off between standard and certified accuracy as a picture; needs matplotlib."""
+"""Pictures, by matplotlib: the course of a training run, and the trade-off between standard and certified accuracy."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -20,7 +22,7 @@ def trade_off(outcomes: Sequence[Outcome]) -> bytes:
     Bars show one standard deviation over seeds; what held-out images select is filled; published points are grey.
     """
     first = outcomes[0]
-    with matplotlib.rc_context({"svg.hashsalt": "adcert", "svg.fonttype": "none", "font.size": 9}):
+    with _style():
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.add_subplot()
         _published(axes, first.dataset, first.eps)
@@ -35,8 +37,45 @@ def trade_off(outcomes: Sequence[Outcome]) -> bytes:
         axes.grid(alpha=0.2)
         if axes.has_data():
             figure.legend(fontsize=7, loc="outside lower center", ncols=2)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
+        return _svg(figure)
+
+
+def training_curves(title: str, epochs: Sequence[Mapping[str, Any]]) -> bytes:
+    """An SVG of what metrics.jsonl holds: terms of the loss above, accuracies on held-out images below, by epoch."""
+    numbers = [each["epoch"] for each in epochs]
+    with _style():
+        figure = Figure(figsize=(7, 6), layout="constrained")
+        above, below = figure.subplots(2, sharex=True)
+        for term in dict.fromkeys(name for each in epochs for name in each["losses"]):
+            above.plot(numbers, [each["losses"].get(term, 0.0) for each in epochs], label=term)
+        above.set_yscale("asinh", linear_width=0.1)
+        above.set_ylabel("terms of the loss")
+        names = {"clean_accuracy": "clean", "pgd_accuracy": "PGD", "ibp_accuracy": "certified by IBP"}
+        for (key, name), line in zip(names.items(), ("--", ":", "-"), strict=True):
+            below.plot(numbers, [each[key] for each in epochs], line, label=name)
+        below.set_ylabel("held-out accuracy, %")
+        below.set_xlabel("epoch")
+        radius = below.twinx()
+        radius.plot(numbers, [each["eps"] for each in epochs], color="0.6", linewidth=1)
+        radius.set_ylabel("eps trained at", color="0.4")
+        radius.set_ylim(bottom=0)
+        for axes in (above, below):
+            axes.grid(alpha=0.2)
+            axes.legend(fontsize=7)
+        above.set_title(title)
+        return _svg(figure)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The same picture gives the same bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": "adcert", "svg.fonttype": "none", "font.size": 9}):
+        yield
+
+
+def _svg(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
     return picture.getvalue()
 
 

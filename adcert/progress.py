@@ -13,7 +13,46 @@ from adcert.recipe import Recipe
 from adcert.train import Reporter
 
 
-class Lines:
+class Silent:
+    """Nothing."""
+
+    def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Several:
+    """Tells all of them."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def begin(self, phase: str, recipe: Recipe, *, epochs_done: int, steps_per_epoch: int) -> None:
+        for each in self._reporters:
+            each.begin(phase, recipe, epochs_done=epochs_done, steps_per_epoch=steps_per_epoch)
+
+    def step(self) -> None:
+        for each in self._reporters:
+            each.step()
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        for each in self._reporters:
+            each.epoch(metrics)
+
+    def end(self) -> None:
+        for each in self._reporters:
+            each.end()
+
+
+class Lines(Silent):
     """One line per epoch."""
 
     def __init__(self, console: Console) -> None:
@@ -26,9 +65,6 @@ class Lines:
         if epochs_done:
             self._say(f"{phase}: continuing after epoch {epochs_done} of {recipe.epochs}")
 
-    def step(self) -> None:
-        pass
-
     def epoch(self, metrics: dict[str, Any]) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
         held_out = Accuracies(metrics["clean_accuracy"], metrics["pgd_accuracy"], metrics["ibp_accuracy"])
@@ -36,9 +72,6 @@ class Lines:
             f"{self._phase} epoch {metrics['epoch']}/{self._epochs}  eps {metrics['eps']:.4g}  {losses}  "
             f"{summary(held_out)}  {metrics['time_s']:.1f} s"
         )
-
-    def end(self) -> None:
-        pass
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -79,7 +112,9 @@ def summary(held_out: Accuracies) -> str:
     return f"held-out: clean {held_out.clean:.2f} %, PGD {held_out.pgd:.2f} %, IBP {held_out.ibp:.2f} %"
 
 
-def reporter() -> Reporter:
-    """The one that fits stderr."""
+def reporter(*, quiet: bool = False) -> Reporter:
+    """The one that fits stderr, or whoever wants quiet."""
+    if quiet:
+        return Silent()
     console = Console(file=sys.stderr)
     return Bar(console) if console.is_terminal else Lines(console)

@@ -3,6 +3,7 @@
 recipe.toml     the resolved recipe
 info.json       versions, device, SHA-256 of the teacher's weights
 metrics.jsonl   one line per finished epoch
+curves.svg      these metrics as a picture, once the run is finished, where matplotlib is installed
 checkpoint.pt   weights, optimiser and weight average after the last finished epoch
 model.pt        the finished weights with their recipe and held-out accuracies; its presence means "finished"
 teacher/        the run folder of the teacher, if there is one
@@ -81,6 +82,10 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     @property
+    def curves_path(self) -> Path:
+        return self.folder / "curves.svg"
+
+    @property
     def teacher_folder(self) -> Path:
         return self.folder / "teacher"
 
@@ -115,6 +120,10 @@ class Run:
                 file.write(json.dumps(metrics) + "\n")
         except OSError as error:
             raise FileProblem(f"cannot write {self.metrics_path}: {error.strerror or error}") from None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was recorded, epoch by epoch."""
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
     @processes.by_first
     def save_checkpoint(self, epochs: int, state: State) -> None:

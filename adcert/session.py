@@ -22,6 +22,7 @@ from adcert.run import Run, Trained
 from adcert.tracing import trace
 from adcert.train import Reporter, Teacher, placed, train
 from verify.errors import Problem
+from verify.files import write_atomically
 
 
 def select_device(name: str) -> torch.device:
@@ -59,6 +60,7 @@ def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
         _set_precision(run.recipe)
         teacher = _teach(run, device, reporter)
         train(run, teacher, device, reporter, phase="student")
+        _draw(run)
     return runs.load_trained(run.folder)
 
 
@@ -88,6 +90,7 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
     teacher = runs.open_run(run.teacher_folder)
     if not teacher.finished:
         train(teacher, None, device, reporter, phase="teacher")
+        _draw(teacher)
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
     network = fold_running(trace(placed(trained_model(trained), device)))
@@ -102,6 +105,16 @@ def _publish(teacher: Run) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with staged_folder(target) as staging:
             runs.copy_finished(teacher.folder, staging)
+
+
+@processes.by_first
+def _draw(run: Run) -> None:
+    """The curves of a finished run as a picture, where matplotlib, an optional extra, is installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from adcert.plots import training_curves
+
+        title = f"{run.recipe.objective} on {run.recipe.dataset}, l_inf {run.recipe.eps.text}"
+        write_atomically(run.curves_path, training_curves(title, run.metrics()))
 
 
 def _set_precision(recipe: Recipe) -> None:

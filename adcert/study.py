@@ -7,7 +7,6 @@ decides nothing: among the settings that a study lists for an objective, held-ou
 from __future__ import annotations
 
 import itertools
-import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -187,7 +186,7 @@ def _outcome(study: Study, student: Student, folder: Path, device: torch.device,
         model_sha256=test.model_sha256,
         held_out=held_out,
         test=test,
-        training_time_s=round(sum(line["time_s"] for line in _metrics(run)), 3),
+        training_time_s=round(sum(line["time_s"] for line in run.metrics()), 3),
     )
 
 
@@ -234,10 +233,6 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
         undecided=summary.undecided,
         time_s=round(summary.time_s, 3),
     )
-
-
-def _metrics(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
 
 
 def write(study: Study, folder: Path, outcomes: list[Outcome]) -> list[Path]:

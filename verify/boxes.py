@@ -30,6 +30,12 @@ def parse_eps(text: str) -> Fraction:
     return eps
 
 
+def eps_text(eps: Fraction) -> str:
+    """A radius as a decimal, unless it is none: 0.1, but 2/255."""
+    text = f"{float(eps):.9g}"
+    return text if Fraction(text) == eps else str(eps)
+
+
 def box_around(x: NDArray[np.float32], eps: Fraction, input_range: InputRange | None) -> Interval:
     """The box of radius eps around each point of x (lanes x shape), rounded outward to float32, within the input range.
 

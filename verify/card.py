@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from verify.boxes import eps_text
+from verify.effort import Effort
 from verify.files import write_atomically
 from verify.result import Question, Summary, versions
 
@@ -27,12 +29,18 @@ def card(question: Question, summary: Summary, metadata: Mapping[str, str]) -> s
     """The card's text. metadata: the model's own, of which those prefixed `adcert.` are shown."""
     data = question.data
     inside = "" if question.input_range is None else " inside [{:g}, {:g}]".format(*question.input_range)
+    attacked = (
+        [("attacked accuracy", f"{summary.attacked_accuracy:.2f} % ({_effort(question.attack)})")]
+        if summary.attacked_accuracy is not None and question.attack
+        else []
+    )
     rows = [
         ("file", f"`{Path(question.model_path).name}`"),
         ("SHA-256", f"`{question.model_sha256}`"),
         ("samples", f"{summary.samples} of {data.name} {data.split or ''}".strip() + f", from {data.start}"),
-        ("perturbation", f"l_inf, eps {question.eps}{inside}"),
+        ("perturbation", f"l_inf, eps {eps_text(question.eps)}{inside}"),
         ("clean accuracy", f"{summary.clean_accuracy:.2f} %"),
+        *attacked,
         ("certified accuracy", f"{summary.certified_accuracy:.2f} % ({question.method})"),
         ("undecided", f"{summary.undecided} of {summary.samples}"),
         ("contract", f"`{question.contract}`"),
@@ -46,6 +54,13 @@ def card(question: Question, summary: Summary, metadata: Mapping[str, str]) -> s
         "",
         f"For each certified sample it is proved that {_PROVED[question.contract]}.",
         "",
+        "Nothing is said about other perturbations, about inputs that were not looked at, or about undecided samples, "
+        "each of which may be robust or not. The percentages are of these samples and promise nothing of others.",
+        "",
+        "To find the same again: "
+        f"`adcert verify {Path(question.model_path).name} --data {data.name} --eps {eps_text(question.eps)} "
+        f"--start {data.start} --count {summary.samples} --method {question.method} --contract {question.contract}`",
+        "",
         "## What the file says of itself",
         "",
         *_table(("key", "value"), [(key, f"`{value}`") for key, value in sorted(own.items())]),
@@ -54,6 +69,10 @@ def card(question: Question, summary: Summary, metadata: Mapping[str, str]) -> s
         lines += ["", "## Recipe", "", "```json", json.dumps(json.loads(recipe), indent=1), "```"]
     found = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     return "\n".join([*lines, "", f"Verified with {found}.", ""])
+
+
+def _effort(attack: Effort) -> str:
+    return f"{attack.steps} steps, {attack.restarts} restarts"
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Network:
         return self.outputs[0]
 
 
-def load(path: str | Path) -> Network:
+def load(path: str | os.PathLike[str]) -> Network:
     """Read a model file into a network; raises ModelProblem for whatever cannot be verified."""
     return build(onnx_file.read(Path(path)))
 

@@ -81,6 +81,9 @@ class Summary:
     undecided: int
     time_s: float
 
+    def as_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "samples"}
+
     @staticmethod
     def of(verdicts: Sequence[Verdict], *, attacked: bool = False) -> Summary:
         def percent(hits: int) -> float:
@@ -96,28 +99,35 @@ class Summary:
         )
 
 
-def result_json(question: Question, verdicts: Sequence[Verdict]) -> bytes:
-    """The result file's content; attacked_accuracy is null if no attack was asked for."""
+@dataclass(frozen=True)
+class Point:
+    """What was found at another radius than the question's, in the units of the model's input. summary.time_s: spent at
+    this radius alone."""
+
+    eps: Fraction
+    summary: Summary
+
+    def as_json(self) -> dict[str, Any]:
+        return {"eps": float(self.eps), "eps_exact": str(self.eps), **self.summary.as_json()}
+
+
+def result_json(question: Question, verdicts: Sequence[Verdict], curve: Sequence[Point] = ()) -> bytes:
+    """The result file's content; attacked_accuracy is null if no attack was asked for. curve: by rising eps."""
     summary = Summary.of(verdicts, attacked=question.attack is not None)
     content = {
         "schema_version": SCHEMA_VERSION,
         **question.as_json(),
-        "summary": {
-            "clean_accuracy": summary.clean_accuracy,
-            "attacked_accuracy": summary.attacked_accuracy,
-            "certified_accuracy": summary.certified_accuracy,
-            "undecided": summary.undecided,
-            "time_s": summary.time_s,
-        },
+        "summary": summary.as_json(),
+        **({"curve": [point.as_json() for point in curve]} if curve else {}),
         "samples": [_sample_json(verdict) for verdict in verdicts],
         "versions": versions(),
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def write_result(path: Path, question: Question, verdicts: Sequence[Verdict]) -> None:
+def write_result(path: Path, question: Question, verdicts: Sequence[Verdict], curve: Sequence[Point] = ()) -> None:
     """Write the result file in one step; raises Problem when that fails."""
-    write_atomically(path, result_json(question, verdicts))
+    write_atomically(path, result_json(question, verdicts, curve))
 
 
 def counterexamples(verdicts: Sequence[Verdict], shape: Shape) -> bytes:

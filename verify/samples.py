@@ -44,7 +44,11 @@ def load_samples(source: str, shape: Shape, *, start: int = 0, count: int | None
 
     shape: of the model's input. sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
     """
-    dataset = read_data(source)
+    return samples_of(read_data(source), shape, start=start, count=count)
+
+
+def samples_of(dataset: Dataset, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
+    """The same of data that were read already."""
     x, y, name = dataset.images, dataset.labels, dataset.name
     if not 0 <= start < len(y):
         raise DataProblem(f"there is no sample {start}: {name} holds {len(y)}")
@@ -56,10 +60,19 @@ def load_samples(source: str, shape: Shape, *, start: int = 0, count: int | None
     return Samples(name, dataset.split, start, dataset.sha256, inputs, y[part], natural_range)
 
 
+def labelled(name: str, x: NDArray[Any], y: NDArray[Any]) -> Dataset:
+    """Arrays as data, N inputs with N labels; raises DataProblem, which calls them `name`, if they are not that."""
+    if x.dtype not in (np.float32, np.uint8) or y.dtype.kind not in "iu":
+        raise DataProblem(f"{name}: x must be float32 or uint8 and y integers, not {x.dtype} and {y.dtype}")
+    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y) or not len(y):
+        raise DataProblem(f"{name}: x of shape {x.shape} and y of shape {y.shape} are not N samples with N labels")
+    return Dataset(Path(name).name, None, x, y.astype(np.int64))
+
+
 def read_data(source: str, *, download: bool = True) -> Dataset:
     """A data set's test split, or an .npz file with arrays x and y, as stored; raises DataProblem."""
     if source.endswith(".npz"):
-        return Dataset(Path(source).name, None, *_read_npz(Path(source)))
+        return labelled(source, *_read_npz(Path(source)))
     return datasets.load(source, "test", download=download)
 
 
@@ -75,16 +88,11 @@ def _fitted(x: NDArray[np.float32], shape: Shape, name: str) -> NDArray[np.float
     return np.ascontiguousarray(x.reshape(len(x), *shape))
 
 
-def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
+            return file["x"], file["y"]
     except KeyError as error:
         raise DataProblem(f"{path} does not hold the arrays x and y") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataProblem(f"cannot read {path} ({error})") from error
-    if x.dtype not in (np.float32, np.uint8) or y.dtype.kind not in "iu":
-        raise DataProblem(f"{path}: x must be float32 or uint8 and y integers, not {x.dtype} and {y.dtype}")
-    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y) or not len(y):
-        raise DataProblem(f"{path}: x of shape {x.shape} and y of shape {y.shape} are not N samples with N labels")
-    return x, y.astype(np.int64)

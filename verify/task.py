@@ -18,13 +18,13 @@ from verify.check import check
 from verify.compiled.engine import CompiledEngine
 from verify.effort import Effort
 from verify.errors import ModelProblem, Problem, Rejected
-from verify.methods import searches
+from verify.methods import METHODS, searches
 from verify.network import Network
 from verify.result import Question, write_result
 from verify.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
 from verify.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.runtime import Runtime
-from verify.samples import load_samples
+from verify.samples import Samples, load_samples
 
 _SECONDS_BETWEEN_SAVES = 5
 _DEFAULT_TIMEOUT_S = 20.0
@@ -44,25 +44,57 @@ def question_about(
     attack: Effort | None = None,
     engine: str = "numpy",
 ) -> Question:
-    """Fill in what was not said from the model's metadata; raises Problem where that says nothing either, and where the
-    engine onnx does not know the contract."""
-    if engine == "onnx" and contract != FLOAT32_ANY_ORDER.name:
-        raise Problem(f"the engine onnx computes in float32, and so knows the contract {FLOAT32_ANY_ORDER.name} only")
+    """The question about a data set or .npz file; raises as `question_on` does, and Problem where nothing names the
+    data."""
     data = data or network.metadata.get("adcert.dataset")
-    eps = eps or network.metadata.get("adcert.eps")
     if not data:
         raise Problem("the model does not name its data set: say which with --data")
+    return question_on(
+        network,
+        model_path,
+        load_samples(data, network.input.shape, start=start, count=count),
+        eps=eps,
+        method=method,
+        contract=contract,
+        timeout_s=timeout_s,
+        attack=attack,
+        engine=engine,
+    )
+
+
+def question_on(
+    network: Network,
+    model_path: str,
+    samples: Samples,
+    *,
+    eps: str | None,
+    method: str,
+    contract: str,
+    timeout_s: float | None = None,
+    attack: Effort | None = None,
+    engine: str = "numpy",
+    valid: InputRange | None = None,
+) -> Question:
+    """Fill in what was not said from the model's metadata. valid: the input range, where it is not the model's own.
+
+    Raises Problem where eps is in neither, for what has an unknown name, and where the engine onnx does not know the
+    contract.
+    """
+    if engine == "onnx" and contract != FLOAT32_ANY_ORDER.name:
+        raise Problem(f"the engine onnx computes in float32, and so knows the contract {FLOAT32_ANY_ORDER.name} only")
+    if method not in METHODS:
+        raise Problem(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    eps = eps or network.metadata.get("adcert.eps")
     if not eps:
         raise Problem("the model does not name its eps: say which with --eps")
-    samples = load_samples(data, network.input.shape, start=start, count=count)
     return Question(
         model_path=model_path,
         model_sha256=network.sha256,
-        contract=contract,
+        contract=contract_named(contract).name,
         method=method,
         timeout_s=timeout_s or _DEFAULT_TIMEOUT_S if searches(method) else None,
         eps=parse_eps(eps),
-        input_range=input_range(network) or samples.natural_range,
+        input_range=valid or input_range(network) or samples.natural_range,
         data=samples,
         attack=attack,
         engine=engine,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verify.boxes import eps_text
 from verify.functions import Function
 from verify.methods import METHODS
 from verify.network import Network
 from verify.primitives import Linear, topological
-from verify.result import Question, Summary
+from verify.result import Point, Question, Summary
 from verify.robustness import Status, Verdict
 
 if TYPE_CHECKING:
@@ -28,31 +30,51 @@ _MEANING = {
 }
 
 
-def progress(found: list[Verdict], total: int) -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
-    """A watcher that shows a bar on a terminal; `found` is the list that the verdicts are collected in."""
+def progress(found: Sequence[Verdict], total: int, what: str = "") -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
+    """A watcher that shows a bar on a terminal, with running accuracies and the time left; `found`: verdicts that are
+    known already."""
 
     def watch(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
-        clean = sum(verdict.prediction == verdict.label for verdict in found)
-        certified = sum(verdict.status is Status.VERIFIED for verdict in found)
+        counts = Counter(kind for verdict in found for kind in _kinds(verdict))
         with bar:
             task = bar.add_task("", total=total, completed=len(found), running="")
             for done, verdict in enumerate(verdicts, start=len(found) + 1):
                 yield verdict
-                clean += verdict.prediction == verdict.label
-                certified += verdict.status is Status.VERIFIED
-                running = f"clean {100 * clean / done:.1f} %, certified {100 * certified / done:.1f} %"
-                bar.update(task, completed=done, running=running)
+                counts.update(_kinds(verdict))
+                shares = ", ".join(f"{kind} {100 * counts[kind] / done:.1f} %" for kind in ("clean", "certified"))
+                bar.update(task, completed=done, running=f"{shares}, undecided {counts['undecided']}")
 
     bar = Progress(
-        TextColumn("verifying"),
-        BarColumn(),
+        *([TextColumn(what)] if what else []),
+        BarColumn(bar_width=12),  # all of it fits into 80 columns
         MofNCompleteColumn(),
         TextColumn("{task.fields[running]}"),
         TimeRemainingColumn(),
         console=CONSOLE,
         transient=True,
     )
-    return watch if CONSOLE.is_terminal else iter
+    return watch if CONSOLE.is_terminal and not CONSOLE.quiet else iter
+
+
+def _kinds(verdict: Verdict) -> Iterator[str]:
+    """What a verdict counts as, while it is counted."""
+    if verdict.prediction == verdict.label:
+        yield "clean"
+    if verdict.status is Status.VERIFIED:
+        yield "certified"
+    if verdict.status in (Status.UNKNOWN, Status.TIMEOUT):
+        yield "undecided"
+
+
+def show_curve(points: Sequence[Point]) -> None:
+    """Accuracies at several radii as a table."""
+    table = Table("eps", "clean", "attacked", "certified", "undecided", "time", box=None, padding=(0, 1))
+    for point in points:
+        found = point.summary
+        attacked = "" if found.attacked_accuracy is None else f"{found.attacked_accuracy:.2f} %"
+        accuracies = f"{found.clean_accuracy:.2f} %", attacked, f"{found.certified_accuracy:.2f} %"
+        table.add_row(eps_text(point.eps), *accuracies, str(found.undecided), f"{found.time_s:.2f} s")
+    CONSOLE.print(table)
 
 
 def show_summary(question: Question, summary: Summary) -> None:
@@ -61,11 +83,12 @@ def show_summary(question: Question, summary: Summary) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("model", f"{question.model_path} (SHA-256 {question.model_sha256[:16]}...)")
+    table.add_row("model", question.model_path)
+    table.add_row("SHA-256", f"{question.model_sha256[:16]}...")
     which = f"{data.name} {data.split or ''}".strip()
     table.add_row("samples", f"{summary.samples} of {which}, from {data.start}")
     bounds = "" if question.input_range is None else " within [{:g}, {:g}]".format(*question.input_range)
-    table.add_row("perturbation", f"l_inf, eps {question.eps}{bounds}")
+    table.add_row("perturbation", f"l_inf, eps {eps_text(question.eps)}{bounds}")
     table.add_row("clean accuracy", f"{summary.clean_accuracy:.2f} %")
     if summary.attacked_accuracy is not None and question.attack:
         effort = f"{question.attack.steps} steps, {question.attack.restarts} restarts"

@@ -50,6 +50,9 @@ def test_from_recipe_to_onnx(adcert: Command, tmp_path: Path, recipe_file: Path)
     assert "held-out: clean" in done.stderr
     assert done.stdout == ""
 
+    assert (run / "curves.svg").read_text().count(">held-out accuracy, %</text>") == 1
+    assert (run / "teacher" / "curves.svg").exists()
+
     again = adcert("train", recipe_file)
     assert again.exit_code == 2
     assert "runs/small exists already; continue it with --resume runs/small" in again.stderr
@@ -80,6 +83,27 @@ def test_ctrl_c_says_how_to_go_on(adcert: Command, recipe_file: Path, monkeypatc
     assert unfinished.exit_code == 2
     assert "runs/small holds no finished model; finish it with --resume runs/small" in unfinished.stderr
     assert adcert("train", "--resume", "runs/small").exit_code == 0
+
+
+def test_tensorboard_and_quiet(adcert: Command, recipe_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    done = adcert("train", recipe_file, "--tensorboard", "--quiet", "--set", "epochs=1", "--set", "teacher.epochs=1")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "runs" / "small" / "tensorboard").iterdir()) == [
+        "student",
+        "teacher",
+    ]
+
+
+def test_without_tensorboard_a_sentence_says_what_to_install(
+    adcert: Command, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "adcert.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = adcert("train", recipe_file, "--tensorboard")
+    assert done.exit_code == 2
+    assert "pip install 'adcert[tensorboard]'" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

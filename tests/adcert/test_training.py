@@ -99,7 +99,7 @@ def assert_same(run: Run, other: Run) -> None:
 
 def test_what_a_run_leaves_behind(whole: Run) -> None:
     files = {path.name for path in whole.folder.iterdir()}
-    assert files == {"recipe.toml", "info.json", "metrics.jsonl", "checkpoint.pt", "model.pt", "teacher"}
+    assert files == {"recipe.toml", "info.json", "metrics.jsonl", "checkpoint.pt", "model.pt", "curves.svg", "teacher"}
     assert runs.open_run(whole.folder).recipe == whole.recipe
     lines = metrics(whole)
     assert [line["epoch"] for line in lines] == [1, 2, 3]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 
 from support.command_line import ROOT, adcert
+from support.command_line import adcert_in_process as in_process
 from support.onnx_models import ALL, model, node
 from support.relu_networks import ReluNetwork
+from verify.robustness import Status, Verdict
 from verify.version import __version__
 
 
@@ -197,8 +201,9 @@ def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
         "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "--resume" in done.stderr
+    assert done.returncode == 130
+    assert "certified accuracy  100.00 %" in done.stderr  # of the two that were found
+    assert f"interrupted after 2 of 4 samples: {result} holds what was found; go on with" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(json.loads(result.read_text())["samples"]) == 2
     assert adcert("verify", classifier, "--json", result, "--resume").returncode == 0
@@ -367,3 +372,114 @@ def test_a_report_of_a_property_is_refused(classifier: Path, tmp_path: Path) -> 
     done = adcert("verify", classifier, "--vnnlib", tmp_path / "p.vnnlib", "--report", tmp_path / "r.html")
     assert done.returncode == 2
     assert "--report" in done.stderr
+
+
+def test_accuracy_against_eps_is_computed_when_asked_for(classifier: Path, tmp_path: Path) -> None:
+    result, page = tmp_path / "result.json", tmp_path / "page.html"
+    radii = ["--curve", "0.3, 0,1/10,9/20"]
+    done = in_process("verify", classifier, *radii, "--attack", "--json", result, "--report", page)
+    assert done.returncode == 0, done.stderr
+    curve = json.loads(result.read_text())["curve"]
+    for point, own in zip(curve, ("0", "3/10", "9/20"), strict=True):
+        alone = tmp_path / "alone.json"
+        assert in_process("verify", classifier, "--eps", own, "--attack", "--json", alone).returncode == 0
+        expected = json.loads(alone.read_text())
+        assert point["eps_exact"] == own
+        for key in ("clean_accuracy", "attacked_accuracy", "certified_accuracy", "undecided"):
+            assert point[key] == expected["summary"][key], (own, key)
+    assert [point["certified_accuracy"] for point in curve] == [75.0, 25.0, 0.0]
+    assert "Accuracy against eps" in page.read_text()
+    assert "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.45" in page.read_text()
+    assert in_process("verify", classifier, "--json", result, "--resume", "--attack").returncode == 0
+    refused = in_process("verify", classifier, "--curve", "0.1,,0.2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "eps must be a decimal or a fraction" in refused.stderr
+
+
+def test_a_package_that_is_missing_is_named(classifier: Path) -> None:
+    program = (
+        "import sys, cli\n"
+        "sys.modules['rich'] = None\n"
+        f"sys.argv = ['adcert', 'verify', {str(classifier)!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: the package rich")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_card_says_what_was_found_and_how_to_find_it_again(classifier: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    assert in_process("verify", classifier, "--attack", "--card", card).returncode == 0
+    text = card.read_text()
+    for words in (
+        "# model",
+        "| clean accuracy | 75.00 % |",
+        "| attacked accuracy | 50.00 % (40 steps, 8 restarts) |",
+        "| certified accuracy | 50.00 % (ibp) |",
+        "| undecided | 0 of 4 |",
+        "| contract | `float32-any-order` |",
+        "Nothing is said about other perturbations",
+        "| input_range | `[0, 1]` |",
+    ):
+        assert words in text, text
+    command = re.search(r"`adcert (verify .*)`", text)
+    assert command
+    again = adcert(*command[1].split(), "--quiet", "--json", "-", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["summary"]["certified_accuracy"] == 50.0
+
+
+def test_quiet_says_nothing_but_errors(classifier: Path, tmp_path: Path) -> None:
+    page, graph, found = tmp_path / "page.html", tmp_path / "bounds.onnx", tmp_path / "found.npz"
+    for command in (
+        ["verify", classifier, "--quiet", "--curve", "0.2", "--json", tmp_path / "result.json"],
+        ["attack", classifier, "-q", "--out", found],
+        ["report", tmp_path / "result.json", "-q", "--out", page],
+        ["bounds", classifier, "-q", "--out", graph],
+    ):
+        done = in_process(*command)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert page.exists()
+    assert graph.exists()
+    assert found.exists()
+    assert "certified" in in_process("verify", classifier).stderr
+    assert in_process("verify", tmp_path / "nothing.onnx", "-q").stderr.startswith("Error: ")
+
+
+def test_the_bar_counts_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from verify import terminal
+
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(terminal, "CONSOLE", screen)
+    statuses = [Status.VERIFIED, Status.UNKNOWN, Status.MISCLASSIFIED, Status.TIMEOUT]
+    verdicts = [Verdict(i, 0, int(i == 2), status, None, 0.0, 0.0) for i, status in enumerate(statuses)]
+    watch = terminal.progress(verdicts[:1], 5)
+    assert list(watch(iter(verdicts[1:]))) == verdicts[1:]
+    shown = screen.file.getvalue()
+    assert "4/5" in shown
+    assert "clean 75.0 %, certified 25.0 %, undecided 2" in shown
+    screen.quiet = True
+    assert terminal.progress([], 5) is iter
+
+
+def test_the_version_is_said() -> None:
+    done = adcert("--version")
+    assert (done.returncode, done.stdout) == (0, f"adcert {__version__}\n")
+
+
+def test_a_shell_can_complete_commands_and_options() -> None:
+    program = "import sys, cli; sys.argv = ['adcert']; cli.main()"
+
+    def completed(words: str) -> list[str]:
+        environment = {**os.environ, "_ADCERT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "2"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        return [line.split(",")[1] for line in done.stdout.splitlines()]
+
+    assert "--fail-under" in completed("adcert verify --f")
+    assert completed("adcert inspect --run") == ["--runtime"]

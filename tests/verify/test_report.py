@@ -196,15 +196,15 @@ def test_pictures_are_those_of_the_data_with_the_perturbation(folder: Path) -> N
     x = read_data(str(folder / "data.npz")).images
     cards = page.all("details", name="pictures-1")
     assert [card["data-outcome"] for card in cards] == [
-        *["certified"] * 2,
-        *["undecided"] * 2,
         "counterexample",
+        *["undecided"] * 2,
         "misclassified",
+        *["certified"] * 2,
     ]
     images = page.all("img")
-    assert [image["alt"] for image in images[:2]] == ["Sample 1, certified: class 1", "Sample 0, certified: class 0"]
-    np.testing.assert_array_equal(pixels_of(images[0]["src"]), np.rint(255 * x[1, 0].astype(float)))
-    original, counterexample, difference = (pixels_of(image["src"]) for image in images[4:7])
+    assert [image["alt"] for image in images[-2:]] == ["Sample 1, certified: class 1", "Sample 0, certified: class 0"]
+    np.testing.assert_array_equal(pixels_of(images[-2]["src"]), np.rint(255 * x[1, 0].astype(float)))
+    original, counterexample, difference = (pixels_of(image["src"]) for image in images[:3])
     np.testing.assert_array_equal(original, np.rint(255 * x[3, 0].astype(float)))
     np.testing.assert_array_equal(counterexample, np.rint(255 * (x[3, 0].astype(float) + 0.0625)))
     assert (difference == 255).all()
@@ -218,7 +218,7 @@ def test_pictures_in_colour_and_as_bytes(folder: Path) -> None:
     result = changed(folder)
     result["data"]["sha256"] = read_data(str(folder / "data.npz")).sha256
     save(folder / "result.json", result)
-    image = Reader(report(folder)).all("img")[0]
+    image = Reader(report(folder)).all("img")[-2]
     np.testing.assert_array_equal(pixels_of(image["src"]), np.moveaxis(x[1], 0, -1))
     assert (image["width"], image["height"]) == ("7", "5")
 
@@ -342,6 +342,25 @@ def test_several_results_stand_side_by_side(folder: Path) -> None:
     assert page.all("a", href="#result-3")
 
 
+def test_accuracy_against_eps_stands_in_one_result_that_has_a_curve(folder: Path) -> None:
+    point = {"clean_accuracy": 500 / 6, "attacked_accuracy": None, "undecided": 1, "time_s": 0.5}
+    curve = [{**point, "eps": 0.1, "certified_accuracy": 0.0}]
+    curve += [{**point, "eps": 1 / 255, "eps_exact": "1/255", "certified_accuracy": 50.0}]
+    save(folder / "result.json", changed(folder, curve=curve))
+    page = Reader(report(folder))
+    assert "Accuracy against ε" in page.text
+    assert "ε = 1/255 crown 83.33 % not tried 50.00 % 1 500 ms" in page.text
+    assert "ε = 2/255 crown 83.33 % 66.67 % 33.33 % 2 1.50 s" in page.text
+    assert "ε = 0.1 crown 83.33 % not tried 0.00 % 1 500 ms" in page.text
+    chart = 'aria-label="Accuracy against eps: clean, attacked, certified, crown"'
+    text = (folder / "report.html").read_text()
+    assert chart in text
+    assert text.count('class="marker certified"') == 3 + 1  # and the legend
+    high = [{**point, "eps": 0.001, "certified_accuracy": 82.0}]
+    save(folder / "high.json", changed(folder, curve=high, summary={}, samples=[sample(0, 0, 0, "verified")]))
+    assert "The axis begins at 80 %." in Reader(report(folder, "high.json")).text
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bounds=st.lists(st.none() | st.floats(-1e100, 1e100), max_size=12), eps=st.floats(0, 1e100))
 def test_margins_and_eps_of_any_size_can_be_drawn(folder: Path, bounds: list[float | None], eps: float) -> None:
@@ -430,6 +449,11 @@ def test_other_files_are_refused_in_a_sentence(content: bytes, reason: str) -> N
         (["samples", 0, "prediction"], True),
         (["samples", 0, "status"], 7),
         (["samples", 0, "margin_lower"], "big"),
+        (["curve"], {}),
+        (["curve"], [3]),
+        (["curve"], [{"eps": 0.1}]),
+        (["curve"], [{"eps": 0.1, "clean_accuracy": 101, "certified_accuracy": 5, "undecided": 0}]),
+        (["curve"], [{"eps": -1, "clean_accuracy": 10, "certified_accuracy": 5, "undecided": 0}]),
         (["summary"], 3),
         (["summary", "certified_accuracy"], 99.9),
         (["summary", "clean_accuracy"], None),

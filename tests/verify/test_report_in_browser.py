@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.onnx_models import model, node
+from verify import onnx_file
 from verify.report import read_file, write_report
 from verify.samples import read_data
 
@@ -79,11 +81,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if status == "counterexample":
             entry["counterexample"] = np.clip(x[index] / 255 + 0.1, 0, 1).tolist()
         samples.append(entry)
+    name = "a-rather-long-file-name-without-any-space" * 4 + ".onnx"
+    metadata = {
+        "adcert.dataset": "data.npz",
+        "adcert.recipe": json.dumps({"objective": "ad-cert", "note": "long " * 60}),
+    }
+    weights = {"w": np.zeros((192, 10), np.float32)}
+    (folder / name).write_bytes(model([node("Gemm", ["x", "w"], "y")], ["n", 192], weights, metadata=metadata))
     results = []
     for number, eps in enumerate((0.1, 0.25)):
         result = {
             "schema_version": 1,
-            "model": {"path": "a-rather-long-file-name-without-any-space" * 4 + ".onnx", "sha256": "0" * 64},
+            "model": {"path": name, "sha256": onnx_file.read(folder / name).sha256},
             "contract": "float32-any-order",
             "method": "complete",
             "norm": "linf",
@@ -92,6 +101,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "data": {"name": "data.npz", "count": 60, "sha256": read_data(str(folder / "data.npz")).sha256},
             "summary": {"attacked_accuracy": 60.0},
             "samples": samples,
+            "curve": [
+                {"eps": 0.01, "clean_accuracy": 80, "attacked_accuracy": 70, "certified_accuracy": 60, "undecided": 1}
+            ],
             "versions": {"adcert": "1"},
         }
         (folder / f"{number}.json").write_text(json.dumps(result))
@@ -140,6 +152,30 @@ def test_every_text_stands_out(show: Any, scheme: str) -> None:
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(22, 21, 18)" if scheme == "dark" else "rgb(251, 250, 246)")
     assert page.evaluate(CONTRASTS) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["one.html", "several.html"])
+@pytest.mark.parametrize("width", [360, 1000])
+def test_axe_finds_nothing_that_keeps_anybody_out(show: Any, name: str, scheme: str, width: int) -> None:
+    """Labels, names, roles, order of headings, contrast: https://github.com/dequelabs/axe-core."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    page = show(name, width, color_scheme=scheme)
+    page.evaluate("for (const card of [...document.querySelectorAll('details')].slice(0, 20)) card.open = true")
+    found = axe.Axe().run(page)
+    assert found.response["passes"]
+    assert not found.violations_count, found.generate_report()
+
+
+def test_links_lead_to_each_result_and_back_to_nothing_else(show: Any) -> None:
+    page = show("several.html")
+    links = page.locator("main > header a")
+    assert links.count() == 2
+    for number in (1, 2):
+        links.nth(number - 1).click()
+        assert page.evaluate("location.hash") == f"#result-{number}"
+        top = page.evaluate(f"document.getElementById('result-{number}').getBoundingClientRect().top")
+        assert abs(top) < 2
 
 
 def test_pictures_can_be_filtered_and_opened_by_keyboard(show: Any) -> None:
@@ -195,6 +231,7 @@ def test_the_result_can_be_downloaded(show: Any, folder: Path, tmp_path: Path) -
 def test_paper_is_white_and_has_no_controls(show: Any) -> None:
     page = show("several.html", color_scheme="dark")
     page.emulate_media(media="print")
+    assert page.locator("section > details > .facts").first.is_visible()  # what is folded away on a screen
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator(".filters:visible, .download:visible").count()
     assert page.evaluate(CONTRASTS) == []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verify import onnx_file
+from verify.datasets import Dataset
 from verify.errors import ModelProblem
 from verify.files import write_atomically
 from verify.onnx_file import OnnxFile
@@ -15,7 +16,7 @@ from verify.report.results import ReportProblem, Result, read_result
 
 __all__ = ["ReportProblem", "read_file", "read_result", "write_report"]
 
-_MOST_PICTURES = 60
+_MOST_PICTURES = 36
 """Of each outcome of a result, where it is the only one; several share them."""
 
 
@@ -29,15 +30,20 @@ def read_file(path: Path) -> Result:
 
 
 def write_report(
-    path: Path, results: Sequence[Result], *, data: str | None = None, folders: Sequence[Path] = ()
+    path: Path,
+    results: Sequence[Result],
+    *,
+    data: str | None = None,
+    folders: Sequence[Path] = (),
+    given: Sequence[Dataset] = (),
 ) -> None:
     """Write the report on results, in one step; raises FileProblem when that fails.
 
     data: a data set or .npz file that pictures are taken from, if it is what a result is about. folders: where .npz
-    files and models are looked for, besides the current one.
+    files and models are looked for, besides the current one. given: data that results are about and that no file holds.
     """
     folders = list(dict.fromkeys([Path(), *folders]))
-    library = Library(data, folders)
+    library = Library(data, folders, given)
     most = max(6, _MOST_PICTURES // max(1, len(results)))
     pictures = [pictures_of(result, library, most=most) for result in results]
     models = [_model_of(result, folders) for result in results]

@@ -141,7 +141,9 @@ class Series:
 def accuracy_over_eps(series: Sequence[Series]) -> Html:
     """Accuracies against eps, each with a marker of its own, and a legend."""
     furthest = max([1e-12, *(eps for one in series for eps, _ in one.points)])
-    across, up = _Scale(0, furthest, _LEFT, _WIDTH - _RIGHT - 8), _Scale(0, 100, _HEIGHT - _BOTTOM, _TOP)
+    least = min([100.0, *(accuracy for one in series for _, accuracy in one.points)])
+    low = 0 if least < 50 else min(90, 10 * math.floor(least / 10))  # so that lines near the top can be told apart
+    across, up = _Scale(0, furthest, _LEFT, _WIDTH - _RIGHT - 8), _Scale(low, 100, _HEIGHT - _BOTTOM, _TOP)
     drawn, legend = [], []
     for one, marker in zip(series, [name for _ in series for name in _MARKERS], strict=False):
         places = [(f"{across(eps):.2f}", f"{up(accuracy):.2f}") for eps, accuracy in one.points]
@@ -157,9 +159,10 @@ def accuracy_over_eps(series: Sequence[Series]) -> Html:
     chart = _chart(
         "Accuracy against eps: " + ", ".join(one.name for one in series),
         across=(across, [*_ticks(0, furthest)], "ε"),
-        up=(up, [0, 25, 50, 75, 100]),
+        up=(up, _ticks(low, 100)),
         content=drawn,
         unit=" %",
+        note=f"the axis begins at {low} %" if low else "",
     )
     return join(chart, tag("ul", *legend, class_="legend inline"))
 

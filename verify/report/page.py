@@ -120,9 +120,12 @@ def _curves(results: Sequence[Result]) -> list[Html]:
     ordered = sorted(results, key=lambda result: repr(result.subject))
     charts = []
     for _, group in groupby(ordered, key=lambda result: result.subject):
-        same = sorted(group, key=lambda result: result.eps)
-        if len({result.eps for result in same}) > 1 and same[0].samples:
-            charts.append(sections.curve(same))
+        same = list(group)
+        first = same[0]
+        if len({result.eps for result in same}) > 1 and first.samples:
+            about = f"{count(len(first.samples), f'{data_of(first)} sample')}, contract {first.contract}."
+            heading = tag("h2", f"Accuracy against ε: {first.model_name}")
+            charts.append(tag("section", heading, tag("p", about, class_="note"), sections.curve(same)))
     return charts
 
 

@@ -45,14 +45,19 @@ class Pictures:
 
 @dataclass
 class Library:
-    """Data sets, each read once. source: a data set or .npz file to look into first. folders: where .npz files are."""
+    """Data sets, each read once. source: a data set or .npz file to look into first. folders: where .npz files are.
+    given: data that need not be read."""
 
     source: str | None
     folders: Sequence[Path]
+    given: Sequence[Dataset] = ()
     _read: dict[str, Dataset] = field(default_factory=dict)
 
     def data_of(self, result: Result) -> Dataset:
         """The very data that a result is about, by its hash; raises DataProblem. Downloads nothing."""
+        for dataset in self.given:
+            if dataset.sha256 == result.data_sha256:
+                return dataset
         name = result.data_name
         candidates = [self.source] if self.source else []
         if name in datasets.names():
@@ -84,7 +89,7 @@ def pictures_of(result: Result, library: Library, *, most: int) -> Pictures:
     if any(not 0 <= sample.index < len(labels) or labels[sample.index] != sample.label for sample in result.samples):
         return Pictures(absence="the samples of the result are not those of its data")
     shown = []
-    for outcome in Outcome:
+    for outcome in (Outcome.COUNTEREXAMPLE, Outcome.UNDECIDED, Outcome.MISCLASSIFIED, Outcome.CERTIFIED):
         candidates = [sample for sample in result.samples if sample.outcome is outcome]
         candidates.sort(key=lambda sample: (sample.margin is None, abs(sample.margin or 0), sample.index))
         shown += [_picture(sample, data, result) for sample in candidates[:most]]

@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, NoReturn
 
+from verify.boxes import eps_text
 from verify.errors import Problem
 from verify.result import SCHEMA_VERSION
 
@@ -63,9 +64,23 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Accuracies in percent at one eps; attacked: None if no attack was run. time_s: spent at this eps alone."""
+
+    eps: float
+    eps_text: str
+    clean: float
+    attacked: float | None
+    certified: float
+    undecided: int
+    time_s: float
+
+
+@dataclass(frozen=True)
 class Result:
     """A result file. name: of the file. attacked_accuracy: in percent, None if no attack was run. eps_text: as it was
-    asked for, such as 2/255. limits: what else was asked for, in words. versions: of what made the result."""
+    asked for, such as 2/255. limits: what else was asked for, in words. versions: of what made the result. elsewhere:
+    what was found at other eps."""
 
     name: str
     content: bytes = field(repr=False)
@@ -85,6 +100,7 @@ class Result:
     samples: tuple[Sample, ...]
     limits: Mapping[str, str]
     versions: Mapping[str, str]
+    elsewhere: tuple[Point, ...]
 
     @cached_property
     def counts(self) -> Counter[Outcome]:
@@ -95,6 +111,20 @@ class Result:
     def correct(self) -> int:
         """How many samples are classified correctly as they are."""
         return sum(sample.prediction == sample.label for sample in self.samples)
+
+    @cached_property
+    def point(self) -> Point:
+        """What was found at its own eps."""
+        total = len(self.samples) or 1
+        return Point(
+            eps=self.eps,
+            eps_text=self.eps_text,
+            clean=100 * self.correct / total,
+            attacked=self.attacked_accuracy,
+            certified=100 * self.counts[Outcome.CERTIFIED] / total,
+            undecided=self.counts[Outcome.UNDECIDED],
+            time_s=sum(sample.time_s for sample in self.samples),
+        )
 
     @property
     def proves(self) -> bool:
@@ -181,6 +211,25 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
         versions={str(key): str(value) for key, value in versions.items() if value}
         if isinstance(versions, dict)
         else {},
+        elsewhere=tuple(_point(point) for point in _optional(file, "curve", list) or ()),
+    )
+
+
+def _point(point: object) -> Point:
+    if not isinstance(point, dict):
+        raise TypeError("a point of its curve is no object")
+    eps = _number(point, "eps")
+    accuracies = {key: _optional_number(point, f"{key}_accuracy") for key in ("clean", "attacked", "certified")}
+    if eps < 0 or not all(value is None or 0 <= value <= 100 for value in accuracies.values()):
+        raise ValueError("a point of its curve is no radius with accuracies in percent")
+    return Point(
+        eps=eps,
+        eps_text=_eps_text(eps, _optional(point, "eps_exact", str)),
+        clean=_number(point, "clean_accuracy"),
+        attacked=accuracies["attacked"],
+        certified=_number(point, "certified_accuracy"),
+        undecided=_typed(point, "undecided", int),
+        time_s=_optional_number(point, "time_s") or 0.0,
     )
 
 
@@ -249,12 +298,11 @@ def _number_or_nan(value: object) -> float:
 
 def _eps_text(eps: float, exact: str | None) -> str:
     """As a decimal, unless the fraction that was asked for is none."""
-    text = f"{eps:.9g}"
     if exact is None:
-        return text
+        return f"{eps:.9g}"
     if not re.fullmatch(r"\d{1,99}(/\d{1,99})?", exact) or float(Fraction(exact)) != eps:
-        raise ValueError(f"eps_exact is {_shown(exact)}, not eps, {text}, as a fraction")
-    return text if Fraction(exact) == Fraction(text) else exact
+        raise ValueError(f"eps_exact is {_shown(exact)}, not eps, {eps:.9g}, as a fraction")
+    return eps_text(Fraction(exact))
 
 
 def _range(value: object) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from verify.report.charts import Series, accuracy_over_eps, margins, shares
 from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Pictures
-from verify.report.results import Outcome, Result, Sample
+from verify.report.results import Outcome, Point, Result, Sample
 from verify.report.wording import PROVED, count, data_of, decimal, percent, perturbation, radius, seconds
 
 _MOST_CLASSES = 20
@@ -37,7 +37,11 @@ def certified(result: Result) -> str:
 
 
 def attacked(result: Result) -> str:
-    return "not tried" if result.attacked_accuracy is None else f"{result.attacked_accuracy:.2f}\N{NO-BREAK SPACE}%"
+    return accuracy(result.attacked_accuracy)
+
+
+def accuracy(percentage: float | None) -> str:
+    return "not tried" if percentage is None else f"{percentage:.2f}\N{NO-BREAK SPACE}%"
 
 
 def total_time(result: Result) -> str:
@@ -104,6 +108,7 @@ def details(result: Result, model: OnnxFile | None, pictures: Pictures, *, numbe
     """Everything behind the headline."""
     names = CLASS_NAMES.get(result.data_name)
     parts: list[tuple[str, Html | None]] = [
+        ("Accuracy against ε", _over_eps(result)),
         ("How far from changing", _margins(result)),
         ("How it was settled", _methods(result)),
         ("Class by class", _classes(result, names)),
@@ -133,29 +138,58 @@ def table(names: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[
 
 def scrollable(content: Html, name: str) -> Html:
     """Content that may be wider than a phone."""
-    return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=name)
+    return tag("div", content, class_="scroll", tabindex=0, role="group", aria_label=name)
 
 
 def curve(results: Sequence[Result]) -> Html:
-    """Accuracies against eps, of results on the same model, samples and contract, by rising eps."""
-    first = results[0]
-    total = len(first.samples)
-
-    def certified_by(method: str) -> Series:
-        mine = [result for result in results if result.method == method]
-        points = ((result.eps, 100 * result.counts[Outcome.CERTIFIED] / total) for result in mine)
-        return Series(f"certified, {method}", "certified", tuple(points))
-
-    attacks = [(result.eps, result.attacked_accuracy) for result in results if result.attacked_accuracy is not None]
-    series = [Series("clean", "clean", tuple((result.eps, 100 * result.correct / total) for result in results))]
+    """Accuracies against eps, as a chart and a table, of results on the same model, samples and contract."""
+    points = _by_eps(results)
+    series = [Series("clean", "clean", tuple((point.eps, point.clean) for point in points))]
+    attacks = tuple((point.eps, point.attacked) for point in points if point.attacked is not None)
     if attacks:
-        series.append(Series("attacked", "counterexample", tuple(attacks)))
-    series += [certified_by(method) for method in dict.fromkeys(result.method for result in results if result.proves)]
-    return tag(
-        "section",
-        tag("h2", f"Accuracy against ε: {first.model_name}"),
-        tag("p", f"{count(total, f'{data_of(first)} sample')}, contract {first.contract}.", class_="note"),
+        series.append(Series("attacked", "counterexample", attacks))
+    rows = []
+    for method in dict.fromkeys(result.method for result in results if result.proves):
+        mine = _by_eps([result for result in results if result.method == method])
+        series.append(
+            Series(f"certified, {method}", "certified", tuple((point.eps, point.certified) for point in mine))
+        )
+        rows += [
+            [
+                f"ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{point.eps_text}",
+                method,
+                accuracy(point.clean),
+                accuracy(point.attacked),
+                accuracy(point.certified),
+                count(point.undecided),
+                seconds(point.time_s),
+            ]
+            for point in mine
+        ]
+    numbers = ["clean", "attacked", "certified", "undecided", "time"]
+    return join(
         accuracy_over_eps(series),
+        table(["radius", "method"], numbers, rows, "Accuracy by radius") if rows else None,
+    )
+
+
+def _by_eps(results: Sequence[Result]) -> list[Point]:
+    """A point for each eps, in order; where there are several, that of a result which is about this eps."""
+    found = {point.eps: point for result in results for point in result.elsewhere}
+    found |= {result.eps: result.point for result in results}
+    return [found[eps] for eps in sorted(found)]
+
+
+def _over_eps(result: Result) -> Html | None:
+    if not result.elsewhere or not result.samples:
+        return None
+    return join(
+        tag(
+            "p",
+            "What is certified within a radius is certified within every smaller one, and is not computed again; "
+            "times are those that each radius took in addition.",
+        ),
+        curve([result]),
     )
 
 
