@@ -52,6 +52,8 @@ def require_valid(words: Sequence[str]) -> None:
     arguments = adcert_arguments(words)
     if arguments is not None:
         _require_known_options(arguments)
+    elif words[0] == "torchrun":
+        _require_known_options(list(words[words.index("cli.py") + 1 :]))
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets), f"the Makefile has no {words[1:]}"
