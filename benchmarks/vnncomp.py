@@ -1,11 +1,15 @@
-"""How many instances of VNN-COMP are decided, and is any of them decided wrongly?
+"""How many instances of VNN-COMP are decided, how fast, and is any of them decided wrongly?
 
-    python benchmarks/vnncomp.py FOLDER [BENCHMARK ...] [--method crown] [--timeout 60] [--limit N] [--json FILE]
+    python benchmarks/vnncomp.py FOLDER [BENCHMARK ...] --out FILE.jsonl [--method complete] [--timeout 60]
+    python benchmarks/vnncomp.py FOLDER --table FILE.csv FILE.jsonl ...
 
-FOLDER holds a folder per benchmark with `instances.csv` (columns onnx, vnnlib and, if known, verdict) and the files
-that it names, in it or in its folders `onnx` and `vnnlib`, compressed by gzip or not. Prints a line per benchmark;
-exits with 1 if a verdict is wrong: `unsat` where the known verdict is sat or sat_f32_only (a counterexample is known
-that onnxruntime reproduces), or `sat`, which nobody can get without a counterexample, where it is unsat.
+FOLDER holds a folder per benchmark with `instances.csv` (columns onnx, vnnlib and, if known, verdict, tools_unsat,
+tools_sat) and the files that it names, in it or in its folders `onnx` and `vnnlib`, compressed by gzip or not. Every
+outcome is appended to FILE.jsonl, and what stands there is not run again: an interrupted run goes on, and several
+processes share the work by benchmarks. The second form makes a table of outcomes, a line per benchmark.
+
+Both exit with 1 if a verdict is wrong: `unsat` where the known verdict is sat or sat_f32_only (a counterexample is
+known that onnxruntime reproduces), or `sat`, which nobody can get without a counterexample, where it is unsat.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import argparse
 import csv
 import gzip
 import json
+import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,8 @@ from verify.vnnlib import parse as parse_property
 WRONG = {("sat", "unsat"), ("sat_f32_only", "unsat"), ("unsat", "sat")}
 """(known, found)"""
 
+Outcome = dict[str, Any]
+
 
 def content_of(folder: Path, kind: str, name: str) -> bytes:
     for path in (folder / name, folder / kind / name, folder / kind / f"{name}.gz"):
@@ -43,82 +50,145 @@ def content_of(folder: Path, kind: str, name: str) -> bytes:
     raise FileNotFoundError(f"{folder}: there is no {name}")
 
 
-def outcomes(folder: Path, method: str, contract: str, timeout_s: float, limit: int | None) -> Iterator[dict[str, Any]]:
-    """What is found about each instance of a benchmark; models that several instances share are read once."""
+def instances(folder: Path) -> list[dict[str, str]]:
     with (folder / "instances.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))[:limit]
-    models: dict[str, Network | ModelProblem] = {}
-    contents: dict[str, bytes] = {}
+        return list(csv.DictReader(file))
+
+
+def outcomes(
+    folder: Path, rows: Sequence[dict[str, str]], method: str, contract: str, timeout_s: float
+) -> Iterator[Outcome]:
+    """What is found about each instance of a benchmark; a model that instances in a row share is read once."""
+    name, content, model = "", b"", None
     for row in rows:
-        name = row["onnx"]
-        if name not in models:
-            contents = {name: content_of(folder, "onnx", name)}
-            try:
-                models = {name: build(parse_model(contents[name], name))}
-            except ModelProblem as problem:
-                models = {name: problem}
+        if row["onnx"] != name:
+            name = row["onnx"]
+            content = content_of(folder, "onnx", name)
+            model = _model(content, name)
         began = time.perf_counter()
-        found: dict[str, Any] = {"decided_by": None}
+        found: Outcome = {"found": "timeout", "decided_by": None}
         try:
-            network = models[name]
-            if isinstance(network, ModelProblem):
-                raise network
+            if isinstance(model, ModelProblem):
+                raise model
+            assert model
             with time_limit(timeout_s):
                 property = parse_property(content_of(folder, "vnnlib", row["vnnlib"]))
-                runtime = Runtime(contents[name], network)
+                runtime = Runtime(content, model)
                 decision = decide(
-                    network,
+                    model,
                     property,
                     contract=CONTRACTS[contract],
                     method=method,
-                    attack=witness_search(network, property, runtime),
+                    attack=witness_search(model, property, runtime),
                     runtime=runtime,
                 )
-            found = {"found": decision.answer.value, "decided_by": decision.decided_by}
+                found = {"found": decision.answer.value, "decided_by": decision.decided_by}
         except OutOfTime:
-            found["found"] = "timeout"
+            pass
         except ModelProblem as problem:
             found |= {"found": "unsupported", "reason": str(problem)}
-        known = row.get("verdict") or "unknown"
-        yield {"onnx": name, "vnnlib": row["vnnlib"], "known": known, **found, "time_s": time.perf_counter() - began}
+        yield {"benchmark": folder.name, "onnx": name, "vnnlib": row["vnnlib"], **found} | {
+            "time_s": round(time.perf_counter() - began, 3),
+            "timeout_s": timeout_s,
+            "method": method,
+            "contract": contract,
+        }
+
+
+def _model(content: bytes, name: str) -> Network | ModelProblem:
+    try:
+        return build(parse_model(content, name))
+    except ModelProblem as problem:
+        return problem
+
+
+def read(path: Path) -> list[Outcome]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(folder: Path, found: Sequence[Outcome]) -> dict[str, Any]:
+    """The line of a benchmark in the table. solved: share of the instances with a known answer. best_published: the
+    tool that solved most of these, at the competition's own limits and machines."""
+    rows = {(row["onnx"], row["vnnlib"]): row for row in instances(folder)}
+    known = {key: row.get("verdict") or "unknown" for key, row in rows.items()}
+    pairs = Counter((known[outcome["onnx"], outcome["vnnlib"]], outcome["found"]) for outcome in found)
+    done = [rows[outcome["onnx"], outcome["vnnlib"]] for outcome in found]
+    asked = Counter(row.get("verdict") for row in done)
+    answers = ("unsat", "sat")
+    solved = pairs["unsat", "unsat"] + pairs["sat", "sat"]
+    answered = asked["unsat"] + asked["sat"]
+    tools = Counter(
+        tool
+        for row in done
+        if row.get("verdict") in answers
+        for tool in (row.get(f"tools_{row['verdict']}") or "").split()
+    )
+    best, count = tools.most_common(1)[0] if tools else ("", 0)
+    times = [outcome["time_s"] for outcome in found if outcome["found"] in answers]
+    return {
+        "benchmark": folder.name,
+        "instances": len(rows),
+        "run": len(found),
+        "unsat_known": asked["unsat"],
+        "unsat_proved": pairs["unsat", "unsat"],
+        "sat_known": asked["sat"],
+        "sat_found": pairs["sat", "sat"],
+        "others_decided": sum(n for (was, now), n in pairs.items() if now in answers and was not in answers),
+        "wrong": sum(pairs[pair] for pair in WRONG),
+        "unsupported": sum(n for (_, now), n in pairs.items() if now == "unsupported"),
+        "solved_percent": f"{100 * solved / answered:.1f}" if answered else "",
+        "median_time_s": f"{statistics.median(times):.2f}" if times else "",
+        "best_published": best,
+        "best_published_solved": count,
+    }
+
+
+def write_table(folder: Path, files: Sequence[Path], path: Path) -> int:
+    """Returns how many verdicts are wrong."""
+    every: dict[str, list[Outcome]] = {}
+    for file in files:
+        for outcome in read(file):
+            every.setdefault(outcome["benchmark"], []).append(outcome)
+    lines = [summary(folder / name, found) for name, found in sorted(every.items())]
+    with path.open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return sum(line["wrong"] for line in lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("benchmarks", nargs="*", help="default: all that have an instances.csv")
-    parser.add_argument("--method", default="crown")
+    parser.add_argument("names", nargs="*", help="benchmarks, default: all; with --table: files of outcomes")
+    parser.add_argument("--out", type=Path, help="append every outcome here, and leave out what is there")
+    parser.add_argument("--table", type=Path, help="write a table of outcomes here")
+    parser.add_argument("--method", default="complete")
     parser.add_argument("--contract", default="float32-any-order", choices=list(CONTRACTS))
     parser.add_argument("--timeout", type=float, default=60, help="seconds per instance")
     parser.add_argument("--limit", type=int, help="instances per benchmark")
-    parser.add_argument("--json", type=Path, help="write every outcome here")
     arguments = parser.parse_args()
-    names = arguments.benchmarks or sorted(path.parent.name for path in arguments.folder.glob("*/instances.csv"))
-    every, wrong = [], 0
+    if arguments.table:
+        return 1 if write_table(arguments.folder, [Path(name) for name in arguments.names], arguments.table) else 0
+    if not arguments.out:
+        parser.error("one of --out and --table is needed")
+    names = arguments.names or sorted(path.parent.name for path in arguments.folder.glob("*/instances.csv"))
+    wrong = 0
     for name in names:
         folder = arguments.folder / name
-        found = list(outcomes(folder, arguments.method, arguments.contract, arguments.timeout, arguments.limit))
-        every += [{"benchmark": name, **outcome} for outcome in found]
-        errors = [outcome for outcome in found if (outcome["known"], outcome["found"]) in WRONG]
-        wrong += len(errors)
-        pairs = Counter((outcome["known"], outcome["found"]) for outcome in found)
-        known = Counter(outcome["known"] for outcome in found)
-        others = Counter(outcome["found"] for outcome in found if outcome["found"] not in ("sat", "unsat"))
-        print(
-            f"{name:24} unsat {pairs['unsat', 'unsat']:3} of {known['unsat']:3}   sat {pairs['sat', 'sat']:3} of "
-            f"{known['sat']:3}   {', '.join(f'{count} {what}' for what, count in others.items()) or 'all decided'}   "
-            f"wrong {len(errors)}   {sum(outcome['time_s'] for outcome in found):.0f} s",
-            flush=True,
-        )
-        for reason, count in Counter(outcome.get("reason") for outcome in found if outcome.get("reason")).items():
-            print(f"{'':24} {count} x {reason}")
-        for outcome in errors:
-            print(f"{'':24} WRONG: {outcome}")
-        for (before, now), count in pairs.items():
-            if now in ("sat", "unsat") and before not in ("sat", "unsat"):
-                print(f"{'':24} {count} x known as {before}, found {now}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(every, indent=1) + "\n")
+        before = [outcome for outcome in read(arguments.out) if outcome["benchmark"] == name]
+        done = {(outcome["onnx"], outcome["vnnlib"]) for outcome in before}
+        rows = [row for row in instances(folder)[: arguments.limit] if (row["onnx"], row["vnnlib"]) not in done]
+        found = []
+        for outcome in outcomes(folder, rows, arguments.method, arguments.contract, arguments.timeout):
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(outcome) + "\n")
+            found.append(outcome)
+        line = summary(folder, before + found)
+        wrong += line["wrong"]
+        print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+        for reason, number in Counter(outcome["reason"] for outcome in found if "reason" in outcome).items():
+            print(f"    {number} x {reason}")
     return 1 if wrong else 0
 
 
