@@ -20,7 +20,9 @@ A certificate is a JSON object:
                     {"kind", "neurons": {"count", "bits"},
                     "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
                     uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
-                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}
+                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}; or
+                    "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
+                    or "crown", "leaves": how many, "nodes": int32, "cuts": float32}
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -43,6 +45,7 @@ from numpy.typing import NDArray
 
 from verify.errors import Problem, Rejected
 from verify.files import write_atomically
+from verify.input_splits import InputSplits
 from verify.intervals import Interval
 from verify.properties import Conjunction, Constraint, Terms
 from verify.split_trees import Refinement, SplitProof, Tree
@@ -52,7 +55,10 @@ _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable"}
 _LARGEST, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 2**27, 2**20
 """Elements of the input, and bytes and leaves of a proof; more are refused before anything is done about them."""
 
-_SPLITS = "split-trees"
+_SPLITS, _INPUT_SPLITS = "split-trees", "input-splits"
+
+Proof = str | SplitProof | InputSplits
+"""The name of the bounds that prove a statement from model and box, or what else it takes to prove it."""
 _RATIONAL = re.compile(r"-?\d{1,4000}(/\d{1,4000})?", re.ASCII)
 
 
@@ -72,8 +78,7 @@ class Unreachable:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The statement and its proof. lower, upper: float32, of the shape of the model's input. proof: the name of the
-    bounds that prove it from model and box, or what else it takes to prove it."""
+    """The statement and its proof. lower, upper: float32, of the shape of the model's input."""
 
     model_sha256: str
     model_file: str
@@ -81,7 +86,7 @@ class Certificate:
     claim: Class | Unreachable
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
-    proof: str | SplitProof
+    proof: Proof
 
     @property
     def box(self) -> Interval:
@@ -188,9 +193,17 @@ def _terms(fields: Any) -> Terms:
     return tuple((index, Fraction(coefficient)) for index, coefficient in fields)
 
 
-def _proof_fields(proof: str | SplitProof) -> dict[str, Any]:
+def _proof_fields(proof: Proof) -> dict[str, Any]:
     if isinstance(proof, str):
         return {"kind": proof}
+    if isinstance(proof, InputSplits):
+        return {
+            "kind": _INPUT_SPLITS,
+            "way": proof.way,
+            "leaves": len(proof.cuts) + 1,
+            "nodes": _packed(proof.nodes.astype("<i4")),
+            "cuts": _packed(proof.cuts.astype("<f4")),
+        }
     trees = [
         {
             "functional": tree.functional,
@@ -215,12 +228,24 @@ def _proof_fields(proof: str | SplitProof) -> dict[str, Any]:
     return {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
 
 
-def _proof(fields: dict[str, Any]) -> str | SplitProof:
+def _proof(fields: dict[str, Any]) -> Proof:
     kind = fields["kind"]
     if not isinstance(kind, str):
         raise Rejected("it is malformed")
-    if kind != _SPLITS:
-        return kind
+    if kind == _INPUT_SPLITS:
+        return _input_splits(fields)
+    return _split_proof(fields) if kind == _SPLITS else kind
+
+
+def _input_splits(fields: dict[str, Any]) -> InputSplits:
+    leaves, way = fields["leaves"], fields["way"]
+    if type(leaves) is not int or not 1 <= leaves <= _MOST_LEAVES or not isinstance(way, str):
+        raise Rejected("a size in its proof is malformed")
+    nodes = _unpacked(fields["nodes"], "<i4", 2 * leaves - 1).astype(np.int32)
+    return InputSplits(nodes, _unpacked(fields["cuts"], "<f4", leaves - 1).astype(np.float32), way)
+
+
+def _split_proof(fields: dict[str, Any]) -> SplitProof:
     count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
     sizes += [each[name] for each in refinements for name in ("count", "width")]

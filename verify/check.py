@@ -2,9 +2,9 @@
 
 Trusted: this module and what it imports (certificate, onnx_file, operators, network, replacements, written_out, fusion,
 batching, primitives, functions, linear_maps, windows, grids, interpreter, intervals, softmax, linear_bounds, bounds,
-margins, crown, split_trees, methods, properties, reachability, rounding, environment), numpy and onnx. Nothing that was
-computed when the certificate was written is believed: a proof's slopes, multipliers and splits are choices, each of
-which is as valid as any other.
+margins, crown, split_trees, input_splits, methods, properties, reachability, rounding, environment), numpy and onnx.
+Nothing that was computed when the certificate was written is believed: a proof's slopes, multipliers and splits are
+choices, each of which is as valid as any other.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Class, Unreachable
+from verify.certificate import Certificate, Class, Proof, Unreachable
 from verify.crown import margin_problem
 from verify.environment import require_ieee_arithmetic
 from verify.errors import Problem, Rejected
+from verify.input_splits import InputSplits, unproved
 from verify.intervals import Interval
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
-from verify.reachability import unreachable, unreachable_over_trees
+from verify.reachability import excluding, unreachable, unreachable_over_trees
 from verify.rounding import CONTRACTS
 from verify.split_trees import SplitProof, split_bounds
 
@@ -33,8 +34,9 @@ def check(certificate: Certificate, network: Network) -> None:
     if certificate.contract not in CONTRACTS:
         raise Rejected(f"its contract {certificate.contract!r} is unknown")
     proof = certificate.proof
-    if isinstance(proof, str) and proof not in PROOFS:
-        raise Rejected(f"its proof is of the unknown kind {proof!r}")
+    way = proof.way if isinstance(proof, InputSplits) else proof
+    if isinstance(way, str) and way not in PROOFS:
+        raise Rejected(f"its proof is of the unknown kind {way!r}")
     if certificate.lower.shape != network.input.shape:
         raise Rejected("its box does not have the shape of the model's input")
     if not (np.isfinite(certificate.lower) & np.isfinite(certificate.upper)).all():
@@ -48,8 +50,8 @@ def check(certificate: Certificate, network: Network) -> None:
         raise Rejected(f"bounds {_name(certificate.proof)} do not prove it")
 
 
-def _name(proof: str | SplitProof) -> str:
-    return f"by {proof}" if isinstance(proof, str) else "over its trees of splits"
+def _name(proof: Proof) -> str:
+    return f"by {proof}" if isinstance(proof, str) else "over its splits"
 
 
 def _wins(claim: Class, certificate: Certificate, network: Network) -> bool:
@@ -57,6 +59,8 @@ def _wins(claim: Class, certificate: Certificate, network: Network) -> bool:
         raise Rejected("its label is not one of the model's classes")
     proof, box, contract = certificate.proof, certificate.box, CONTRACTS[certificate.contract]
     label = np.array([claim.label])
+    if isinstance(proof, InputSplits):
+        raise Rejected("splits of inputs prove properties of another kind")
     if isinstance(proof, str):
         lower = PROOFS[proof](network, box, label, contract)
     else:
@@ -71,11 +75,14 @@ def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -
         size = int(np.prod(tensor.shape))
         if any(index >= size for constraint in constraints for index, _ in getattr(constraint, terms)):
             raise Rejected(f"its property is about {terms} that the model does not have")
-    contract = CONTRACTS[certificate.contract]
-    if not isinstance(certificate.proof, str):
-        return unreachable_over_trees(network, certificate.box, claim.alternatives, contract, certificate.proof)
+    proof, contract = certificate.proof, CONTRACTS[certificate.contract]
+    if isinstance(proof, SplitProof):
+        return unreachable_over_trees(network, certificate.box, claim.alternatives, contract, proof)
     flat = Interval(*(end.reshape(1, -1) for end in certificate.box))
-    (proved,) = unreachable(network, flat, [claim.alternatives], contract, certificate.proof)
+    if isinstance(proof, InputSplits):
+        proves = excluding(network, claim.alternatives, contract, proof.way)
+        return not any(missing.size for missing in unproved(network, flat, proof, proves))
+    (proved,) = unreachable(network, flat, [claim.alternatives], contract, proof)
     return proved
 
 

@@ -122,7 +122,7 @@ def crown_intervals(
             continue
         primitive = tensor.primitive
         bends = isinstance(primitive, LeakyRelu | Clip | Function)
-        if refine and bends and not _exact_by_intervals(tensor.operands[0]):
+        if refine and bends and not exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
             intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract)
             if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
@@ -217,7 +217,7 @@ def _open(primitive: Primitive, x: Interval) -> NDArray[np.bool_]:
     return np.asarray(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=0))
 
 
-def _exact_by_intervals(tensor: Tensor) -> bool:
+def exact_by_intervals(tensor: Tensor) -> bool:
     """Whether the tensor is one linear map of the input, up to moves and scales of single elements: then intervals are
     as tight as linear bounds."""
     maps = 0

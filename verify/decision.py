@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -13,21 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time
+from verify.certificate import Proof
 from verify.crown import crown_bounds
 from verify.environment import require_ieee_arithmetic
 from verify.errors import ModelProblem, Rejected
+from verify.input_splits import InputSplits, remembered, unproved
 from verify.intervals import Interval
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
 from verify.properties import Case, cases, holds, largest_indices
-from verify.reachability import bounded_constraints, constraint_functionals, unreachable, unreachable_over_trees
-from verify.rounding import Array, Contract, down
-from verify.search import proof_search
+from verify.reachability import (
+    Row,
+    bounded_constraints,
+    constraint_functionals,
+    excluding,
+    unreachable,
+    unreachable_over_trees,
+)
+from verify.rounding import Contract, down
+from verify.search import input_splitting, proof_search
 from verify.split_trees import SplitProof
 from verify.vnnlib import Property
 
 _LARGEST_BATCH = 64
 """Boxes that are bounded together."""
+
+_FEW_INPUTS = 20
+"""Up to so many inputs that differ within a box, it is split along them."""
+
+_WAY = "crown"
+"""What proves the parts of a box that is split along inputs."""
 
 
 class Answer(StrEnum):
@@ -51,13 +67,12 @@ class Witness:
 
 @dataclass(frozen=True)
 class Decision:
-    """decided_by: the last way that was needed, or "attack". proofs: what proves each case, the name of a way or what a
-    search found."""
+    """decided_by: the last way that was needed, or "attack". proofs: what proves each case."""
 
     answer: Answer
     decided_by: str | None = None
     witness: Witness | None = None
-    proofs: tuple[str | SplitProof, ...] = ()
+    proofs: tuple[Proof, ...] = ()
 
 
 class Runs(Protocol):
@@ -65,6 +80,9 @@ class Runs(Protocol):
 
     def output(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
+
+Refute = Callable[[NDArray[np.float32]], bool]
+"""Told an input, flat: whether it is a counterexample, so that no proof is needed."""
 
 Attack = Callable[[Sequence[Case], bool], Witness | None]
 """(cases, thorough) -> a confirmed counterexample, if one is found."""
@@ -120,7 +138,7 @@ def decide(
     if attack and (witness := attack(found, False)):
         return Decision(Answer.SAT, "attack", witness)
     ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
-    proofs: list[str | SplitProof] = []
+    proofs: list[Proof] = []
     late = False
     for case, way in zip(found, proofs_of(network, found, contract, ways), strict=True):
         if way is not None:
@@ -130,7 +148,7 @@ def decide(
             result = _searched(network, property, case, contract, method == COMPLETE, seconds, runtime)
             if isinstance(result, Witness):
                 return Decision(Answer.SAT, "attack", result)
-            if isinstance(result, SplitProof):
+            if not isinstance(result, bool):
                 proofs.append(result)
                 continue
             late = result
@@ -142,10 +160,12 @@ def decide(
     return Decision(Answer.UNSAT, max(map(_name, proofs), key=order.index, default=None), None, tuple(proofs))
 
 
-def _name(proof: str | SplitProof) -> str:
+def _name(proof: Proof) -> str:
     if isinstance(proof, str):
         return proof
-    return COMPLETE if any(len(tree.nodes) > 1 for tree in proof.trees) else ALPHA_CROWN
+    return (
+        COMPLETE if isinstance(proof, InputSplits) or any(len(tree.nodes) > 1 for tree in proof.trees) else ALPHA_CROWN
+    )
 
 
 def _searched(
@@ -156,28 +176,68 @@ def _searched(
     branch: bool,
     seconds: float,
     runtime: Runs | None,
-) -> SplitProof | Witness | bool:
+) -> Proof | Witness | bool:
     """A proof that the case is out of reach, which counts once it is checked; or a counterexample; or else whether time
     was short."""
     rows = bounded_constraints(case.alternatives)
-    functionals, constants = constraint_functionals(network, rows)
-    shape = network.input.shape
-    box = Interval(*(end.reshape(1, *shape) for end in (case.lower, case.upper)))
     if {row.alternative for row in rows} != set(range(len(case.alternatives))):
         return False  # nothing that could be bounded excludes one of them
+    witnesses: list[Witness] = []
+
+    def refute(x: NDArray[np.float32]) -> bool:
+        if runtime and (witness := confirmed(property, case, np.clip(x, case.least, case.largest), runtime)):
+            witnesses.append(witness)
+        return bool(witnesses)
+
+    few = np.count_nonzero(case.lower < case.upper) <= _FEW_INPUTS
+    if branch and few:
+        found: Proof | bool = _over_inputs(network, case, rows, contract, seconds, refute)
+    else:
+        found = _over_neurons(network, case, rows, contract, branch, seconds, refute)
+    return witnesses[0] if witnesses else found
+
+
+def _over_inputs(
+    network: Network, case: Case, rows: Sequence[Row], contract: Contract, seconds: float, refute: Refute
+) -> InputSplits | bool:
+    """A proof over parts of the case's box, checked; or else whether time was short."""
+    deadline = time.perf_counter() + seconds
+    functionals, constants = constraint_functionals(network, rows)
+    numbers = np.array([row.alternative for row in rows])
+    ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
+    search = input_splitting()(network, ends, functionals, constants, numbers, refute)
+    box = Interval(case.lower[np.newaxis], case.upper[np.newaxis])
+    proves = remembered(excluding(network, case.alternatives, contract, _WAY))
+    while search.run(deadline):
+        proof = search.proof(_WAY)
+        missing: list[int] = []
+        for some in unproved(network, box, proof, proves):
+            missing += some.tolist()
+            if time.perf_counter() > deadline:
+                return True
+        if not missing:
+            return proof
+        search.reopen(missing)
+    return search.late
+
+
+def _over_neurons(
+    network: Network,
+    case: Case,
+    rows: Sequence[Row],
+    contract: Contract,
+    branch: bool,
+    seconds: float,
+    refute: Refute,
+) -> SplitProof | bool:
+    """The same over signs of neurons; branch: split any."""
+    functionals, constants = constraint_functionals(network, rows)
+    box = Interval(*(end.reshape(1, *network.input.shape) for end in (case.lower, case.upper)))
     promise = down(crown_bounds(network, box, functionals[np.newaxis], contract)[0] + constants)
     chosen = [
         max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
         for alternative in range(len(case.alternatives))
     ]
-    witnesses: list[Witness] = []
-
-    def refute(lane: int, point: Array) -> bool:
-        x = np.clip(point.reshape(-1).astype(np.float32), case.least, case.largest)
-        if runtime and (witness := confirmed(property, case, x, runtime)):
-            witnesses.append(witness)
-        return bool(witnesses)
-
     (outcome,) = proof_search()(
         network,
         box,
@@ -186,10 +246,8 @@ def _searched(
         contract,
         branch=branch,
         seconds=seconds,
-        refute=refute,
+        refute=lambda lane, point: refute(point.reshape(-1).astype(np.float32)),
     )
-    if witnesses:
-        return witnesses[0]
     if outcome.proof is None:
         return bool(outcome.timed_out)
     trees = tuple(replace(tree, functional=chosen[tree.functional]) for tree in outcome.proof.trees)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from verify.input_splits import Proves
 from verify.intervals import Interval
 from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
@@ -107,3 +109,12 @@ def unreachable_over_trees(
     return {row.alternative for row, least in zip(rows, lower, strict=True) if least > 0} == set(
         range(len(alternatives))
     )
+
+
+def excluding(network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> Proves:
+    """Tells of boxes whether this way of bounding proves each alternative impossible there."""
+
+    def excludes(boxes: Interval) -> NDArray[np.bool_]:
+        return np.array(unreachable(network, boxes, [alternatives] * len(boxes.lower), contract, way))
+
+    return excludes

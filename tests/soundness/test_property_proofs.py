@@ -120,8 +120,11 @@ def test_strict_and_other_inequalities_and_what_mixes_inputs_and_outputs(asserti
         assert decide(network_of(identity()), property, contract=FLOAT32_ANY_ORDER, method=method).answer is answer
 
 
-def test_a_property_that_takes_splits_to_prove_has_a_certificate() -> None:
-    """Of two alternatives, one is out of reach by little, the other one has a constraint that any bound excludes."""
+@pytest.mark.parametrize("few", [0, 20])
+def test_a_property_that_takes_splits_to_prove_has_a_certificate(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two alternatives, one is out of reach by little, the other one has a constraint that any bound excludes;
+    proved by splits of neurons and of inputs."""
+    monkeypatch.setattr("verify.decision._FEW_INPUTS", few)
     made = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
     network = made.network()
     grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 201, dtype=F32)]), axis=-1).reshape(-1, 2)

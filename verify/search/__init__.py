@@ -12,6 +12,7 @@ from verify.errors import Problem
 
 if TYPE_CHECKING:
     from verify.search.branch_and_bound import Outcome
+    from verify.search.input_splitting import InputSplitting
 
 
 def proof_search() -> Callable[..., Iterator[Outcome]]:
@@ -19,5 +20,18 @@ def proof_search() -> Callable[..., Iterator[Outcome]]:
     try:
         from verify.search.branch_and_bound import search
     except ImportError as error:
-        raise Problem(f"searching for proofs needs torch, which cannot be imported ({error})") from error
+        raise _missing(error) from error
     return search
+
+
+def input_splitting() -> type[InputSplitting]:
+    """The same for splits of inputs."""
+    try:
+        from verify.search.input_splitting import InputSplitting
+    except ImportError as error:
+        raise _missing(error) from error
+    return InputSplitting
+
+
+def _missing(error: ImportError) -> Problem:
+    return Problem(f"searching for proofs needs torch, which cannot be imported ({error})")

@@ -136,7 +136,7 @@ class Backward:
         self._others = [
             t
             for t in self.order
-            if type(t.primitive) not in self._RULES
+            if type(t.primitive) not in self.RULES
             and t not in covered
             and t.varies
             and not isinstance(t.primitive, Input)
@@ -220,7 +220,7 @@ class Backward:
                 operands, constant = _through_pool(tensor, a, lanes.pools[self._pools.index(tensor)])
                 total = total + constant
             else:
-                operands, constant = self._RULES[type(tensor.primitive)](self, tensor, a)
+                operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
                 total = total + constant
             for operand, functional in zip(tensor.operands, operands, strict=True):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
@@ -262,7 +262,7 @@ class Backward:
         primitive: Any = tensor.primitive
         return [a, primitive.sign * a], 0.0
 
-    _RULES: Mapping[type, Callable[..., Any]] = {
+    RULES: Mapping[type, Callable[..., Any]] = {
         Constant: _fixed,
         Linear: _linear,
         Reshape: _reshape,

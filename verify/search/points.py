@@ -51,7 +51,7 @@ def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> C
     missing = {type(t.primitive) for t in topological([output])} - {*POINT_RULES, type(source.primitive)}
     if missing:
         raise ModelProblem(f"{', '.join(sorted(kind.__name__ for kind in missing))} cannot be searched with torch")
-    constants = _Constants(dtype)
+    constants = Constants(dtype)
 
     def rule(kind: type) -> Callable[..., Values]:
         return lambda primitive, *operands: POINT_RULES[kind](constants, primitive, *operands)
@@ -66,7 +66,7 @@ def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> C
     return function
 
 
-class _Constants:
+class Constants:
     """Arrays of the network as tensors, converted once."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -85,42 +85,42 @@ class _Constants:
         return self._known[id(array)][1]
 
 
-def _constant(constants: _Constants, primitive: Constant) -> Values:
+def _constant(constants: Constants, primitive: Constant) -> Values:
     return constants(primitive.value)[None]
 
 
-def _linear(constants: _Constants, primitive: Linear, x: Values) -> Values:
-    return _mapped(primitive.map, constants, x) + constants(primitive.bias)
+def _linear(constants: Constants, primitive: Linear, x: Values) -> Values:
+    return mapped(primitive.map, constants, x) + constants(primitive.bias)
 
 
 @singledispatch
-def _mapped(map: LinearMap, constants: _Constants, x: Values) -> Values:
+def mapped(map: LinearMap, constants: Constants, x: Values) -> Values:
     """A x, for every lane."""
     raise ModelProblem(f"a {type(map).__name__} map cannot be searched with torch")
 
 
-@_mapped.register
-def _(map: Diagonal, constants: _Constants, x: Values) -> Values:
+@mapped.register
+def _(map: Diagonal, constants: Constants, x: Values) -> Values:
     return x * constants(map.scale)
 
 
-@_mapped.register
-def _(map: Dense, constants: _Constants, x: Values) -> Values:
+@mapped.register
+def _(map: Dense, constants: Constants, x: Values) -> Values:
     return torch.matmul(x, constants(map.weight))
 
 
-@_mapped.register
-def _(map: Reduction, constants: _Constants, x: Values) -> Values:
+@mapped.register
+def _(map: Reduction, constants: Constants, x: Values) -> Values:
     return x.sum(dim=[axis + 1 for axis in map.axes], keepdim=True)
 
 
-@_mapped.register
-def _(map: Scaled, constants: _Constants, x: Values) -> Values:
-    return _mapped(map.map, constants, x) * constants(map.scale)
+@mapped.register
+def _(map: Scaled, constants: Constants, x: Values) -> Values:
+    return mapped(map.map, constants, x) * constants(map.scale)
 
 
-@_mapped.register
-def _(map: Convolution, constants: _Constants, x: Values) -> Values:
+@mapped.register
+def _(map: Convolution, constants: Constants, x: Values) -> Values:
     window = map.window
     axes = len(window.kernel)
     samples = x.reshape(-1, *x.shape[-axes - 1 :])
@@ -135,7 +135,7 @@ def _(map: Convolution, constants: _Constants, x: Values) -> Values:
     return y.reshape(*x.shape[: -axes - 1], *y.shape[1:])
 
 
-def _max_pool(constants: _Constants, primitive: MaxPool, x: Values) -> Values:
+def _max_pool(constants: Constants, primitive: MaxPool, x: Values) -> Values:
     x = _select(constants, primitive.padding, x) if primitive.padding else x
     window = primitive.window
     axes = len(window.kernel)
@@ -159,39 +159,39 @@ def _padded(x: Values, window: Window, value: float) -> Values:
     return functional.pad(x, ends, value=value) if any(ends) else x
 
 
-def _reshape(constants: _Constants, primitive: Reshape, x: Values) -> Values:
+def _reshape(constants: Constants, primitive: Reshape, x: Values) -> Values:
     return x.reshape(len(x), *primitive.shape)
 
 
-def _select(constants: _Constants, primitive: Select, x: Values) -> Values:
+def _select(constants: Constants, primitive: Select, x: Values) -> Values:
     flat = x.reshape(len(x), -1)
     if primitive.pads:
         flat = torch.cat([flat, flat.new_full((len(x), 1), primitive.fill)], dim=1)
     return flat[:, constants.index(primitive.index)]  # -1, the last column, is the fill
 
 
-def _concatenate(constants: _Constants, primitive: Concatenate, *operands: Values) -> Values:
+def _concatenate(constants: Constants, primitive: Concatenate, *operands: Values) -> Values:
     lanes = max(len(x) for x in operands)
     return torch.cat([x.expand(lanes, *x.shape[1:]) for x in operands], dim=primitive.axis + 1)
 
 
-def _clip(constants: _Constants, primitive: Clip, x: Values) -> Values:
+def _clip(constants: Constants, primitive: Clip, x: Values) -> Values:
     return x.clamp(primitive.lower, primitive.upper)
 
 
-def _leaky_relu(constants: _Constants, primitive: LeakyRelu, x: Values) -> Values:
+def _leaky_relu(constants: Constants, primitive: LeakyRelu, x: Values) -> Values:
     return functional.leaky_relu(x, primitive.slope)
 
 
-def _sum(constants: _Constants, primitive: Sum, a: Values, b: Values) -> Values:
+def _sum(constants: Constants, primitive: Sum, a: Values, b: Values) -> Values:
     return a + primitive.sign * b
 
 
-def _product(constants: _Constants, primitive: Product, a: Values, b: Values) -> Values:
+def _product(constants: Constants, primitive: Product, a: Values, b: Values) -> Values:
     return a * b
 
 
-def _quotient(constants: _Constants, primitive: Quotient, a: Values, b: Values) -> Values:
+def _quotient(constants: Constants, primitive: Quotient, a: Values, b: Values) -> Values:
     return a / b
 
 
@@ -215,16 +215,16 @@ class _Elementwise(torch.autograd.Function):
         return gradients[0] * slope, None
 
 
-def _function(constants: _Constants, primitive: Function, x: Values) -> Values:
+def _function(constants: Constants, primitive: Function, x: Values) -> Values:
     return cast(Values, _Elementwise.apply(x, primitive))  # type: ignore[no-untyped-call]
 
 
-def _round(constants: _Constants, primitive: Round, x: Values) -> Values:
+def _round(constants: Constants, primitive: Round, x: Values) -> Values:
     """With the derivative of what it rounds (straight-through)."""
     return x + (x.round() - x).detach()
 
 
-def _softmax(constants: _Constants, primitive: Softmax, x: Values) -> Values:
+def _softmax(constants: Constants, primitive: Softmax, x: Values) -> Values:
     return functional.log_softmax(x, -1) if primitive.logarithm else functional.softmax(x, -1)
 
 

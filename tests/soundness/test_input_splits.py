@@ -1,0 +1,240 @@
+"""Proofs over parts of a box: the parts cover it, whatever tree is accepted, and what they prove is true."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from soundness.test_complete import NEAR_TIE, least_margin
+from support.onnx_models import ALL, DISABLED, model, network_of, node
+from support.relu_networks import ReluNetwork
+from verify.certificate import Certificate, Class, Unreachable, decode, encode
+from verify.check import check
+from verify.decision import Answer, cases_for, decide
+from verify.errors import Rejected
+from verify.input_splits import InputSplits, parts
+from verify.intervals import Interval
+from verify.network import Network
+from verify.rounding import FLOAT32_ANY_ORDER
+from verify.split_trees import LEAF
+from verify.vnnlib import Property, parse
+
+F32 = np.float32
+BOX = Interval(np.array([[-1.0, 0.0, 0.25]]), np.array([[1.0, 0.5, 0.25]]))  # the last input is a single number
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def random_splits(rng: np.random.Generator, box: Interval, depth: int) -> InputSplits:
+    """With cuts anywhere inside, which may be near an end."""
+    nodes: list[int] = []
+    cuts: list[float] = []
+
+    def grow(lower: NDArray[np.float64], upper: NDArray[np.float64], depth: int) -> None:
+        axis = int(rng.integers(2))
+        cut = float(F32(lower[axis] + rng.random() * (upper[axis] - lower[axis])))
+        if depth == 0 or rng.random() < 0.2 or not lower[axis] < cut < upper[axis]:
+            nodes.append(LEAF)
+            return
+        nodes.append(axis)
+        cuts.append(cut)
+        below, above = upper.copy(), lower.copy()
+        below[axis] = above[axis] = cut
+        grow(lower, below, depth - 1)
+        grow(above, upper, depth - 1)
+
+    grow(box.lower[0], box.upper[0], depth)
+    return InputSplits(np.array(nodes, np.int32), np.array(cuts, F32), "crown")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_input_is_in_a_part_and_parts_share_only_cuts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    proof = random_splits(rng, BOX, 6)
+    found = list(parts(BOX, proof))
+    assert len(found) == len(proof.cuts) + 1
+    lower, upper = (np.concatenate(ends) for ends in zip(*found, strict=True))
+    assert np.isclose(np.prod((upper - lower)[:, :2], axis=1).sum(), 1.0)
+    points = (BOX.lower + rng.random((300, 3)) * (BOX.upper - BOX.lower)).astype(F32)
+    points[:100, int(rng.integers(2))] = rng.choice([*proof.cuts, F32(0.25)], 100)
+    points = np.clip(points, BOX.lower, BOX.upper)
+    inside = ((lower[:, None] <= points) & (points <= upper[:, None])).all(axis=2)
+    assert inside.any(axis=0).all()
+
+
+TREE = InputSplits(np.array([0, 1, LEAF, LEAF, 0, LEAF, LEAF], np.int32), np.array([0, 0.25, 0.5], F32), "crown")
+
+BROKEN: dict[str, tuple[list[int], list[float]]] = {
+    "a branch is missing": ([0, 1, LEAF, LEAF, 0, LEAF], [0, 0.25, 0.5]),
+    "the last subtree is missing": ([0, 1, LEAF, LEAF], [0, 0.25]),
+    "no tree": ([], []),
+    "it goes on": ([0, 1, LEAF, LEAF, 0, LEAF, LEAF, LEAF], [0, 0.25, 0.5]),
+    "a cut is missing": ([0, 1, LEAF, LEAF, 0, LEAF, LEAF], [0, 0.25]),
+    "a cut is left over": ([0, 1, LEAF, LEAF, 0, LEAF, LEAF], [0, 0.25, 0.5, 0.5]),
+    "a cut outside the box": ([0, LEAF, LEAF], [1.5]),
+    "a cut at an end": ([0, LEAF, LEAF], [1.0]),
+    "a cut outside the part": ([0, 0, LEAF, LEAF, LEAF], [0.0, 0.5]),
+    "a cut that is no number": ([0, LEAF, LEAF], [np.nan]),
+    "an infinite cut": ([0, LEAF, LEAF], [-np.inf]),
+    "an input that does not exist": ([3, LEAF, LEAF], [0.0]),
+    "a negative input": ([-2, LEAF, LEAF], [0.3]),
+    "an input without width": ([2, LEAF, LEAF], [0.25]),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_no_tree_over_the_box_is_rejected(what: str) -> None:
+    assert len(list(parts(BOX, TREE))) == 4
+    nodes, cuts = BROKEN[what]
+    with pytest.raises(Rejected):
+        list(parts(BOX, InputSplits(np.array(nodes, np.int32), np.array(cuts, F32), "crown")))
+
+
+def property_of(inputs: int, outputs: int, assertion: str, low: float = 0, high: float = 1) -> Property:
+    names = [*(f"X_{i}" for i in range(inputs)), *(f"Y_{i}" for i in range(outputs))]
+    box = "".join(f"(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i in range(inputs))
+    return parse(("".join(f"(declare-const {n} Real)" for n in names) + box + f"(assert {assertion})").encode())
+
+
+def proved(network: Network, property: Property) -> Certificate:
+    decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete")
+    assert (decision.answer, decision.decided_by) == (Answer.UNSAT, "complete")
+    (case,) = cases_for(network, property)
+    assert isinstance(decision.proofs[0], InputSplits)
+    lower, upper = (end.astype(F32).reshape(network.input.shape) for end in (case.lower, case.upper))
+    claim = Unreachable(tuple(case.alternatives))
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", claim, lower, upper, decision.proofs[0])
+
+
+def test_parts_may_exclude_a_conjunction_by_different_constraints() -> None:
+    """x and -x are never both below -0.1, though each of them is somewhere."""
+    constants = {"w": np.array([[1, -1]], F32), "b": np.zeros(2, F32)}
+    network = network_of(model([node("Gemm", ["x", "w", "b"], "y")], [1, 1], constants))
+    property = property_of(1, 2, "(and (<= Y_0 -0.1) (<= Y_1 -0.1))", low=-1)
+    check(decode(encode(proved(network, property))), network)
+
+
+MADE = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
+GRID = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 201, dtype=F32)]), axis=-1).reshape(-1, 2)
+LEAST = float(MADE.run(GRID, ALL)[0][:, 0].min())
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return MADE.network()
+
+
+@pytest.fixture(scope="module")
+def certificate(network: Network) -> Certificate:
+    torch.set_num_threads(1)
+    return proved(network, property_of(2, 2, f"(<= Y_0 {LEAST - 0.05})"))
+
+
+def accepted(content: bytes, network: Network) -> bool:
+    """Whether it is valid, in which case what it says holds on a grid; a problem other than a rejection fails."""
+    try:
+        found = decode(content)
+        check(found, network)
+    except Rejected:
+        return False
+    assert isinstance(found.claim, Unreachable)
+    points = found.lower + GRID * (found.upper - found.lower)
+    ((constraint,),) = found.claim.alternatives
+    for level in (DISABLED, ALL):
+        y = MADE.run(points.astype(F32), level)[0].astype(np.float64)
+        assert (sum(float(c) * y[:, i] for i, c in constraint.outputs) > float(constraint.bound)).all()
+    return True
+
+
+def test_a_certificate_survives_writing_and_reading(certificate: Certificate, network: Network) -> None:
+    again = decode(encode(certificate))
+    assert encode(again) == encode(certificate)
+    assert accepted(encode(again), network)
+
+
+def test_changed_bytes_and_trees_are_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
+    assert isinstance(certificate.proof, InputSplits)
+    rng, content, outcomes = np.random.default_rng(0), encode(certificate), set()
+    for number in range(300):
+        changed = bytearray(content)
+        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
+        if number % 2:
+            nodes, cuts = certificate.proof.nodes.copy(), certificate.proof.cuts.copy()
+            if number % 4 == 1:
+                nodes[rng.integers(len(nodes))] = rng.choice([LEAF, 0, 1, 2, -2])
+            else:
+                cuts[rng.integers(len(cuts))] += F32(rng.choice([1e-7, 0.01, -0.1, 0.5]))
+            changed = bytearray(encode(replace(certificate, proof=InputSplits(nodes, cuts, "crown"))))
+        outcomes.add(accepted(bytes(changed), network))
+    assert outcomes == {False, True}
+
+
+def test_no_tree_proves_what_is_false(network: Network) -> None:
+    """Of parts as small as those around the counterexample, too."""
+    (case,) = cases_for(network, property_of(2, 2, f"(<= Y_0 {LEAST})"))
+    lower, upper = (end.astype(F32).reshape(network.input.shape) for end in (case.lower, case.upper))
+    box = Interval(case.lower[None], case.upper[None])
+    for seed in range(10):
+        proof = random_splits(np.random.default_rng(seed), box, 9)
+        claim = Unreachable(tuple(case.alternatives))
+        with pytest.raises(Rejected, match="do not prove it"):
+            check(Certificate(network.sha256, "", "float32-any-order", claim, lower, upper, proof), network)
+
+
+def packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes())).decode()
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an unknown way": lambda proof: proof.update(way="hope"),
+    "a way that is no text": lambda proof: proof.update(way=["crown"]),
+    "another number of leaves": lambda proof: proof.update(leaves=proof["leaves"] + 1),
+    "no leaves": lambda proof: proof.update(leaves=0),
+    "more leaves than memory": lambda proof: proof.update(leaves=2**60),
+    "leaves as a float": lambda proof: proof.update(leaves=float(proof["leaves"])),
+    "no cuts": lambda proof: proof.pop("cuts"),
+    "a bomb": lambda proof: proof.update(nodes=packed(np.zeros(2**22, np.int32))),
+    "a chain without an end": lambda proof: proof.update(
+        leaves=2**20, nodes=packed(np.zeros(2**21 - 1, "<i4")), cuts=packed(np.full(2**20 - 1, 0.5, "<f4"))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_proof_is_rejected_in_a_sentence(what: str, certificate: Certificate, network: Network) -> None:
+    fields = json.loads(encode(certificate))
+    HOSTILE[what](fields["proof"])
+    assert not accepted(json.dumps(fields).encode(), network)
+
+
+def test_splits_of_inputs_prove_no_class(certificate: Certificate, network: Network) -> None:
+    with pytest.raises(Rejected):
+        check(replace(certificate, claim=Class(0)), network)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_decided_is_what_the_exact_oracle_says(seed: int) -> None:
+    """Thresholds around the exact least difference of two outputs."""
+    rng = np.random.default_rng(100 + seed)
+    inputs = int(rng.integers(1, 4))
+    made = ReluNetwork.random(rng, [inputs, *(int(n) for n in rng.integers(3, 7, 2)), 2], 0.0 if seed % 4 == 0 else 2.0)
+    network = made.network()
+    least = least_margin(made, np.zeros(inputs), np.ones(inputs), 0)
+    for away in (-0.5, -0.01, 0.01, 0.5):
+        property = property_of(inputs, 2, f"(<= (- Y_0 Y_1) {least + away:.9f})")
+        decision = decide(
+            network, property, contract=FLOAT32_ANY_ORDER, method="complete", seconds=20 if away < 0 else 0.1
+        )
+        assert (decision.answer is Answer.UNSAT) == (away < -NEAR_TIE)

@@ -1,0 +1,100 @@
+"""Proofs over parts of a box of inputs.
+
+A tree splits, at each inner node, the inputs by one coordinate: at most the cut, or at least the cut. Each input is in
+one of these parts at least, and by induction in the part of some leaf, so that what one way of bounding proves about
+the part of each leaf holds over the whole box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.bounds import lanes_at_a_time
+from verify.errors import Rejected
+from verify.intervals import Interval
+from verify.network import Network
+from verify.split_trees import LEAF
+
+_LARGEST_BATCH = 32
+"""Parts that are bounded together: the neurons that are bounded in any of them are bounded in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputSplits:
+    """nodes: the tree in preorder, as int32: the number of the input that is split, then the tree for at most the cut,
+    then the tree for at least the cut; or LEAF. cuts: float32, of the inner nodes in order. way: the name of the bounds
+    that prove each part."""
+
+    nodes: NDArray[np.int32]
+    cuts: NDArray[np.float32]
+    way: str
+
+
+Proves = Callable[[Interval], NDArray[np.bool_]]
+"""Tells of each of several boxes, lanes x inputs, whether it is proved."""
+
+
+def parts(box: Interval, proof: InputSplits) -> Iterator[Interval]:
+    """The parts of the box (one lane, flat) at the leaves, in order; raises Rejected, at the end at the latest, unless
+    `nodes` is exactly one tree, with a cut inside the part that it splits for each inner node."""
+    lower, upper = (end.reshape(-1).copy() for end in box)
+    cuts = iter(proof.cuts.astype(np.float64).tolist())
+    path: list[tuple[int, float, bool]] = []  # input, the end that its cut stands in for, whether that is the upper one
+    complete = False
+    for node in proof.nodes.tolist():
+        if complete:
+            raise Rejected("its tree goes on behind its last leaf")
+        if node != LEAF:
+            cut = next(cuts, np.nan)
+            if not (0 <= node < len(lower) and lower[node] < cut < upper[node]):
+                raise Rejected("it splits an input that does not exist, or lacks a cut inside the part that it splits")
+            path.append((node, float(upper[node]), True))
+            upper[node] = cut
+            continue
+        yield Interval(lower[np.newaxis].copy(), upper[np.newaxis].copy())
+        while path and not path[-1][2]:
+            split, end, _ = path.pop()
+            lower[split] = end
+        if path:
+            split, end, _ = path.pop()
+            path.append((split, float(lower[split]), False))
+            lower[split], upper[split] = upper[split], end
+        else:
+            complete = True
+    if not complete:
+        raise Rejected("its tree does not cover the box")
+    if next(cuts, None) is not None:
+        raise Rejected("it has more cuts than its tree has splits")
+
+
+def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves) -> Iterator[NDArray[np.intp]]:
+    """The numbers of the leaves whose part is not proved, some leaves at a time; there are none if the proof is valid.
+
+    box: in one lane. Raises Rejected for a tree that does not cover it.
+    """
+    step, first = min(_LARGEST_BATCH, lanes_at_a_time(network)), 0
+    leaves = parts(box, proof)
+    while some := list(islice(leaves, step)):
+        yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True)))))
+        first += len(some)
+
+
+def remembered(proves: Proves) -> Proves:
+    """The same, but asks only once about what is proved."""
+    known: set[bytes] = set()
+
+    def again(boxes: Interval) -> NDArray[np.bool_]:
+        keys = [lower.tobytes() + upper.tobytes() for lower, upper in zip(*boxes, strict=True)]
+        new = np.array([key not in known for key in keys])
+        proved = ~new
+        if new.any():
+            proved[new] = proves(Interval(*(end[new] for end in boxes)))
+        known.update(key for key, done in zip(keys, proved, strict=True) if done)
+        return proved
+
+    return again
