@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time
 from verify.certificate import Proof
-from verify.crown import crown_bounds
+from verify.crown import crown_intervals
 from verify.environment import require_ieee_arithmetic
 from verify.errors import ModelProblem, Rejected
 from verify.input_splits import InputSplits, remembered, unproved
 from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
 from verify.properties import Case, cases, holds, largest_indices
@@ -43,7 +44,7 @@ _FEW_INPUTS = 20
 """Up to so many inputs that differ within a box, it is split along them."""
 
 _WAY = "crown"
-"""What proves the parts of a box that is split along inputs."""
+"""What a search begins with, and what proves the parts of a box that is split along inputs."""
 
 
 class Answer(StrEnum):
@@ -129,15 +130,18 @@ def decide(
 ) -> Decision:
     """Look for a counterexample quickly, then for a proof, then thoroughly for a counterexample.
 
-    runtime: judges the inputs at which a search for proofs fails. seconds: for the search about each case. Raises
-    ModelProblem when the property does not fit the network, BrokenArithmetic where this process cannot compute soundly,
-    and Problem where a method needs torch and there is none.
+    runtime: judges the inputs at which a search for proofs fails. seconds: for all of it; a search for proofs stops at
+    that. Raises ModelProblem when the property does not fit the network, BrokenArithmetic where this process cannot
+    compute soundly, and Problem where a method needs torch and there is none.
     """
     require_ieee_arithmetic()
+    deadline = time.perf_counter() + seconds
     found = cases_for(network, property)
     if attack and (witness := attack(found, False)):
         return Decision(Answer.SAT, "attack", witness)
     ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
+    if searches(method) and len(found) == 1 and _all_bounded(found[0]):
+        ways.remove(_WAY)  # the search begins with it
     proofs: list[Proof] = []
     late = False
     for case, way in zip(found, proofs_of(network, found, contract, ways), strict=True):
@@ -145,7 +149,7 @@ def decide(
             proofs.append(way)
             continue
         if searches(method) and not late:
-            result = _searched(network, property, case, contract, method == COMPLETE, seconds, runtime)
+            result = _searched(network, property, case, contract, method == COMPLETE, deadline, runtime)
             if isinstance(result, Witness):
                 return Decision(Answer.SAT, "attack", result)
             if not isinstance(result, bool):
@@ -174,14 +178,14 @@ def _searched(
     case: Case,
     contract: Contract,
     branch: bool,
-    seconds: float,
+    deadline: float,
     runtime: Runs | None,
 ) -> Proof | Witness | bool:
     """A proof that the case is out of reach, which counts once it is checked; or a counterexample; or else whether time
     was short."""
+    if not _all_bounded(case):
+        return False
     rows = bounded_constraints(case.alternatives)
-    if {row.alternative for row in rows} != set(range(len(case.alternatives))):
-        return False  # nothing that could be bounded excludes one of them
     witnesses: list[Witness] = []
 
     def refute(x: NDArray[np.float32]) -> bool:
@@ -191,17 +195,22 @@ def _searched(
 
     few = np.count_nonzero(case.lower < case.upper) <= _FEW_INPUTS
     if branch and few:
-        found: Proof | bool = _over_inputs(network, case, rows, contract, seconds, refute)
+        found: Proof | bool = _over_inputs(network, case, rows, contract, deadline, refute)
     else:
-        found = _over_neurons(network, case, rows, contract, branch, seconds, refute)
+        found = _over_neurons(network, case, rows, contract, branch, deadline, refute)
     return witnesses[0] if witnesses else found
 
 
+def _all_bounded(case: Case) -> bool:
+    """Whether each alternative has a constraint that bounds of the outputs might exclude."""
+    rows = bounded_constraints(case.alternatives)
+    return {row.alternative for row in rows} == set(range(len(case.alternatives)))
+
+
 def _over_inputs(
-    network: Network, case: Case, rows: Sequence[Row], contract: Contract, seconds: float, refute: Refute
+    network: Network, case: Case, rows: Sequence[Row], contract: Contract, deadline: float, refute: Refute
 ) -> InputSplits | bool:
     """A proof over parts of the case's box, checked; or else whether time was short."""
-    deadline = time.perf_counter() + seconds
     functionals, constants = constraint_functionals(network, rows)
     numbers = np.array([row.alternative for row in rows])
     ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
@@ -227,13 +236,21 @@ def _over_neurons(
     rows: Sequence[Row],
     contract: Contract,
     branch: bool,
-    seconds: float,
+    deadline: float,
     refute: Refute,
-) -> SplitProof | bool:
+) -> str | SplitProof | bool:
     """The same over signs of neurons; branch: split any."""
+    began = time.perf_counter()
     functionals, constants = constraint_functionals(network, rows)
     box = Interval(*(end.reshape(1, *network.input.shape) for end in (case.lower, case.upper)))
-    promise = down(crown_bounds(network, box, functionals[np.newaxis], contract)[0] + constants)
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, contract)
+        (lower,) = lower_bounds(network.output, functionals[np.newaxis], intervals, contract)
+    promise = down(lower + constants)
+    if {row.alternative for row, least in zip(rows, promise, strict=True) if least > 0} == set(
+        range(len(case.alternatives))
+    ):
+        return _WAY
     chosen = [
         max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
         for alternative in range(len(case.alternatives))
@@ -245,8 +262,10 @@ def _over_neurons(
         constants[np.newaxis, chosen],
         contract,
         branch=branch,
-        seconds=seconds,
-        refute=lambda lane, point: refute(point.reshape(-1).astype(np.float32)),
+        seconds=deadline - began,
+        intervals=intervals,
+        opening_s=time.perf_counter() - began,
+        refute=lambda lane, point: refute(point.reshape(-1)),
     )
     if outcome.proof is None:
         return bool(outcome.timed_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,13 @@ def answer_property(
             network = load(model_path)
             attack, runtime = _attack(network, property, model_path, warn)
             decision = decide(
-                network, property, contract=contract_named(contract), method=method, attack=attack, runtime=runtime
+                network,
+                property,
+                contract=contract_named(contract),
+                method=method,
+                attack=attack,
+                runtime=runtime,
+                seconds=math.inf if timeout_s is None else timeout_s - (time.perf_counter() - began),
             )
             if decision.answer is Answer.UNSAT and not decision.proofs:
                 warn("no input fulfils the property's own constraints, whatever the network answers")

@@ -15,8 +15,10 @@ class OutOfTime(BaseException):
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[None]:
     """Raise OutOfTime within the block once it has run for so long; None: no limit. In the main thread only.
+
+    processor: count the seconds of processors that the process uses, rather than those that pass.
 
     Raises Problem on systems without interval timers (Windows).
     """
@@ -29,11 +31,12 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, stop)
+    timer, number = (signal.ITIMER_PROF, signal.SIGPROF) if processor else (signal.ITIMER_REAL, signal.SIGALRM)
+    before = signal.signal(number, stop)
     # Again and again: an exception that is raised inside a destructor or a callback goes no further.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
+    signal.setitimer(timer, seconds, 0.1)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(number, before)

@@ -31,6 +31,7 @@ from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
+from verify.search.points import differentiable
 from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bounds, leaves_at_a_time
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -40,10 +41,14 @@ AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.
 _MOST_ENDS = 5
 """How often the multipliers of a leaf in which nothing is left to split are optimised before the box is given up."""
 
-_SHARE_OF_REFINEMENT = 0.3
-"""Of the time for a box, how much goes into the bounds of its neurons at most."""
+_SHARE_OF_REFINEMENT, _PASSES_OF_REFINEMENT = 0.3, 3
+"""Of the time for a box, how much goes into the bounds of its neurons at most; and how much longer than the first
+bounds better ones are expected to take."""
 
-Refute = Callable[[int, Array], bool]
+_NEAR = 1e-4
+"""How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
+
+Refute = Callable[[int, NDArray[np.float32]], bool]
 """Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
 
 
@@ -134,16 +139,21 @@ def search(
     branch: bool,
     seconds: float,
     refute: Refute | None = None,
+    intervals: dict[Tensor, Interval] | None = None,
+    opening_s: float = 0.0,
     device: torch.device | None = None,
 ) -> Iterator[Outcome]:
     """For each box in turn, try to prove every functional of the output, plus its constant, positive.
 
     The work on a box uses what lanes the ones before it leave free. box: lanes x the shape of the network's only input.
     functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
-    than optimise slopes only. seconds: of work for each box.
+    than optimise slopes only. seconds: of work for each box. intervals: by CROWN, of the only box, if they are known;
+    opening_s: how much of its time they took.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    yield from _Search(network, box, functionals, constants, contract, seconds, refute, device).run(branch)
+    search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
+    search.intervals, search.opening_s = intervals, opening_s
+    yield from search.run(branch)
 
 
 class _OutOfTime(Exception):
@@ -166,6 +176,9 @@ class _Search:
         self.box, self.functionals, self.constants = box, functionals, constants
         self.seconds, self.refute = seconds, refute
         self.backward = Backward(network.output, device)
+        self.intervals: dict[Tensor, Interval] | None = None
+        self.opening_s = 0.0
+        self.function = differentiable(network) if refute else None
         self.order = count()
         self.boxes: list[_Box] = []
 
@@ -208,18 +221,22 @@ class _Search:
                 raise _OutOfTime
 
         try:
-            self._bounded(box, choose)
+            self._begin(box, self.intervals or self._bounded(box, choose))
         except _OutOfTime:
             box.ending = Ending.TIMEOUT
-        box.spent_s = time.perf_counter() - began
+        box.spent_s = self.opening_s + time.perf_counter() - began
         return box
 
-    def _bounded(self, box: _Box, choose: Choose) -> None:
-        """Bound what the box's neurons read, rigorously, and begin with its tasks."""
+    def _bounded(self, box: _Box, choose: Choose) -> dict[Tensor, Interval]:
+        """Rigorous bounds of what the box's neurons read."""
         around = Interval(*(end[box.index : box.index + 1] for end in self.box))
+        with np.errstate(all="ignore"):
+            return crown_intervals(self.network, around, self.contract, choose=choose)
+
+    def _begin(self, box: _Box, intervals: dict[Tensor, Interval]) -> None:
+        """Begin with the box's tasks, over these intervals."""
         functionals, constants = self.functionals[box.index], self.constants[box.index]
         with np.errstate(all="ignore"):
-            intervals = crown_intervals(self.network, around, self.contract, choose=choose)
             (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
         before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
         low, high = (np.concatenate([each[end].reshape(-1) for each in before] or [np.zeros(0)]) for end in (0, 1))
@@ -234,7 +251,7 @@ class _Search:
     def _refine(self, box: _Box) -> None:
         """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
         box.refined = True
-        if box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
+        if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
             return
         began = time.perf_counter()
         numbers = relus(self.output)
@@ -256,7 +273,7 @@ class _Search:
             box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
-        self._bounded(box, choose)
+        self._begin(box, self._bounded(box, choose))
         box.spent_s += time.perf_counter() - began
         self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
@@ -338,11 +355,19 @@ class _Search:
         return parts, whole
 
     def _attack(self, picked: _Leaves, direction: Values) -> None:
-        """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples."""
+        """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
+        nearly one."""
         assert self.refute
-        for (task, _), along in zip(picked, direction.cpu().numpy(), strict=True):
-            lower, upper = (end[task.box.index] for end in self.box)
-            if task.box.ending is None and self.refute(task.box.index, np.where(along > 0, lower, upper)):
+        assert self.function
+        along = direction.cpu().numpy()
+        lower, upper = (end[[task.box.index for task, _ in picked]] for end in self.box)
+        points = np.where(along > 0, lower, upper).astype(np.float32)
+        with torch.no_grad():
+            y = self.function(torch.tensor(points)).double().numpy().reshape(len(points), -1)
+        for (task, _), point, output in zip(picked, points, y, strict=True):
+            value = float(task.functional.reshape(-1) @ output) + task.constant
+            near = value <= _NEAR * (1.0 + abs(task.constant))
+            if near and task.box.ending is None and self.refute(task.box.index, point):
                 task.box.ending = Ending.REFUTED
 
     def _bound(self, leaves: _Leaves, settings: Settings) -> None:
