@@ -8,6 +8,7 @@ search is deterministic for a seed. It only proposes inputs: whether one is a co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,6 @@ from verify.effort import Effort
 from verify.intervals import Interval
 from verify.network import Network
 from verify.properties import Case
-from verify.robustness import MisclassificationSearch
 from verify.search.points import differentiable
 from verify.vnnlib import Property
 
@@ -174,14 +174,16 @@ def _of_cases(network: Network, cases: Sequence[Case]) -> Excess:
     return excess
 
 
-def misclassification_search(network: Network, runtime: Runs, effort: Effort) -> MisclassificationSearch:
-    """A search for inputs in boxes around samples to which onnxruntime answers another class than the label.
+@dataclass(frozen=True)
+class Misclassification:
+    """A search for inputs in boxes around samples to which onnxruntime answers another class than the label."""
 
-    Raises ModelProblem when torch cannot follow the network.
-    """
-    differentiable(network)  # raises before anything is searched
+    network: Network
+    runtime: Runs
+    effort: Effort
 
-    def search(x: Floats, labels: NDArray[np.int64], box: Interval) -> dict[int, Floats]:
+    def __call__(self, x: Floats, labels: NDArray[np.int64], box: Interval) -> dict[int, Floats]:
+        """For each lane where one was found, such an input."""
         classes = torch.tensor(labels)
 
         def excess(lanes: Values, x: Values, y: Values) -> Values:
@@ -191,9 +193,17 @@ def misclassification_search(network: Network, runtime: Runs, effort: Effort) ->
 
         lower, upper = (end.astype(np.float32) for end in box)
         found: dict[int, Floats] = {}
-        for lane, candidate in candidates(network, lower, upper, x, excess, effort):
-            if lane not in found and runtime.output(candidate).argmax() != labels[lane]:
+        for lane, candidate in candidates(self.network, lower, upper, x, excess, self.effort):
+            if lane not in found and self.refutes(candidate, int(labels[lane])):
                 found[lane] = candidate
         return found
 
-    return search
+    def refutes(self, x: Floats, label: int) -> bool:
+        """Whether onnxruntime answers another class to x."""
+        return bool(self.runtime.output(x).argmax() != label)
+
+
+def misclassification_search(network: Network, runtime: Runs, effort: Effort) -> Misclassification:
+    """Raises ModelProblem when torch cannot follow the network."""
+    differentiable(network)
+    return Misclassification(network, runtime, effort)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,7 @@ from verify.rounding import Array, Contract
 from verify.samples import Samples
 from verify.search import proof_search
 from verify.split_trees import SplitProof, split_bounds
+from verify.time_limit import OutOfTime, can_interrupt, time_limit
 
 _LARGEST_BATCH = 64
 """Samples that are looked at together: what one Ctrl-C can lose."""
@@ -64,8 +68,15 @@ class Verdict:
     counterexample: NDArray[np.float32] | None = None
 
 
-MisclassificationSearch = Callable[[NDArray[np.float32], Labels, Interval], dict[int, NDArray[np.float32]]]
-"""(samples, labels, boxes around them) -> for each lane where one was found, an input in its box of another class."""
+class MisclassificationSearch(Protocol):
+    """Finds counterexamples."""
+
+    def __call__(self, x: NDArray[np.float32], labels: Labels, box: Interval) -> dict[int, NDArray[np.float32]]:
+        """(samples, labels, boxes around them) -> for each lane where one was found, an input in its box of another
+        class."""
+
+    def refutes(self, x: NDArray[np.float32], label: int) -> bool:
+        """Whether the deployed network answers another class to the input x."""
 
 
 def verify_classifier(
@@ -84,9 +95,10 @@ def verify_classifier(
     before the rigorous methods look at what it leaves open; only for the contract that it assumes.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
-    within the input range, under the contract. timeout_s: how long a method that searches may do so, for each sample.
-    Raises ModelProblem and DataProblem where model and samples do not fit, BrokenArithmetic where this process cannot
-    compute soundly, and Problem where a method needs torch and there is none.
+    within the input range, under the contract. timeout_s: for each sample, with its share of what is done about several
+    at once, where the method searches; kept by signals in the main thread, except on Windows, and elsewhere as well as
+    single steps allow. Raises ModelProblem and DataProblem where model and samples do not fit, BrokenArithmetic where
+    this process cannot compute soundly, and Problem where a method needs torch and there is none.
     """
     require_ieee_arithmetic()
     count = classes(network)
@@ -108,13 +120,16 @@ def verify_classifier(
         else:
             predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
             margins, open_lanes = np.full(len(x), np.nan), np.arange(len(x))
-        _prove(network, box, labels, contract, proofs, predictions == labels, open_lanes, margins, decided_by)
+        spent = np.full(len(x), (time.perf_counter() - began) / len(x))
+        limit = timeout_s if searches(method) else math.inf
+        ways = _Ways(network, box, labels, contract, limit, margins, decided_by, spent)
+        ways.prove(proofs, predictions == labels, open_lanes)
         open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
         found: dict[int, NDArray[np.float32]] = {}
         if attack and open_lanes.size:
-            parts = attack(x[open_lanes], labels[open_lanes], Interval(*(end[open_lanes] for end in box)))
+            around = Interval(*(end[open_lanes] for end in box))
+            parts = ways.timed(open_lanes, partial(attack, x[open_lanes], labels[open_lanes], around)) or {}
             found = {int(open_lanes[lane]): counterexample for lane, counterexample in parts.items()}
-        time_s = (time.perf_counter() - began) / len(x)
         verdicts = []
         for lane, (label, prediction, margin) in enumerate(zip(labels, predictions, margins, strict=True)):
             status = Status.VERIFIED if margin > 0 else Status.UNKNOWN
@@ -122,6 +137,8 @@ def verify_classifier(
                 status = Status.COUNTEREXAMPLE
             elif status is Status.UNKNOWN and prediction != label:
                 status = Status.MISCLASSIFIED
+            elif status is Status.UNKNOWN and spent[lane] >= limit:
+                status = Status.TIMEOUT
             verdict = Verdict(
                 index=samples.start + first + lane,
                 label=int(label),
@@ -129,21 +146,28 @@ def verify_classifier(
                 status=status,
                 decided_by="attack" if lane in found else decided_by[lane],
                 margin_lower=float(margin),
-                time_s=time_s,
+                time_s=float(spent[lane]),
                 proof=engine.proof if engine and decided_by[lane] == engine.way else decided_by[lane],
                 counterexample=found.get(lane),
             )
             verdicts.append(verdict)
         if searches(method):
-            yield from _searched(network, box, verdicts, contract, method, timeout_s)
+            yield from _searched(network, box, verdicts, contract, method, timeout_s, attack)
         else:
             yield from verdicts
 
 
 def _searched(
-    network: Network, box: Interval, verdicts: Sequence[Verdict], contract: Contract, method: str, timeout_s: float
+    network: Network,
+    box: Interval,
+    verdicts: Sequence[Verdict],
+    contract: Contract,
+    method: str,
+    timeout_s: float,
+    attack: MisclassificationSearch | None,
 ) -> Iterator[Verdict]:
-    """The verdicts, those that are unknown searched for a proof, which counts once it is checked."""
+    """The verdicts, those that are unknown searched for a proof, which counts once it is checked, or a counterexample
+    on the way."""
     open_lanes = [lane for lane, verdict in enumerate(verdicts) if verdict.status is Status.UNKNOWN]
     if not open_lanes:
         yield from verdicts
@@ -151,8 +175,25 @@ def _searched(
     part = Interval(*(end[open_lanes] for end in box))
     labels = np.array([verdicts[lane].label for lane in open_lanes], int)
     problem, functionals, constants = margin_problem(network, part, labels, contract)
+    found: dict[int, NDArray[np.float32]] = {}
+
+    def refute(lane: int, x: NDArray[np.float32]) -> bool:
+        if attack and attack.refutes(x, int(labels[lane])):
+            found[lane] = x
+        return lane in found
+
     outcomes = enumerate(
-        proof_search()(problem, part, functionals, constants, contract, branch=method == COMPLETE, seconds=timeout_s)
+        proof_search()(
+            problem,
+            part,
+            functionals,
+            constants,
+            contract,
+            branch=method == COMPLETE,
+            seconds=timeout_s - max(verdicts[lane].time_s for lane in open_lanes),
+            refute=refute if attack else None,
+            interrupts=math.isfinite(timeout_s) and can_interrupt(),
+        )
     )
     for verdict in verdicts:
         if verdict.status is not Status.UNKNOWN:
@@ -160,46 +201,77 @@ def _searched(
             continue
         lane, outcome = next(outcomes)
         began = time.perf_counter()
+        spent = verdict.time_s + outcome.spent_s
         if outcome.proof:
             own = Interval(*(end[lane : lane + 1] for end in part))
             try:
-                lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+                with _limit(timeout_s - spent):
+                    lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+                if (lower > 0).all():
+                    verdict = replace(
+                        verdict,
+                        status=Status.VERIFIED,
+                        decided_by=COMPLETE if outcome.branched else ALPHA_CROWN,
+                        margin_lower=float(np.delete(lower, verdict.label).min()),
+                        proof=outcome.proof,
+                    )
             except Rejected:
-                lower = np.full_like(constants[lane], np.nan)
-            if (lower > 0).all():
-                verdict = replace(
-                    verdict,
-                    status=Status.VERIFIED,
-                    decided_by=COMPLETE if outcome.branched else ALPHA_CROWN,
-                    margin_lower=float(np.delete(lower, verdict.label).min()),
-                    proof=outcome.proof,
-                )
+                pass
+            except OutOfTime:
+                verdict = replace(verdict, status=Status.TIMEOUT)
+        elif lane in found:
+            verdict = replace(verdict, status=Status.COUNTEREXAMPLE, decided_by="attack", counterexample=found[lane])
         elif outcome.timed_out:
             verdict = replace(verdict, status=Status.TIMEOUT)
-        yield replace(verdict, time_s=verdict.time_s + outcome.spent_s + time.perf_counter() - began)
+        yield replace(verdict, time_s=spent + time.perf_counter() - began)
 
 
-def _prove(
-    network: Network,
-    box: Interval,
-    labels: Labels,
-    contract: Contract,
-    ways: Sequence[str],
-    promising: NDArray[np.bool_],
-    open_lanes: NDArray[np.intp],
-    best: Array,
-    decided_by: list[str | None],
-) -> None:
-    """Improve `best`, lower bounds of each lane's least margin, and note the way that first proves one positive.
+def _limit(seconds: float) -> AbstractContextManager[None]:
+    """A time limit, if there is one and signals can keep it."""
+    return time_limit(max(seconds, 0.0) if math.isfinite(seconds) and can_interrupt() else None)
 
-    The first way looks at the open lanes, the others at those that are promising and not yet decided.
-    """
-    for way in ways:
-        if not open_lanes.size:
-            break
-        part = Interval(*(end[open_lanes] for end in box))
-        least = PROOFS[way](network, part, labels[open_lanes], contract).min(axis=1)
-        best[open_lanes] = np.fmax(best[open_lanes], least)
-        for lane in open_lanes[best[open_lanes] > 0]:
-            decided_by[lane] = way
-        open_lanes = np.flatnonzero(promising & ~(best > 0))
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Bounds of a batch, and what is known by them: best, lower bounds of each lane's least margin; decided_by, the way
+    that first proved one positive; spent, each lane's share of the time, which ends at the timeout."""
+
+    network: Network
+    box: Interval
+    labels: Labels
+    contract: Contract
+    timeout_s: float
+    best: Array
+    decided_by: list[str | None]
+    spent: Array
+
+    def prove(self, ways: Sequence[str], promising: NDArray[np.bool_], open_lanes: NDArray[np.intp]) -> None:
+        """The first way looks at the open lanes, whatever time it takes, the others at those that are promising and not
+        yet decided."""
+        for way in ways:
+            if not open_lanes.size:
+                break
+            part, labels = Interval(*(end[open_lanes] for end in self.box)), self.labels[open_lanes]
+            bound = partial(PROOFS[way], self.network, part, labels, self.contract)
+            margins = bound() if way == ways[0] else self.timed(open_lanes, bound)
+            if margins is None:
+                break
+            self.best[open_lanes] = np.fmax(self.best[open_lanes], margins.min(axis=1))
+            for lane in open_lanes[self.best[open_lanes] > 0]:
+                self.decided_by[lane] = way
+            open_lanes = np.flatnonzero(promising & ~(self.best > 0))
+
+    def timed(self, lanes: NDArray[np.intp], compute: Callable[[], Result]) -> Result | None:
+        """What is computed about the lanes, within the time that they have left together; None if that is too short."""
+        began = time.perf_counter()
+        try:
+            with _limit(float(np.maximum(self.timeout_s - self.spent[lanes], 0.0).sum())):
+                result = compute()
+        except OutOfTime:
+            self.spent[lanes] = np.maximum(self.spent[lanes], self.timeout_s)
+            return None
+        self.spent[lanes] += (time.perf_counter() - began) / len(lanes)
+        return result

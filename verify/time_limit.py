@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from verify.errors import Problem
+
+_SHORTEST = 1e-6
+"""Seconds; zero would mean never."""
 
 
 class OutOfTime(BaseException):
@@ -16,7 +20,8 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[None]:
-    """Raise OutOfTime within the block once it has run for so long; None: no limit. In the main thread only.
+    """Raise OutOfTime within the block once it has run for so long; None: no limit. In the main thread only, and
+    not within another limit.
 
     processor: count the seconds of processors that the process uses, rather than those that pass.
 
@@ -34,9 +39,14 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
     timer, number = (signal.ITIMER_PROF, signal.SIGPROF) if processor else (signal.ITIMER_REAL, signal.SIGALRM)
     before = signal.signal(number, stop)
     # Again and again: an exception that is raised inside a destructor or a callback goes no further.
-    signal.setitimer(timer, seconds, 0.1)
+    signal.setitimer(timer, max(seconds, _SHORTEST), 0.1)
     try:
         yield
     finally:
         signal.setitimer(timer, 0)
         signal.signal(number, before)
+
+
+def can_interrupt() -> bool:
+    """Whether a time limit is possible here: in the main thread, on a system with interval timers."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()

@@ -31,7 +31,7 @@ from verify.rounding import REAL
 from verify.search.backward import Backward, Values
 from verify.search.points import POINT_RULES, Constants, mapped
 
-_ELEMENTS = 2**20
+_ELEMENTS = 2**18
 """Coefficients of functionals that are held at a time."""
 
 _MONOTONE = (Reshape, Select, Concatenate, Clip, MaxPool)

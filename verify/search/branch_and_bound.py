@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -33,6 +34,7 @@ from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.points import differentiable
 from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bounds, leaves_at_a_time
+from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
@@ -141,6 +143,7 @@ def search(
     refute: Refute | None = None,
     intervals: dict[Tensor, Interval] | None = None,
     opening_s: float = 0.0,
+    interrupts: bool = False,
     device: torch.device | None = None,
 ) -> Iterator[Outcome]:
     """For each box in turn, try to prove every functional of the output, plus its constant, positive.
@@ -148,16 +151,13 @@ def search(
     The work on a box uses what lanes the ones before it leave free. box: lanes x the shape of the network's only input.
     functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
     than optimise slopes only. seconds: of work for each box. intervals: by CROWN, of the only box, if they are known;
-    opening_s: how much of its time they took.
+    opening_s: how much of its time they took. interrupts: whether a single step that exceeds the time for a box is cut
+    short by a signal.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
-    search.intervals, search.opening_s = intervals, opening_s
+    search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     yield from search.run(branch)
-
-
-class _OutOfTime(Exception):
-    """The time for a box has passed while its neurons were being bounded."""
 
 
 class _Search:
@@ -177,7 +177,7 @@ class _Search:
         self.seconds, self.refute = seconds, refute
         self.backward = Backward(network.output, device)
         self.intervals: dict[Tensor, Interval] | None = None
-        self.opening_s = 0.0
+        self.opening_s, self.interrupts = 0.0, False
         self.function = differentiable(network) if refute else None
         self.order = count()
         self.boxes: list[_Box] = []
@@ -213,21 +213,25 @@ class _Search:
 
     def _opened(self, index: int) -> _Box:
         """A box with a task for every functional that CROWN does not prove."""
-        began = time.perf_counter()
-        box = _Box(index)
-
-        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> None:
-            if time.perf_counter() - began > self.seconds:
-                raise _OutOfTime
-
-        try:
-            self._begin(box, self.intervals or self._bounded(box, choose))
-        except _OutOfTime:
-            box.ending = Ending.TIMEOUT
-        box.spent_s = self.opening_s + time.perf_counter() - began
+        box = _Box(index, spent_s=self.opening_s)
+        with self._work_on(box):
+            self._begin(box, self.intervals or self._bounded(box))
         return box
 
-    def _bounded(self, box: _Box, choose: Choose) -> dict[Tensor, Interval]:
+    @contextmanager
+    def _work_on(self, box: _Box) -> Iterator[None]:
+        """Work that ends when the time for the box does, and is charged to it."""
+        began = time.perf_counter()
+        left = self.seconds - box.spent_s
+        try:
+            with time_limit(max(left, 0.0) if self.interrupts else None):
+                yield
+        except OutOfTime:
+            box.ending = Ending.TIMEOUT
+        finally:
+            box.spent_s += time.perf_counter() - began
+
+    def _bounded(self, box: _Box, choose: Choose = lambda relu, intervals: None) -> dict[Tensor, Interval]:
         """Rigorous bounds of what the box's neurons read."""
         around = Interval(*(end[box.index : box.index + 1] for end in self.box))
         with np.errstate(all="ignore"):
@@ -253,9 +257,8 @@ class _Search:
         box.refined = True
         if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
             return
-        began = time.perf_counter()
         numbers = relus(self.output)
-        deadline = began + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
+        deadline = time.perf_counter() + _SHARE_OF_REFINEMENT * (self.seconds - box.spent_s)
 
         def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
             (operand,) = relu.operands
@@ -273,8 +276,8 @@ class _Search:
             box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
-        self._begin(box, self._bounded(box, choose))
-        box.spent_s += time.perf_counter() - began
+        with self._work_on(box):
+            self._begin(box, self._bounded(box, choose))
         self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
     def _slopes_of_elements(
@@ -390,8 +393,8 @@ class _Search:
                 target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
                 stop=partial(self._late, tasks, began),
             )
-            self._keep(part, chosen, found)
             self._charge(tasks, time.perf_counter() - began)
+            self._keep(part, chosen, found)
 
     def _keep(self, leaves: _Leaves, chosen: Values, found: Found) -> None:
         """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
@@ -413,7 +416,8 @@ class _Search:
         step = leaves_at_a_time(self.output)
         for task, nodes in likely.items():
             for start in range(0, len(nodes), step):
-                self._settle(task, nodes[start : start + step])
+                with self._work_on(task.box):
+                    self._settle(task, nodes[start : start + step])
 
     def _settle(self, task: _Task, nodes: Sequence[_Node]) -> None:
         """Queue those of the leaves that rigorous bounds do not prove."""

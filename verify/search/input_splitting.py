@@ -1,7 +1,8 @@
 """Branch and bound on the inputs, for networks with few of them.
 
 Parts of the box that are not proved yet wait in a queue, the worst first. A round halves as many as are bounded
-together, each along the input that the bound depends on most: by the magnitude of its coefficient times its width.
+together, each along the input that the bound depends on most: by the magnitude of its coefficient times its width; or
+cuts away what the linear bound excludes already, if that is a good deal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from verify.rounding import Array
 from verify.search.box_bounds import BoxBounds
 from verify.search.points import differentiable
 from verify.split_trees import LEAF
+
+_LARGEST_REST, _ROOM = 0.8, 1.05
+"""Up to which share of its width a part is cut down to what a linear bound leaves open; and how much more is left, for
+the bound is approximate."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, a point must be to be shown to the deployed network."""
@@ -46,6 +51,21 @@ class _Part:
     promising: int = LEAF
     cut: float = 0.0
     halves: tuple[_Part, ...] = ()
+
+    def trim(self, rest: Array, direction: Array) -> None:
+        """Cut rather where a linear bound leaves little open, if one does. rest: what the bounds lack; direction:
+        their coefficients, bounds x inputs."""
+        width = self.upper.astype(np.float64) - self.lower
+        with np.errstate(all="ignore"):
+            left = _ROOM * np.maximum(rest, 0.0)[:, np.newaxis] / np.abs(direction)
+            share = np.where(width > 0, left / width, np.nan)
+        share[~np.isfinite(share)] = np.inf
+        bound, axis = np.unravel_index(share.argmin(), share.shape)
+        if share[bound, axis] <= _LARGEST_REST:
+            ends = self.lower[axis] + left[bound, axis], self.upper[axis] - left[bound, axis]
+            cut = float(np.float32(ends[int(direction[bound, axis] < 0)]))
+            if self.lower[axis] < cut < self.upper[axis]:
+                self.promising, self.cut = int(axis), cut
 
 
 class InputSplitting:
@@ -124,10 +144,9 @@ class InputSplitting:
         axis = part.promising
         if axis == LEAF:
             return False
-        cut = np.float32((np.float64(part.lower[axis]) + part.upper[axis]) / 2)
         below, above = part.upper.copy(), part.lower.copy()
-        below[axis] = above[axis] = cut
-        part.cut, part.halves = float(cut), (_Part(part.lower, below), _Part(above, part.upper))
+        below[axis] = above[axis] = part.cut
+        part.halves = (_Part(part.lower, below), _Part(above, part.upper))
         return True
 
     def _examined(self, parts: list[_Part]) -> bool:
@@ -139,12 +158,17 @@ class InputSplitting:
         of_alternatives = torch.where(self._members, bounds[:, None], -torch.inf)
         value, row = of_alternatives.max(2)  # lanes x alternatives
         worst, alternative = value.min(1)
-        row = row.gather(1, alternative[:, None])[:, 0]
-        along = direction[torch.arange(len(parts)), row].numpy()
+        along = direction[torch.arange(len(parts)), row.gather(1, alternative[:, None])[:, 0]].numpy()
         middle = ((lower.astype(np.float64) + upper) / 2).astype(np.float32)
         gain = np.where((lower < middle) & (middle < upper), np.abs(along) * (upper - lower), -1.0)
-        for part, axis, best in zip(parts, gain.argmax(1).tolist(), gain.max(1).tolist(), strict=True):
-            part.promising = axis if best >= 0 else LEAF
+        # Constraints of the only alternative that is open: what they leave open can be all that is left.
+        single = (of_alternatives.amax(2) <= slack).sum(1) <= 1
+        rest = torch.where(self._members[alternative] & single[:, None], slack - bounds, torch.inf)
+        for lane, part in enumerate(parts):
+            axis = int(gain[lane].argmax())
+            part.promising, part.cut = (axis, float(middle[lane, axis])) if gain[lane, axis] >= 0 else (LEAF, 0.0)
+            if worst[lane] <= slack:
+                part.trim(rest[lane].numpy(), direction[lane].numpy())
         waiting = (~(worst > slack)).numpy().nonzero()[0]
         for lane in waiting.tolist():
             heapq.heappush(self._waiting, (float(worst[lane]), next(self._order), parts[lane]))

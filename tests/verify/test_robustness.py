@@ -1,0 +1,101 @@
+"""Verdicts about the samples of a data set: time limits, and counterexamples that branch and bound comes by."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.onnx_models import ALL
+from support.relu_networks import ReluNetwork
+from verify import robustness
+from verify.boxes import box_around
+from verify.intervals import Interval
+from verify.margins import Labels
+from verify.methods import PROOFS
+from verify.robustness import Status, Verdict, verify_classifier
+from verify.rounding import FLOAT32_ANY_ORDER
+from verify.samples import Samples
+from verify.search import branch_and_bound
+from verify.time_limit import can_interrupt
+
+MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
+X = np.random.default_rng(3).random((4, 1, 3)).astype(np.float32)
+SAMPLES = Samples("made", None, 0, "", X, MADE.run(X[:, 0], ALL)[0].argmax(axis=1).astype(np.int64), None)
+EPS = Fraction(4, 5)
+
+interrupted = pytest.mark.skipif(not can_interrupt(), reason="signals cannot interrupt here")
+
+
+class Blind:
+    """An attack that finds nothing, but knows a counterexample when it sees one."""
+
+    def __call__(self, x: Any, labels: Labels, box: Interval) -> dict[int, Any]:
+        return {}
+
+    def refutes(self, x: Any, label: int) -> bool:
+        return bool(MADE.run(x.reshape(1, 3), ALL)[0].argmax() != label)
+
+
+def verdicts(**options: Any) -> list[Verdict]:
+    torch.set_num_threads(1)
+    return list(
+        verify_classifier(
+            MADE.network(),
+            SAMPLES,
+            eps=EPS,
+            input_range=None,
+            contract=FLOAT32_ANY_ORDER,
+            method="complete",
+            **options,
+        )
+    )
+
+
+def test_branch_and_bound_comes_by_counterexamples() -> None:
+    found = verdicts(attack=Blind(), timeout_s=60.0)
+    assert {verdict.status for verdict in found} == {Status.VERIFIED, Status.COUNTEREXAMPLE}
+    box = box_around(X, EPS, None)
+    for verdict in (each for each in found if each.status is Status.COUNTEREXAMPLE):
+        x = verdict.counterexample
+        assert x is not None
+        assert verdict.decided_by == "attack"
+        assert ((box.lower[verdict.index] <= x) & (x <= box.upper[verdict.index])).all()
+        assert MADE.run(x.reshape(1, 3), ALL)[0].argmax() != verdict.label
+
+
+def forever(*arguments: Any, **options: Any) -> Any:
+    while True:
+        pass
+
+
+@interrupted
+def test_a_way_that_takes_too_long_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROOFS, "crown", forever)
+    found = verdicts(timeout_s=0.05)
+    assert {verdict.status for verdict in found} == {Status.TIMEOUT}
+    assert all(verdict.decided_by is None and verdict.time_s >= 0.05 for verdict in found)
+
+
+@interrupted
+def test_an_attack_that_takes_too_long_is_interrupted() -> None:
+    class Endless(Blind):
+        __call__ = forever
+
+    assert {verdict.status for verdict in verdicts(attack=Endless(), timeout_s=0.5)} == {Status.TIMEOUT}
+
+
+@interrupted
+def test_bounds_inside_the_search_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branch_and_bound, "crown_intervals", forever)
+    assert {verdict.status for verdict in verdicts(timeout_s=0.5)} == {Status.TIMEOUT}
+
+
+@interrupted
+def test_a_proof_that_is_not_wholly_checked_in_time_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robustness, "split_bounds", forever)
+    first, *_ = verdicts(attack=Blind(), timeout_s=2.0)
+    assert (first.status, first.decided_by, first.proof) == (Status.TIMEOUT, None, None)
