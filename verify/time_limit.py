@@ -38,9 +38,9 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
 
     timer, number = (signal.ITIMER_PROF, signal.SIGPROF) if processor else (signal.ITIMER_REAL, signal.SIGALRM)
     before = signal.signal(number, stop)
-    # Again and again: an exception that is raised inside a destructor or a callback goes no further.
-    signal.setitimer(timer, max(seconds, _SHORTEST), 0.1)
     try:
+        # Again and again: an exception that is raised inside a destructor or a callback goes no further.
+        signal.setitimer(timer, max(seconds, _SHORTEST), 0.1)
         yield
     finally:
         signal.setitimer(timer, 0)
