@@ -140,7 +140,7 @@ def decide(
     if attack and (witness := attack(found, False)):
         return Decision(Answer.SAT, "attack", witness)
     ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
-    if searches(method) and len(found) == 1 and _all_bounded(found[0]):
+    if searches(method) and len(found) == 1 and _all_bounded(found[0]) and not _splits_inputs(found[0], method):
         ways.remove(_WAY)  # the search begins with it
     proofs: list[Proof] = []
     late = False
@@ -149,7 +149,7 @@ def decide(
             proofs.append(way)
             continue
         if searches(method) and not late:
-            result = _searched(network, property, case, contract, method == COMPLETE, deadline, runtime)
+            result = _searched(network, property, case, contract, method, deadline, runtime)
             if isinstance(result, Witness):
                 return Decision(Answer.SAT, "attack", result)
             if not isinstance(result, bool):
@@ -177,7 +177,7 @@ def _searched(
     property: Property,
     case: Case,
     contract: Contract,
-    branch: bool,
+    method: str,
     deadline: float,
     runtime: Runs | None,
 ) -> Proof | Witness | bool:
@@ -193,11 +193,10 @@ def _searched(
             witnesses.append(witness)
         return bool(witnesses)
 
-    few = np.count_nonzero(case.lower < case.upper) <= _FEW_INPUTS
-    if branch and few:
+    if _splits_inputs(case, method):
         found: Proof | bool = _over_inputs(network, case, rows, contract, deadline, refute)
     else:
-        found = _over_neurons(network, case, rows, contract, branch, deadline, refute)
+        found = _over_neurons(network, case, rows, contract, method == COMPLETE, deadline, refute)
     return witnesses[0] if witnesses else found
 
 
@@ -205,6 +204,11 @@ def _all_bounded(case: Case) -> bool:
     """Whether each alternative has a constraint that bounds of the outputs might exclude."""
     rows = bounded_constraints(case.alternatives)
     return {row.alternative for row in rows} == set(range(len(case.alternatives)))
+
+
+def _splits_inputs(case: Case, method: str) -> bool:
+    """Whether the search splits inputs, rather than neurons."""
+    return method == COMPLETE and int(np.count_nonzero(case.lower < case.upper)) <= _FEW_INPUTS
 
 
 def _over_inputs(
