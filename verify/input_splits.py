@@ -20,9 +20,6 @@ from verify.intervals import Interval
 from verify.network import Network
 from verify.split_trees import LEAF
 
-_LARGEST_BATCH = 32
-"""Parts that are bounded together: the neurons that are bounded in any of them are bounded in all."""
-
 
 @dataclass(frozen=True, eq=False)
 class InputSplits:
@@ -77,7 +74,7 @@ def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves
 
     box: in one lane. Raises Rejected for a tree that does not cover it.
     """
-    step, first = min(_LARGEST_BATCH, lanes_at_a_time(network)), 0
+    step, first = lanes_at_a_time(network), 0
     leaves = parts(box, proof)
     while some := list(islice(leaves, step)):
         yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True)))))
