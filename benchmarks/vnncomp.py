@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=60, help="seconds per instance")
     parser.add_argument("--processor-time", action="store_true", help="count that, on a machine that does other work")
     parser.add_argument("--limit", type=int, help="instances per benchmark")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.table:
         return 1 if write_table(arguments.folder, [Path(name) for name in arguments.names], arguments.table) else 0
     if not arguments.out:

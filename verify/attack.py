@@ -71,6 +71,7 @@ def candidates(
                     yield first + lane, reached[row].numpy()
 
 
+@torch.enable_grad()  # whatever an interrupted computation left behind
 def _descended(
     function: Callable[[Values], Values],
     excess: Callable[[Values, Values], Values],

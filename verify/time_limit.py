@@ -10,8 +10,9 @@ from types import FrameType
 
 from verify.errors import Problem
 
-_SHORTEST = 1e-6
-"""Seconds; zero would mean never."""
+_SHORTEST, _AGAIN = 1e-6, 0.5
+"""Seconds until the signal, where zero would mean never; and between further ones: an exception that is raised inside a
+destructor or a callback goes no further, and one that comes while another unwinds skips what that would restore."""
 
 
 class OutOfTime(BaseException):
@@ -39,8 +40,7 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
     timer, number = (signal.ITIMER_PROF, signal.SIGPROF) if processor else (signal.ITIMER_REAL, signal.SIGALRM)
     before = signal.signal(number, stop)
     try:
-        # Again and again: an exception that is raised inside a destructor or a callback goes no further.
-        signal.setitimer(timer, max(seconds, _SHORTEST), 0.1)
+        signal.setitimer(timer, max(seconds, _SHORTEST), _AGAIN)
         yield
     finally:
         signal.setitimer(timer, 0)

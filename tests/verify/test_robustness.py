@@ -12,7 +12,9 @@ import torch
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork
 from verify import robustness
+from verify.attack import misclassification_search
 from verify.boxes import box_around
+from verify.effort import Effort
 from verify.intervals import Interval
 from verify.margins import Labels
 from verify.methods import PROOFS
@@ -65,6 +67,18 @@ def test_branch_and_bound_comes_by_counterexamples() -> None:
         assert verdict.decided_by == "attack"
         assert ((box.lower[verdict.index] <= x) & (x <= box.upper[verdict.index])).all()
         assert MADE.run(x.reshape(1, 3), ALL)[0].argmax() != verdict.label
+
+
+def test_an_attack_works_whatever_an_interruption_left_behind() -> None:
+    network, box = MADE.network(), box_around(X, EPS, None)
+
+    class Deployed:
+        def output(self, x: Any) -> Any:
+            return MADE.run(x.reshape(1, 3), ALL)[0].reshape(-1)
+
+    with torch.no_grad():
+        found = misclassification_search(network, Deployed(), Effort())(X, SAMPLES.labels, box)
+    assert found
 
 
 def forever(*arguments: Any, **options: Any) -> Any:
