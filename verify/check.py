@@ -1,10 +1,8 @@
 """Does a certificate prove what it says? Established anew from the certificate and the model file alone.
 
-Trusted: this module and what it imports (certificate, onnx_file, operators, network, replacements, written_out, fusion,
-batching, primitives, functions, linear_maps, windows, grids, interpreter, intervals, softmax, linear_bounds, bounds,
-margins, crown, split_trees, input_splits, methods, properties, reachability, rounding, environment), numpy and onnx.
-Nothing that was computed when the certificate was written is believed: a proof's slopes, multipliers and splits are
-choices, each of which is as valid as any other.
+Trusted: this module and what it imports (docs/auditing.md has the order in which to read it), numpy and onnx. Nothing
+that was computed when the certificate was written is believed: a proof's slopes, multipliers and splits are choices,
+each of which is as valid as any other.
 """
 
 from __future__ import annotations
