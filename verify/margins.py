@@ -42,7 +42,7 @@ def margin_bounds(network: Network, box: Interval, labels: Labels, contract: Con
     """
     count = classes(network)
     decisive = logits_of(network)
-    product, tail = _end(decisive, count)
+    product, tail = last_product(decisive, count)
     if product is None:
         (logits,) = map(_flat, bounds(network, box, contract, outputs=[decisive]))
         with np.errstate(all="ignore"):
@@ -97,7 +97,7 @@ def functional_bounds(network: Network, box: Interval, functionals: Array, contr
         return lower_bounds(network.output, functionals, intervals, contract, stop=path[-1])
 
 
-def _end(output: Tensor, count: int) -> tuple[Tensor | None, list[Tensor]]:
+def last_product(output: Tensor, count: int) -> tuple[Tensor | None, list[Tensor]]:
     """The matrix product that the network ends in, if there is one, and what is done to each of its results alike after
     it, in order."""
     tail: list[Tensor] = []

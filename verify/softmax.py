@@ -19,6 +19,7 @@ and the logarithm of S adds its own error to kappa(...), and each difference one
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,18 +38,30 @@ def enclosure(lower: Array, upper: Array, logarithm: bool, contract: Contract) -
     reach = np.where(reach < contract.limit, reach, np.nan)
     own = 4.0 * OWN_ERROR + kappa(count + 64, FLOAT64_UNIT) * (1.0 + reach)
     most, least = _log_sum_of_others(upper) - lower + own, _log_sum_of_others(lower) - upper - own
+    low, high = SIGMOID.real(-most), SIGMOID.real(-least)
     if logarithm:
         low, high = -SOFTPLUS.real(most), -SOFTPLUS.real(least)
-        roundings = 2 * count + 4 * _EXP_ERROR + math.ceil(_LOG_ERROR * (1.0 + math.log(count))) + 8
-        constant = kappa(roundings, contract.unit) + 16.0 * contract.unit * (1.0 + reach)
-        relative = 0.0
-    else:
-        low, high = SIGMOID.real(-most), SIGMOID.real(-least)
-        relative = kappa(2 * count + 4 * _EXP_ERROR + 8, contract.unit)
-        constant = contract.unit + 0.0 * reach
-    constant = (constant + 2.0**-1000 + count * 2.0**24 * contract.underflow) * (1.0 + 2.0**-40)
-    relative = relative + 2.0 * OWN_ERROR
+    error = deployed_error(count, logarithm, contract)
+    relative = error.relative + 2.0 * OWN_ERROR
+    constant = (error.absolute + error.proportional * reach + 2.0**-1000) * (1.0 + 2.0**-40)
     return low - (relative * np.abs(low) + constant), high + (relative * np.abs(high) + constant)
+
+
+class Error(NamedTuple):
+    """What bounds an error: relative |y| + absolute + proportional M, for operands of magnitudes up to M."""
+
+    relative: float
+    absolute: float
+    proportional: float
+
+
+def deployed_error(count: int, logarithm: bool, contract: Contract) -> Error:
+    """As derived above, for `count` operands."""
+    underflow = count * 2.0**24 * contract.underflow
+    if not logarithm:
+        return Error(kappa(2 * count + 4 * _EXP_ERROR + 8, contract.unit), contract.unit + underflow, 0.0)
+    roundings = 2 * count + 4 * _EXP_ERROR + math.ceil(_LOG_ERROR * (1.0 + math.log(count))) + 8
+    return Error(0.0, kappa(roundings, contract.unit) + 16.0 * contract.unit + underflow, 16.0 * contract.unit)
 
 
 def _log_sum_of_others(x: Array) -> Array:

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
+from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
 from support.scan_functions import WAYS, Way
 from verify.bounds import bounds
@@ -46,20 +47,14 @@ class Compiled:
         return [dict(zip(names, oracle.run(None, {"x": x, "eps": radius}), strict=True)) for oracle in self.sessions]
 
 
-def compiled_or_skipped(network: Network) -> Compiled:
-    try:
-        return Compiled(network)
-    except ModelProblem as reason:
-        if "cannot be compiled" in str(reason):
-            pytest.skip(str(reason))
-        raise
+CASES = [(None, 100), *((form, 30) for form in FORMS)]
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_random_networks_stay_within_their_compiled_bounds(seed: int) -> None:
-    content, shape = random_network(seed)
+@pytest.mark.parametrize(("form", "seed"), [(form, seed) for form, count in CASES for seed in range(count)])
+def test_random_networks_stay_within_their_compiled_bounds(form: str | None, seed: int) -> None:
+    content, shape = random_quantised_network(seed, form=form) if form else random_network(seed)
     network = network_of(content)
-    compiled = compiled_or_skipped(network)
+    compiled = Compiled(network)
     rng = np.random.default_rng(seed)
     x = rng.random((4, *shape[1:])).astype(F32)
     eps = (0.0, 1e-6, 2 / 255, 0.1, 0.5)[seed % 5]
@@ -90,15 +85,20 @@ def test_random_networks_stay_within_their_compiled_bounds(seed: int) -> None:
                 assert (found["margins"][lane] <= differences)[others].all()
 
 
-def test_the_shipped_student_is_bounded_as_tightly_as_by_the_rigorous_engine() -> None:
-    network = load(EXPORTED / "mnist-0.1-small.onnx")
+@pytest.mark.parametrize("name", ["mnist-0.1-small", "mnist-0.1-small-int8"])
+def test_shipped_students_are_bounded_as_tightly_as_by_the_rigorous_engine(name: str) -> None:
+    """Except that a quantised logit may lie one step further, where the graph's own rounding crosses a tie."""
+    network = load(EXPORTED / f"{name}.onnx")
     data = load_samples("mnist", network.input.shape, start=0, count=100)
     x = data.inputs.reshape(-1, *network.input.shape[1:])
     box = box_around(data.inputs, Fraction(float(F32(0.1))), UNIT_RANGE)
     ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
     width = (upper - lower).reshape(len(x), -1)
+    step = network.output.grid.scale.item() if network.output.grid else 0.0
     for found in Compiled(network)(x, 0.1):
-        assert (found["upper"].astype(np.float64) - found["lower"] <= 1.05 * width).all()
+        wider = (found["upper"].astype(np.float64) - found["lower"]) - 1.05 * width
+        assert (wider <= step).all()
+        assert (wider <= 0).mean() >= 0.95
         margins = margin_bounds(network, box, found["logits"].argmax(axis=1), FLOAT32_ANY_ORDER).min(axis=1)
         assert np.array_equal(found["certified"], margins > 0)
 
@@ -175,10 +175,14 @@ def test_weights_near_the_end_of_float32_are_refused() -> None:
 
 
 SCALES = (0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-60, 1e-3, 0.1, 1.0, 3.0, 10.0, 80.0, 1e6)
-FUNCTIONS = [way for way in WAYS if len(way.function.domain) == 1 and np.isneginf(way.function.domain[0][0])]
 
 
-@pytest.mark.parametrize("way", FUNCTIONS, ids=lambda way: way.name)
+def arguments(way: Way, x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The same magnitudes, and no negative numbers where the function is not defined there."""
+    return (np.abs(x) if np.isfinite(way.function.domain[0][0]) else x).astype(F32)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_no_smooth_function_leaves_its_compiled_bounds(way: Way) -> None:
     rng = np.random.default_rng(sum(map(ord, way.name)))
     content = model(way.nodes, ["n", 37], way.constants, opset=way.opset)
@@ -187,8 +191,12 @@ def test_no_smooth_function_leaves_its_compiled_bounds(way: Way) -> None:
     bounded = 0
     for eps in (0.0, 1e-42, 1e-30, 1e-6, 0.01, 0.5, 8.0):
         scales = [rng.choice(SCALES[:end], (3, 37)) for end in (-4, None)]
-        x = (np.concatenate(scales) * rng.uniform(-1, 1, (6, 37))).astype(F32)
-        x[:, 30:] = F32(rng.uniform(-2, 2))  # so that some are near where the function turns
+        x = arguments(way, np.concatenate(scales) * rng.uniform(-1, 1, (6, 37)))
+        if np.isfinite([end for piece in way.function.domain for end in piece]).any():
+            # A graph says nothing of a sample that leaves the domain anywhere.
+            away = np.maximum(eps, [[2.0**-20], [0.1], [0.6]]) * rng.uniform(1.1, 3, (3, 37))
+            x[3:] = arguments(way, rng.choice([-1, 1], away.shape) * away)
+        x[:3, 30:] = arguments(way, rng.uniform(-2, 2, ()))  # so that some are near where the function turns
         lower, upper = box_around(x[:, np.newaxis], Fraction(float(F32(eps))), None)
         points = [np.clip(x + F32(eps) * rng.choice([-1, 0.3, 1], x.shape), lower[:, 0], upper[:, 0]) for _ in range(6)]
         for found in compiled(x, eps):
@@ -198,13 +206,15 @@ def test_no_smooth_function_leaves_its_compiled_bounds(way: Way) -> None:
                     (y,) = oracle.run(None, {"x": point.astype(F32)})
                     known = np.isfinite(found["lower"])
                     assert (~known | ((found["lower"] <= y) & (y <= found["upper"]))).all()
-    assert bounded > 1000
+    assert bounded > 300
 
 
-@pytest.mark.parametrize("way", FUNCTIONS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_compiled_bounds_of_smooth_functions_are_tight(way: Way) -> None:
     network = network_of(model(way.nodes, ["n", 37], way.constants, opset=way.opset))
     x = np.random.default_rng(0).uniform(-2, 2, (8, 37)).astype(F32)
+    if np.isfinite([end for piece in way.function.domain for end in piece]).any():
+        x = 0.8 + 0.5 * np.abs(x)
     box = box_around(x[:, np.newaxis], Fraction(float(F32(0.05))), (-2.0, 2.0))
     ((low, high),) = bounds(network, box, FLOAT32_ANY_ORDER)
     for found in Compiled(network, (-2.0, 2.0))(x, 0.05):
@@ -232,3 +242,68 @@ def test_what_is_certified_behind_a_softmax_is_a_strict_order(operator: str) -> 
                 assert (strict | ~found["certified"]).all()
     assert ties > 20
     assert proofs > 100
+
+
+def gated() -> tuple[bytes, Network]:
+    """A softmax inside a network, and quotients of what depends on the input."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=(4, 4)).astype(F32) for name in ("q", "k", "v")} | {"one": F32(1)}
+    nodes = [
+        *(node("MatMul", ["x", name], f"x{name}") for name in ("q", "k", "v")),
+        node("Softmax", ["xq"], "gates", axis=-1),
+        node("Mul", ["gates", "xv"], "gated"),
+        node("LogSoftmax", ["gated"], "logarithms", axis=-1),
+        *(node("Mul", ["xk", "xk"], "squares"), node("Add", ["squares", "one"], "positive")),
+        node("Div", ["logarithms", "positive"], "quotients"),
+        node("ReduceSum", ["quotients", "axis"], "y", keepdims=0),
+    ]
+    content = model(nodes, ["n", 3, 4], {**weights, "axis": np.array([1], np.int64)}, opset=18)
+    return content, network_of(content)
+
+
+def test_softmax_and_quotients_inside_a_network() -> None:
+    content, network = gated()
+    compiled, oracles = Compiled(network, (-1.0, 1.0)), [session(content, level=level) for level in (DISABLED, ALL)]
+    rng = np.random.default_rng(1)
+    for eps in (0.0, 1e-4, 0.01, 0.3):
+        x = rng.uniform(-1, 1, (16, 3, 4)).astype(F32)
+        box = box_around(x[:, np.newaxis], Fraction(float(F32(eps))), (-1.0, 1.0))
+        lowest, highest = (end[:, 0].astype(F32) for end in box)
+        points = [np.where(rng.random(x.shape) < 0.5, lowest, highest).astype(F32) for _ in range(50)]
+        ((low, high),) = bounds(network, box, FLOAT32_ANY_ORDER)
+        for found in compiled(x, eps):
+            assert np.isfinite(found["lower"]).all()
+            width = (high - low).reshape(len(x), -1)
+            assert (found["upper"].astype(np.float64) - found["lower"] <= 1.05 * width + 1e-3).all()
+            for oracle in oracles:
+                for point in (x, *points):
+                    (y,) = oracle.run(None, {"x": point})
+                    assert ((found["lower"] <= y) & (y <= found["upper"])).all()
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_no_softmax_leaves_its_compiled_bounds(operator: str) -> None:
+    rng = np.random.default_rng(2)
+    content = model([node(operator, ["x"], "s", axis=-1), node("Neg", ["s"], "y")], ["n", 9], {}, opset=18)
+    compiled = Compiled(network_of(content), None)
+    oracles = [session(content, level=level) for level in (DISABLED, ALL)]
+    for eps in (0.0, 1e-30, 1e-3, 0.5, 60.0):
+        scale = rng.choice([0.0, 2.0**-149, 1e-20, 1e-3, 1.0, 30.0, 90.0, 1e4, 1e8], (200, 1))
+        x = (scale * rng.uniform(-1, 1, (200, 9))).astype(F32)
+        lower, upper = x - F32(eps), x + F32(eps)
+        for found in compiled(x, eps):
+            assert np.isfinite(found["lower"]).all()
+            for number in range(9):  # its extremes among others
+                one = np.arange(9) == number
+                for point in (x, np.where(one, lower, upper), np.where(one, upper, lower)):
+                    for oracle in oracles:
+                        (y,) = oracle.run(None, {"x": point})
+                        assert ((found["lower"] <= y) & (y <= found["upper"])).all()
+
+
+def test_a_divisor_that_may_be_zero_certifies_nothing() -> None:
+    nodes = [node("Add", ["x", "two"], "a"), node("Div", ["a", "x"], "y")]
+    compiled = Compiled(network_of(model(nodes, ["n", 2], {"two": F32(2)})))
+    for found in compiled(np.array([[0.5, 0.9], [0.05, 0.9]], F32), 0.1):
+        assert found["certified"].tolist() == [True, False]
+        assert np.isfinite(found["lower"]).all(axis=1).tolist() == [True, False]

@@ -51,11 +51,13 @@ def _elu(graph: GraphWriter, x: str, alpha: float, scale: float, width: float) -
 
 
 def _power(graph: GraphWriter, x: str, exponent: float) -> str:
+    if exponent in (0.5, -1.0):
+        return graph.node("Sqrt" if exponent > 0 else "Reciprocal", x)
     return graph.node("Pow", x, graph.constant(np.array(exponent, np.float32)))
 
 
 WRITTEN: Mapping[str, Callable[..., str]] = {
-    **{name: _operator(name) for name in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish", "Exp")},
+    **{name: _operator(name) for name in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish", "Exp", "Log")},
     "Gelu": _gelu,
     "Gelu (tanh)": _gelu_tanh,
     "HardSwish": _hard_swish,
