@@ -11,20 +11,24 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
+from support.mutated_certificates import restated, with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
 from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
 from verify.bounds import bounds
-from verify.certificate import encode
+from verify.certificate import Certificate, encode
 from verify.crown import crown_margins
 from verify.intervals import Interval
 from verify.margins import margin_bounds
+from verify.network import Network
 from verify.rounding import FLOAT32_ANY_ORDER
 
 KINDS = (random_network, *(partial(random_quantised_network, form=form) for form in FORMS))
@@ -68,54 +72,59 @@ def evaluate(count: int, seed: int) -> str:
     raise AssertionError
 
 
-def mutate_certificates(count: int, seed: int) -> str:
-    """Change one byte of a certificate at a time: accepted only if what it says is true."""
-    tests = _tests("test_certificates")
-    network = network_of(tests.CONTENT)
-    content = encode(tests.tight_certificate(network))
-    rng = np.random.default_rng(seed)
-    survivors = 0
-    for _ in range(count):
-        changed = bytearray(content)
-        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
-        if (found := tests.accepted(bytes(changed), network)) is not None:
-            tests.assert_true(found, rng)
-            survivors += 1
-    return f"{count} mutated certificates: {survivors} still true, the others rejected"
+class Forgery(NamedTuple):
+    """A kind of certificate to tamper with. changed: with one number of it changed, behind any compression. survives:
+    whether the checker accepts a file; an error if what it then says is false."""
+
+    certificate: Certificate
+    changed: Callable[[Certificate, np.random.Generator], Certificate]
+    survives: Callable[[bytes, np.random.Generator], bool]
 
 
-def mutate_property_certificates(count: int, seed: int) -> str:
-    """The same for a certificate of a property."""
-    tests = _tests("test_property_proofs")
-    content, rng = encode(tests.proved()), np.random.default_rng(seed)
-    survivors = 0
-    for _ in range(count):
-        changed = bytearray(content)
-        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
-        if (found := tests.accepted(bytes(changed))) is not None:
-            tests.assert_true(found, rng)
-            survivors += 1
-    return (
-        f"{count} mutated certificates of a property: {survivors} still proofs of something true, the others rejected"
-    )
+def forgeries() -> dict[str, Forgery]:
+    """By what the certificate proves, or how."""
+    of_classes, of_properties = _tests("test_certificates"), _tests("test_property_proofs")
+    of_signs, of_inputs = _tests("test_split_certificates"), _tests("test_input_splits")
+    classifier, signs, inputs = network_of(of_classes.CONTENT), of_signs.MADE.network(), of_inputs.MADE.network()
+
+    def says_truth_about(tests: ModuleType, *network: Network) -> Callable[[bytes, np.random.Generator], bool]:
+        def survives(content: bytes, rng: np.random.Generator) -> bool:
+            found = tests.accepted(content, *network)
+            if found is not None:
+                tests.assert_true(found, rng)
+            return found is not None
+
+        return survives
+
+    return {
+        "a class, by intervals": Forgery(
+            of_classes.tight_certificate(classifier), restated, says_truth_about(of_classes, classifier)
+        ),
+        "a property, by intervals": Forgery(of_properties.proved(), restated, says_truth_about(of_properties)),
+        "a class, by splits of neurons": Forgery(
+            of_signs.branching_certificate(signs),
+            of_signs.mutated,
+            lambda content, rng: of_signs.reason(content, signs) is None,
+        ),
+        "a property, by splits of inputs": Forgery(
+            of_inputs.tight_certificate(inputs),
+            with_other_parts,
+            lambda content, rng: of_inputs.accepted(content, inputs),
+        ),
+    }
 
 
-def mutate_split_certificates(count: int, seed: int) -> str:
-    """The same for a certificate with trees of splits; half of the changes are made behind the compression."""
-    tests = _tests("test_split_certificates")
-    network = tests.MADE.network()
-    certificate = tests.branching_certificate(network)
-    content, rng = encode(certificate), np.random.default_rng(seed)
-    survivors = 0
-    for number in range(count):
-        if number % 2:
-            changed = encode(tests.mutated(certificate, rng))
-        else:
-            one = bytearray(content)
-            one[int(rng.integers(len(content)))] = int(rng.integers(256))
-            changed = bytes(one)
-        survivors += tests.reason(changed, network) is None
-    return f"{count} mutated certificates with splits: {survivors} still true, the others rejected"
+def mutate_certificates(count: int, seed: int) -> Iterator[str]:
+    """Change one byte or one number at a time: accepted only if what the certificate then says is true."""
+    for kind, forgery in forgeries().items():
+        rng, content = np.random.default_rng(seed), encode(forgery.certificate)
+        survivors = 0
+        for number in range(count):
+            changed = (
+                encode(forgery.changed(forgery.certificate, rng)) if number % 2 else with_another_byte(content, rng)
+            )
+            survivors += forgery.survives(changed, rng)
+        yield f"{count} mutated certificates of {kind}: {survivors} still true, the others rejected"
 
 
 def ask_the_oracle(count: int, seed: int) -> str:
@@ -144,9 +153,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=10_000)
     options = parser.parse_args()
     print(evaluate(options.evaluations, options.seed), flush=True)
-    print(mutate_certificates(options.certificates, options.seed), flush=True)
-    print(mutate_property_certificates(options.certificates, options.seed), flush=True)
-    print(mutate_split_certificates(options.certificates, options.seed), flush=True)
+    for line in mutate_certificates(options.certificates, options.seed):
+        print(line, flush=True)
     print(mutate_files(options.files, options.seed), flush=True)
     print(ask_the_oracle(options.networks, options.seed), flush=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.mutated_certificates import restated, with_another_byte
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode, read
@@ -90,17 +91,16 @@ def test_a_certificate_survives_writing_and_reading(certificate: Certificate, ne
     check(again, network)
 
 
-def test_one_changed_byte_is_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
+def test_one_changed_byte_or_number_is_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
     content = encode(certificate)
     rng = np.random.default_rng(0)
     survivors = 0
-    for _ in range(2000):
-        position, value = int(rng.integers(len(content))), int(rng.integers(256))
-        changed = content[:position] + bytes([value]) + content[position + 1 :]
+    for number in range(1000):
+        changed = encode(restated(certificate, rng)) if number % 2 else with_another_byte(content, rng)
         if (found := accepted(changed, network)) is not None:
             survivors += 1
             assert_true(found, rng)
-    assert survivors < 1000  # white space, the verifier's version, the file's name
+    assert survivors < 500  # white space, the verifier's version, the file's name, smaller boxes
 
 
 STRUCTURAL: dict[str, Any] = {

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from soundness.test_complete import NEAR_TIE, least_margin
+from support.mutated_certificates import with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify.certificate import Certificate, Class, Unreachable, decode, encode
@@ -138,6 +139,11 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def certificate(network: Network) -> Certificate:
+    return tight_certificate(network)
+
+
+def tight_certificate(network: Network) -> Certificate:
+    """Of a property that takes many parts to prove."""
     torch.set_num_threads(1)
     return proved(network, property_of(2, 2, f"(<= Y_0 {LEAST - 0.05})"))
 
@@ -165,19 +171,10 @@ def test_a_certificate_survives_writing_and_reading(certificate: Certificate, ne
 
 
 def test_changed_bytes_and_trees_are_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
-    assert isinstance(certificate.proof, InputSplits)
     rng, content, outcomes = np.random.default_rng(0), encode(certificate), set()
     for number in range(300):
-        changed = bytearray(content)
-        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
-        if number % 2:
-            nodes, cuts = certificate.proof.nodes.copy(), certificate.proof.cuts.copy()
-            if number % 4 == 1:
-                nodes[rng.integers(len(nodes))] = rng.choice([LEAF, 0, 1, 2, -2])
-            else:
-                cuts[rng.integers(len(cuts))] += F32(rng.choice([1e-7, 0.01, -0.1, 0.5]))
-            changed = bytearray(encode(replace(certificate, proof=InputSplits(nodes, cuts, "crown"))))
-        outcomes.add(accepted(bytes(changed), network))
+        changed = encode(with_other_parts(certificate, rng)) if number % 2 else with_another_byte(content, rng)
+        outcomes.add(accepted(changed, network))
     assert outcomes == {False, True}
 
 
