@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from support.executions import box_of, sampled_points
 from support.mutated_certificates import restated, with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
 from support.quantised_networks import FORMS, random_quantised_network
@@ -48,20 +49,19 @@ def _tests(name: str) -> ModuleType:
 
 def evaluate(count: int, seed: int) -> str:
     """Run `count` inputs inside boxes through onnxruntime, several ways each: none may leave any bound."""
-    tests = _tests("test_bounds_contain_executions")
     done = 0
     for networks, number in enumerate(itertools.count(seed)):
         if done >= count:
             return f"{done} evaluations by onnxruntime of {networks} networks inside their boxes: none left its bounds"
         kind = KINDS[number % len(KINDS)]
         content, shape = kind(number)
-        network, box = network_of(content), tests.box_of(number, shape)
+        network, box = network_of(content), box_of(number, shape)
         ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
         labels = np.arange(lower.shape[-1])
         everywhere = Interval(*(np.repeat(end, len(labels), axis=0) for end in box))
         margins = [way(network, everywhere, labels, FLOAT32_ANY_ORDER) for way in (margin_bounds, crown_margins)]
         others = ~np.eye(len(labels), dtype=bool)
-        points = tests.sampled_points(box, np.random.default_rng(number), 1000).reshape(-1, *shape[1:])
+        points = sampled_points(box, np.random.default_rng(number), 1000).reshape(-1, *shape[1:])
         for level in (DISABLED, EXTENDED, ALL):
             logits = session(content, level=level).run(None, {"x": points})[0]
             done += len(points)

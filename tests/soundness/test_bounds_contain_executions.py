@@ -5,18 +5,14 @@ The oracle is onnxruntime, at several optimisation levels, thread counts and bat
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
-from support.executions import attacked_points, box_of, executions, sampled_points
+from support.executions import assert_no_execution_leaves_the_bounds
 from support.onnx_models import ALL, DISABLED, network_of, session
 from support.random_networks import random_network
 from verify.bounds import bounds, values
-from verify.crown import crown_margins
 from verify.intervals import Interval
-from verify.margins import margin_bounds
 from verify.rounding import FLOAT32_ANY_ORDER
 
 
@@ -40,26 +36,4 @@ def test_at_a_point_the_network_means_what_onnxruntime_computes(seed: int) -> No
 @pytest.mark.parametrize("seed", range(150))
 def test_no_execution_leaves_the_bounds(seed: int) -> None:
     content, shape = random_network(seed)
-    network = network_of(content)
-    box = box_of(seed, shape)
-    ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
-    assert np.isfinite(lower).all()
-    assert np.isfinite(upper).all()
-    oracle = session(content)
-    points = np.concatenate(
-        [
-            sampled_points(box, np.random.default_rng(seed), 60).reshape(-1, *shape[1:]),
-            attacked_points(Interval(*(end[0] for end in box)), lambda x: oracle.run(None, {"x": x})[0]),
-        ]
-    )
-    labels = np.arange(lower.shape[-1])
-    everywhere = Interval(*(np.repeat(end, len(labels), axis=0) for end in box))
-    methods = (margin_bounds, crown_margins, partial(crown_margins, refine=False))
-    margins = [method(network, everywhere, labels, FLOAT32_ANY_ORDER) for method in methods]
-    others = ~np.eye(len(labels), dtype=bool)
-    for logits in executions(content, points):
-        assert (lower[0] <= logits).all()
-        assert (logits <= upper[0]).all()
-        differences = logits.astype(np.float64)[:, :, np.newaxis] - logits[:, np.newaxis]
-        for found in margins:
-            assert (found[others] <= differences.min(axis=0)[others]).all()
+    assert_no_execution_leaves_the_bounds(content, shape, seed)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, EXTENDED, session
+from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
+from verify.bounds import bounds
 from verify.boxes import box_around
+from verify.crown import crown_margins
 from verify.intervals import Interval
+from verify.margins import margin_bounds
+from verify.rounding import FLOAT32_ANY_ORDER
 
 EXECUTIONS = ((DISABLED, 1, 1), (EXTENDED, 1, 64), (ALL, 1, 64), (ALL, 2, 64), (ALL, 1, 7))
 """Optimisation level, threads, batch size."""
@@ -60,3 +65,30 @@ def executions(content: bytes, points: Points) -> list[NDArray[np.float32]]:
         parts = [points[i : i + batch] for i in range(0, len(points) if batch > 1 else min(len(points), 20), batch)]
         results.append(np.concatenate([oracle.run(None, {"x": part})[0] for part in parts]))
     return results
+
+
+def assert_no_execution_leaves_the_bounds(content: bytes, shape: tuple[int, ...], seed: int) -> None:
+    """Neither of the outputs of the network in `content`, nor of their differences. shape: of its input."""
+    network = network_of(content)
+    box = box_of(seed, shape)
+    ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+    assert np.isfinite(lower).all()
+    assert np.isfinite(upper).all()
+    oracle = session(content)
+    points = np.concatenate(
+        [
+            sampled_points(box, np.random.default_rng(seed), 60).reshape(-1, *shape[1:]),
+            attacked_points(Interval(*(end[0] for end in box)), lambda x: oracle.run(None, {"x": x})[0]),
+        ]
+    )
+    labels = np.arange(lower.shape[-1])
+    everywhere = Interval(*(np.repeat(end, len(labels), axis=0) for end in box))
+    methods = (margin_bounds, crown_margins, partial(crown_margins, refine=False))
+    margins = [method(network, everywhere, labels, FLOAT32_ANY_ORDER) for method in methods]
+    others = ~np.eye(len(labels), dtype=bool)
+    for logits in executions(content, points):
+        assert (lower[0] <= logits).all()
+        assert (logits <= upper[0]).all()
+        differences = logits.astype(np.float64)[:, :, np.newaxis] - logits[:, np.newaxis]
+        for found in margins:
+            assert (found[others] <= differences.min(axis=0)[others]).all()
