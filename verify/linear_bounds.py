@@ -153,6 +153,7 @@ def _substituted(
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
     loss, size = np.zeros_like(constant), np.zeros_like(constant)
+    summands = longest = 0
     for tensor in reversed(list(topological([target]))):
         if mirrored and isinstance(tensor.primitive, _BENDING):
             waiting = {operand: np.concatenate([a, -a], axis=1) for operand, a in waiting.items()}
@@ -168,6 +169,7 @@ def _substituted(
         else:
             rule = _RULES.get(type(tensor.primitive), _constant)
             step = rule(tensor, a, intervals, contract)
+        summands, longest = summands + 1 + len(step.operands), max(longest, math.prod(tensor.shape))
         constant = constant + step.constant
         size += np.abs(step.constant)
         loss += _dot(np.abs(a), step.loss + _own(tensor, magnitude_of(intervals[tensor])))
@@ -179,9 +181,10 @@ def _substituted(
             waiting[operand] = functional
     if mirrored:
         constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
-    # Sums of up to 2^28 non-negative terms are too small by a factor below 1 + 2^-20; the sum of up to 2^20 constants
-    # and the difference below are off by less than 2^-30 of their magnitudes.
-    return constant - (loss * (1.0 + 2.0**-20) + size * 2.0**-30)
+    # The loss is a sum of products of non-negative terms, each of which a rule rounded less than a thousand times; the
+    # sum of the constants and the difference below are off by as many roundings of their magnitudes as there are.
+    loss *= 1.0 + 2.0 * kappa(longest + summands + 1024, FLOAT64_UNIT)
+    return constant - (loss + (size + loss) * 2.0 * kappa(summands + 8, FLOAT64_UNIT))
 
 
 def _mirrored(constant: Array, loss: Array, size: Array) -> tuple[tuple[Array, Array], ...]:
@@ -220,7 +223,7 @@ def _linear(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
     magnitude = magnitude_of(intervals[operand])
     if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
-        return Step((coefficients,), _dot(a, bias), _nothing(tensor))
+        return Step((coefficients,), _dot(a, bias), _own(tensor, np.abs(bias)))
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
     backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
