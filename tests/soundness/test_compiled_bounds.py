@@ -307,3 +307,46 @@ def test_a_divisor_that_may_be_zero_certifies_nothing() -> None:
     for found in compiled(np.array([[0.5, 0.9], [0.05, 0.9]], F32), 0.1):
         assert found["certified"].tolist() == [True, False]
         assert np.isfinite(found["lower"]).all(axis=1).tolist() == [True, False]
+
+
+def test_a_root_behind_a_relu_is_bounded_where_that_may_be_zero() -> None:
+    """What is known of a ReLU in the graph does not reach below zero."""
+    weights = {"w": np.array([[1, -0.1], [0, 0.9]], F32)}
+    nodes = [node("Gemm", ["x", "w"], "g"), node("Relu", ["g"], "r"), node("Sqrt", ["r"], "y")]
+    for found in Compiled(network_of(model(nodes, ["n", 2], weights)))(np.array([[0.9, 0.1]], F32), 0.01):
+        assert found["margins"][0, 1] > 0.84
+
+
+def test_an_exponential_is_bounded_wherever_it_is_far_from_overflow() -> None:
+    compiled = Compiled(network_of(model([node("Exp", ["x"], "y")], ["n", 2], {})), (-1e4, 1e4))
+    for found in compiled(np.array([[60, -9e3], [95, 0]], F32), 1.0):
+        assert np.isfinite(found["lower"]).all(axis=1).tolist() == [True, False]
+
+
+def test_a_factor_that_overflows_although_inputs_are_small_is_refused() -> None:
+    """A runtime may fold the scale of the batch norm into the weights, or divide by the square root first."""
+    weights = {"w": np.eye(2, dtype=F32) * F32(2.0**-12), "b": np.zeros(2, F32), "m": np.zeros(2, F32)}
+    weights |= {"s": np.full(2, 2.0**100, F32), "v": np.full(2, 2.0**-56, F32)}
+    nodes = [node("Gemm", ["x", "w"], "g"), node("BatchNormalization", ["g", "s", "b", "m", "v"], "y", epsilon=0.0)]
+    with pytest.raises(ModelProblem, match="overflow"):
+        compile_bounds(network_of(model(nodes, ["n", 2], weights)), (-(2.0**-100), 2.0**-100))
+
+
+def test_a_clip_as_wide_as_float32_does_not_matter() -> None:
+    ends = {"low": F32(np.finfo(F32).min), "high": F32(np.finfo(F32).max), "w": np.eye(2, dtype=F32)}
+    nodes = [node("Gemm", ["x", "w"], "g"), node("Clip", ["g", "low", "high"], "y")]
+    for found in Compiled(network_of(model(nodes, ["n", 2], ends)))(np.array([[0.9, 0.1]], F32), 0.01):
+        assert found["margins"][0, 1] > 0.77
+
+
+def test_padding_with_infinity_before_a_pool_and_a_function() -> None:
+    nodes = [
+        node("Pad", ["x"], "p", pads=[0, 0, 1, 0, 0, 1], value=-np.inf),
+        node("MaxPool", ["p"], "m", kernel_shape=[2], strides=[1]),
+        *(node("Sigmoid", ["m"], "s"), node("Flatten", ["s"], "y")),
+    ]
+    content = model(nodes, ["n", 1, 2], {}, opset=10)
+    x = np.array([[[0.9, 0.1]]], F32)
+    (y,) = session(content).run(None, {"x": x})
+    for found in Compiled(network_of(content))(x, 0.0):
+        assert ((found["lower"] <= y) & (y <= found["upper"])).all()

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, run
+from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, node, run
 from support.operator_cases import CASES, Case, cases_of
 from verify.bounds import bounds, values
+from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.operators import supported
 from verify.rounding import FLOAT32_ANY_ORDER
@@ -72,3 +73,19 @@ def test_agrees_with_onnxruntime(opset: int, case: Case) -> None:
                 assert (ours[lane] <= upper[lane]).all()
                 narrow = upper[lane] - lower[lane] <= 1e-4 * (1 + np.abs(actual).max())
                 assert narrow.mean() >= share
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "reason"),
+    [
+        ("Pad", {"pads": [0, 1, 0, 1], "value": np.nan}, "not a number"),
+        ("Clip", {"min": np.nan}, "not a number"),
+        ("LeakyRelu", {"alpha": np.nan}, "not a number"),
+        ("Clip", {"min": np.inf}, "nothing finite"),
+        ("Clip", {"max": -np.inf}, "nothing finite"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(name: str, attributes: dict[str, object], reason: str) -> None:
+    content = model([node(name, ["x"], "y", **attributes)], ["n", 3], {}, opset=10)
+    with pytest.raises(ModelProblem, match=reason):
+        network_of(content)

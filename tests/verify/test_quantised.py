@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.bounds import bounds
@@ -17,6 +18,7 @@ from verify.check import check
 from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.margins import margin_bounds
+from verify.operators import supported
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 
 Constants = dict[str, NDArray[Any]]
@@ -32,6 +34,7 @@ CONSTANTS: Constants = {
     "u": np.full(6, 20, np.int8),
     "b": RNG.integers(-500, 500, 4).astype(np.int32),
     "bs": np.float32(0.03) * np.float32(0.01),
+    "near": np.float32(0.03) * np.float32(0.01) * np.float32(1 + 2.0**-20),
     "f": RNG.normal(size=4).astype(np.float32),
     "v": RNG.normal(size=(6, 4)).astype(np.float32),
     "one": np.float32(1),
@@ -100,6 +103,14 @@ NOT_AS_WRITTEN: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "weights alone behind a Relu": (
         [*QUANTISE, node("Relu", ["d"], "i"), WEIGHTS, node("MatMul", ["i", "wd"], "y")],
         "or neither",
+    ),
+    "a bias with a scale of its own": (
+        [*QUANTISE, WEIGHTS, node("DequantizeLinear", ["b", "near"], "bd"), node("Gemm", ["d", "wd", "bd"], "p"), *END],
+        "product of the other two scales",
+    ),
+    "a negative integer, which may not exist": (
+        [QUANTISE[0], node("Neg", ["q"], "n"), node("DequantizeLinear", ["n", "xs", "xz"], "y")],
+        "arithmetic in uint8",
     ),
     "transposed weights": ([*QUANTISE, WEIGHTS, node("Transpose", ["wd"], "t"), node("MatMul", ["d", "t"], "y")], ""),
     "weights of two values": ([*QUANTISE, node("MatMul", ["d", "d"], "y")], ""),
@@ -288,3 +299,27 @@ def test_certificates_of_quantised_models_are_checked_anew() -> None:
     wrong = Certificate(network.sha256, "model.onnx", "float32-any-order", Class((label + 1) % 4), lower, upper, "ibp")
     with pytest.raises(Rejected):
         check(wrong, network)
+
+
+def test_an_operator_on_integers_is_refused_or_what_onnxruntime_makes_of_them() -> None:
+    """The magnitude of -128, for one, is no int8 number. Every operator of a single operand, on every integer."""
+    accepted = set()
+    for name in supported():
+        if "." in name or name in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for dtype in (np.int8, np.uint8):
+            limits = np.iinfo(dtype)
+            x = np.arange(limits.min, limits.max + 1, dtype=np.float32)
+            ends = {"s": np.float32(1), "z": np.array(0, dtype)}
+            nodes = [node("QuantizeLinear", ["x", "s", "z"], "q"), node(name, ["q"], "r")]
+            content = model([*nodes, node("DequantizeLinear", ["r", "s", "z"], "y")], [1, len(x)], ends)
+            try:
+                (actual,) = run(content, x[np.newaxis], level=DISABLED)
+                ((lower, upper),) = bounds(
+                    network_of(content), Interval(*2 * [x[np.newaxis, np.newaxis].astype(float)]), FLOAT32_ANY_ORDER
+                )
+            except (ModelProblem, Fail, InvalidArgument, InvalidGraph, NotImplemented):
+                continue
+            accepted.add(name)
+            assert ((lower.reshape(actual.shape) <= actual) & (actual <= upper.reshape(actual.shape))).all(), name
+    assert {"Relu", "Identity"} <= accepted

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from verify.compiled.writer import LIMIT, UNDERFLOW, UNIT, Bounded, BoundsWriter, Ends, Midpoint, Rectified, layout_of
 from verify.errors import ModelProblem
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.operators.registry import INTEGERS
 from verify.primitives import FLOAT32, Shape, Tensor
 from verify.rounding import Array, kappa
 
@@ -51,6 +52,8 @@ def _of_integers(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     value, result = _applied_to_both(writer, x.value, centre, tensor)
     width = _applied(writer, primitive.map.absolute, radius, np.zeros(()), tensor, nearest)
     reach = primitive.row_sum * max(x.reach, 1.0) + primitive.offset
+    if tensor.dtype in INTEGERS:
+        reach = min(reach, float(max(-np.iinfo(tensor.dtype).min, np.iinfo(tensor.dtype).max)))
     return Ends(value, writer.node("Sub", result, width), writer.node("Add", result, width), reach)
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from verify.compiled.linear import SPARE, above, nearest, rounded
-from verify.compiled.writer import TINY, UNDERFLOW, UNIT, BoundsWriter, layout_of
+from verify.compiled.writer import LIMIT, TINY, UNDERFLOW, UNIT, BoundsWriter, layout_of
 from verify.margins import last_product
 from verify.primitives import Clip, Linear, Round, Tensor
 from verify.rounding import FLOAT32_ANY_ORDER, kappa
@@ -103,7 +103,7 @@ class _Margins:
             margins = writer.node("Min", margins, self.lowered(writer.node("Sub", largest, high)))
         if primitive.lower > -np.inf:
             margins = writer.node("Min", margins, self.of_label(self.lowered(writer.node("Sub", low, least))))
-        if primitive.upper - primitive.lower < np.inf:
+        if primitive.upper - primitive.lower <= 4 * LIMIT:  # which no difference exceeds
             margins = writer.node("Min", margins, self.lowered(writer.node("Sub", largest, least)))
         return margins
 

@@ -85,10 +85,7 @@ def clip(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Bounded:
             name = writer.node("Max", name, writer.scalar(primitive.lower))
         return writer.node("Min", name, writer.scalar(primitive.upper)) if primitive.upper < np.inf else name
 
-    limits = abs(primitive.lower), abs(primitive.upper)
-    reach = (
-        max(limits) if np.isfinite(limits).all() else max(x.reach, *(end for end in limits if np.isfinite(end)), 0.0)
-    )
+    reach = float(np.abs(np.clip([-x.reach, x.reach], primitive.lower, primitive.upper)).max())
     lower, upper = writer.ends(x)
     return Ends(clipped(x.value), clipped(lower), clipped(upper), reach)
 
@@ -96,7 +93,7 @@ def clip(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Bounded:
 def round(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     """Exact and monotone."""
     value, lower, upper = (writer.node("Round", name) for name in (x.value, *writer.ends(x)))
-    return Ends(value, lower, upper, x.reach + 1.0)
+    return Ends(value, lower, upper, float(np.rint(x.reach)))
 
 
 def max_pool(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Bounded:

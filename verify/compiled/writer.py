@@ -99,7 +99,7 @@ class BoundsWriter(GraphWriter):
         if isinstance(x, Midpoint):
             return self.node("Sub", x.first, x.second), self.node("Add", x.first, x.second)
         if isinstance(x, Rectified):
-            return self.node("Sub", x.first, self.node("Add", x.second, x.second)), x.first
+            return self.node("Relu", self.node("Sub", x.first, self.node("Add", x.second, x.second))), x.first
         return x.first, x.second
 
     def outward(self, value: str, lower: str, upper: str, reach: float) -> Ends:
@@ -113,10 +113,10 @@ class BoundsWriter(GraphWriter):
 
     def within(self, x: _Form, limit: float, shape: Shape) -> _Form:
         """The same bounds; the graph makes sure that they stay below the limit, unless that is known."""
-        if x.reach <= limit:
-            return x
         if limit < 1:
             raise ModelProblem("the weights are too large for bounds in float32: a sum might overflow")
+        if x.reach <= limit:
+            return x
         for end in (x.value, *self.ends(x)):
             self.require(self.node("Less", self.node("Abs", end), self.scalar(limit * (1 - 2.0**-20))), shape)
         return replace(x, reach=limit)

@@ -46,6 +46,8 @@ def clip(node: Node, x: Operand, low: Operand | None = None, high: Operand | Non
     else:
         lower = -np.inf if low is None else node.weights(low, "the minimum", x.dtype).item()
         upper = np.inf if high is None else node.weights(high, "the maximum", x.dtype).item()
+    if lower == np.inf or upper == -np.inf:
+        node.refuse("a Clip that leaves nothing finite is not supported")
     return _elementwise(node, x, Clip(float(lower), float(upper)), integers=True)
 
 

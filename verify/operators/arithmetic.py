@@ -108,6 +108,7 @@ def _divided(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 def neg(node: Node, x: Operand) -> Operand:
     if isinstance(x, np.ndarray):
         return -x
+    x = node.tensor(x)
     return node.result(Linear.elementwise(-np.ones(()), np.zeros(()), roundings=0), x, shape=x.shape)
 
 

@@ -244,7 +244,7 @@ def _weights_as_floats(
         given = np.broadcast_to(bias.grid.scale.reshape(-1), expected.shape)
         if bias.grid.dtype != INT32 or bias.grid.zero_point.any() or shift.shape != (count,):
             node.refuse("the bias must be int32 with zero point 0, one number for each output")
-        if not (np.abs(given - expected) <= 2.0**-20 * expected).all():
+        if not (np.abs(given - expected) <= 2.0**-23 * expected).all():
             node.refuse("the bias must have the product of the other two scales as its scale, which runtimes assume")
         values.append(bias.grid.real(shift))
     require_int32(node, rows - weight.grid.zero_point.reshape(-1, 1), shift)

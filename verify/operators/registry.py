@@ -44,9 +44,12 @@ class Node:
     read: set[str] = field(default_factory=set)
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute's value, or the default; the node remembers that somebody looked."""
+        """An attribute's value, or the default; the node remembers that somebody looked. Refuses NaN."""
         self.read.add(name)
-        return self.attributes.get(name, default)
+        value = self.attributes.get(name, default)
+        if isinstance(value, float) and math.isnan(value):
+            self.refuse(f"the attribute {name} is not a number")
+        return value
 
     def refuse(self, finding: str) -> NoReturn:
         """Raise ModelProblem: this node is not supported, and why."""
