@@ -14,8 +14,14 @@ from verify.errors import ModelProblem
 from verify.fusion import with_fusions
 from verify.onnx_file import OnnxFile, OnnxValue
 from verify.operators import LARGEST, Operand, express, require_supported
-from verify.primitives import Input, Shape, Tensor
+from verify.primitives import Input, Select, Shape, Tensor
 from verify.replacements import require_faithful_replacements
+
+_LARGEST_TOTAL = 2**31
+"""Bytes of what a model computes while it is read."""
+
+_BATCHES = (2, 3)
+"""Samples that are looked at together, where the model leaves their number open."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ def build(file: OnnxFile) -> Network:
     inputs, outputs = _expressed(file, batch=1)
     require_faithful_replacements(outputs)
     if any(None in value.shape for value in file.inputs):
-        require_independent_samples((inputs, outputs), _expressed(file, batch=2))
+        for batch in _BATCHES:
+            require_independent_samples((inputs, outputs), _expressed(file, batch=batch), batch)
     return Network(file.sha256, file.opset, file.metadata, inputs, with_fusions(outputs))
 
 
@@ -70,9 +77,15 @@ def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple
     if any(math.prod(tensor.shape) > LARGEST for tensor in inputs):
         raise ModelProblem("the input of the model is too large")
     values: dict[str, Operand] = {**file.constants, **{tensor.name: tensor for tensor in inputs}}
+    room = _LARGEST_TOTAL
     for proto in file.nodes:
         operands = [_value(values, name) if name else None for name in proto.input]
         results = express(proto, file.opset, operands)
+        for name, result in zip(proto.output, results, strict=False):
+            _require_declared(name, result.shape, file.declared)
+            room -= _bytes(result)
+        if room < 0:
+            raise ModelProblem("the constants and indices that the model computes are too large")
         values.update(zip(proto.output, results, strict=False))
     outputs = []
     for name in file.outputs:
@@ -81,6 +94,20 @@ def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple
             raise ModelProblem(f"the output {name!r} does not depend on the input")
         outputs.append(output)
     return inputs, tuple(outputs)
+
+
+def _require_declared(name: str, shape: Shape, declared: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Refuse a value that has another shape than the file says: runtimes compute with what it says."""
+    said = declared.get(name, shape)
+    if len(said) != len(shape) or any(size not in (None, actual) for size, actual in zip(said, shape, strict=True)):
+        raise ModelProblem(f"the model declares the shape {said} for {name!r}, which has the shape {shape}")
+
+
+def _bytes(result: Operand) -> int:
+    """What a value takes once the network is read."""
+    if isinstance(result, Tensor):
+        return result.primitive.index.nbytes if isinstance(result.primitive, Select) else 0
+    return result.nbytes
 
 
 def _value(values: Mapping[str, Operand], name: str) -> Operand:

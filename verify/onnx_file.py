@@ -31,13 +31,17 @@ class OnnxValue:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """The content of a model file, its structure checked, its operators not yet looked at."""
+    """The content of a model file, its structure checked, its operators not yet looked at.
+
+    declared: shapes that it states of values inside it, which runtimes believe.
+    """
 
     sha256: str
     opset: int
     metadata: Mapping[str, str]
     inputs: tuple[OnnxValue, ...]
     outputs: tuple[str, ...]
+    declared: Mapping[str, tuple[int | None, ...]]
     constants: Mapping[str, NDArray[Any]]
     nodes: tuple[onnx.NodeProto, ...]
 
@@ -72,6 +76,11 @@ def parse(content: bytes, name: str) -> OnnxFile:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelProblem(f"{name} is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    if model.functions:
+        raise ModelProblem(
+            f"{name} holds functions of its own, which are not supported: inline them, "
+            "with onnx.inliner.inline_local_functions"
+        )
     if graph.sparse_initializer:
         raise ModelProblem(f"{name} holds sparse weights, which are not supported")
     return OnnxFile(
@@ -80,6 +89,11 @@ def parse(content: bytes, name: str) -> OnnxFile:
         metadata={entry.key: entry.value for entry in model.metadata_props},
         inputs=tuple(_input(value) for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
+        declared={
+            value.name: _sizes(value)
+            for value in graph.value_info
+            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+        },
         constants=constants,
         nodes=tuple(graph.node),
     )
@@ -127,13 +141,19 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(version)
 
 
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """None for dimensions that are left open."""
+    dimensions = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dimensions)
+
+
 def _input(value: onnx.ValueInfoProto) -> OnnxValue:
     kind = value.type.tensor_type
     if kind.elem_type != _FLOAT:
         names = {number: name for name, number in onnx.TensorProto.DataType.items()}
         name = names.get(kind.elem_type, "unknown")
         raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT inputs are supported")
-    sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in kind.shape.dim)
+    sizes = _sizes(value)
     if 0 in sizes:
         raise ModelProblem(f"the input {value.name!r} of shape {sizes} is empty")
     return OnnxValue(value.name, sizes)

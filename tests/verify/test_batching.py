@@ -64,3 +64,53 @@ def test_shape_arithmetic_that_keeps_samples_apart_is_accepted() -> None:
     constants = W | {"first": np.array(0), "zero": np.array([0]), "rest": np.array([3, 2])}
     network = network_of(model(nodes, ["n", 6], constants))
     assert network.output.shape == (1, 3)
+
+
+LONG = {"start": np.array([2]), "end": np.array([2**31]), "axis": np.array([0]), "three": np.array([3])}
+LARGER: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
+    "two samples apart": (
+        [
+            *(node("Transpose", ["x"], "t", perm=[1, 0]), node("Unsqueeze", ["t", "axis"], "u")),
+            node("Conv", ["u", "w"], "c", dilations=[2], pads=[2, 2]),
+            *(node("Squeeze", ["c", "axis"], "s"), node("Transpose", ["s"], "y", perm=[1, 0])),
+        ],
+        {"w": np.stack([np.eye(6), np.eye(6), np.eye(6)], 2).astype(np.float32), "axis": np.array([0])},
+    ),
+    "those from the third on": (
+        [
+            node("Slice", ["x", "start", "end", "axis"], "t"),
+            *(node("ReduceSum", ["t", "axis"], "m", keepdims=1), node("Add", ["x", "m"], "y")),
+        ],
+        LONG,
+    ),
+    "a third of their number": (
+        [
+            *(node("Shape", ["x"], "s"), node("Gather", ["s", "axis"], "n", axis=0), node("Div", ["n", "three"], "m")),
+            *(node("Cast", ["m"], "f", to=FLOAT), node("Add", ["x", "f"], "y")),
+        ],
+        LONG,
+    ),
+    "their number, for large inputs": (
+        [
+            *(node("Shape", ["x"], "s"), node("Gather", ["s", "axis"], "n", axis=0), node("Sub", ["n", "one"], "m")),
+            *(node("Cast", ["m"], "f", to=FLOAT), node("Sub", ["x", "two"], "d"), node("Relu", ["d"], "r")),
+            *(node("Mul", ["r", "f"], "k"), node("Add", ["x", "k"], "y")),
+        ],
+        {"axis": np.array([0]), "one": np.array([1]), "two": np.float32(2)},
+    ),
+    "their number, in small outputs": (
+        [
+            *(node("Shape", ["x"], "s"), node("Gather", ["s", "axis"], "n", axis=0), node("Sub", ["n", "one"], "m")),
+            *(node("Cast", ["m"], "f", to=FLOAT), node("Add", ["x", "f"], "h"), node("Mul", ["h", "tiny"], "y")),
+        ],
+        {"axis": np.array([0]), "one": np.array([1]), "tiny": np.float32(1e-10)},
+    ),
+    "their sum": ([node("ReduceSum", ["x"], "y", keepdims=0)], {}),
+}
+
+
+@pytest.mark.parametrize("kind", LARGER)
+def test_what_a_larger_batch_changes_is_refused(kind: str) -> None:
+    nodes, constants = LARGER[kind]
+    with pytest.raises(ModelProblem, match=r"batch|empty"):
+        network_of(model(nodes, ["n", 6], constants))

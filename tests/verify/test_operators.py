@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -89,3 +91,150 @@ def test_numbers_that_are_none_are_refused(name: str, attributes: dict[str, obje
     content = model([node(name, ["x"], "y", **attributes)], ["n", 3], {}, opset=10)
     with pytest.raises(ModelProblem, match=reason):
         network_of(content)
+
+
+ONE, TWO, QUANTISED = np.array([1]), np.array([2]), {"s": np.float32(0.1), "z": np.uint8(0)}
+CHANNELS = {name: np.ones(2, np.float32) for name in ("scale", "shift", "mean", "variance")}
+AROUND = {"pads": np.array([0, 0, 0, 1, 0, 0, 0, 1]), "zero": np.float32(0)}
+MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], int, str]] = {
+    "batch statistics": (
+        [onnx.helper.make_node("BatchNormalization", ["x", *CHANNELS], ["y", "m", "v", "sm", "sv"], name="b")],
+        [1, 2, 3],
+        CHANNELS,
+        9,
+        "training mode",
+    ),
+    "a flag of two": ([node("ReduceMean", ["x"], "y", keepdims=2)], [1, 3], {}, 13, "rather than 0 or 1"),
+    "a negative flag": (
+        [node("ReduceSum", ["x"], "y", noop_with_empty_axes=-1)],
+        [1, 3],
+        {},
+        13,
+        "rather than 0 or 1",
+    ),
+    "ceil_mode of two": (
+        [node("MaxPool", ["x"], "y", kernel_shape=[2], strides=[2], ceil_mode=2)],
+        [1, 1, 3],
+        {},
+        12,
+        "rather than 0 or 1",
+    ),
+    "a float of eight bits": (
+        [
+            node("Cast", ["c"], "d", to=onnx.TensorProto.FLOAT8E5M2),
+            node("Cast", ["d"], "e", to=1),
+            node("Add", ["x", "e"], "y"),
+        ],
+        [1, 3],
+        {"c": np.array([100000])},
+        19,
+        "is not supported",
+    ),
+    "an average of partial windows with their padding": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], "q"),
+            onnx.helper.make_node(
+                "QLinearAveragePool",
+                ["q", "s", "z", "s", "z"],
+                ["r"],
+                domain="com.microsoft",
+                name="p",
+                kernel_shape=[2],
+                strides=[2],
+                ceil_mode=1,
+                count_include_pad=1,
+            ),
+            node("DequantizeLinear", ["r", "s", "z"], "y"),
+        ],
+        [1, 1, 3],
+        QUANTISED,
+        17,
+        "other counts",
+    ),
+    "partial windows of a Pad": (
+        [node("Pad", ["x", "pads", "zero"], "p"), node("AveragePool", ["p"], "y", kernel_shape=[1, 2], ceil_mode=1)],
+        [1, 1, 1, 4],
+        AROUND,
+        13,
+        "drop windows",
+    ),
+    "a bias for other outputs": (
+        [node("Conv", ["x", "w", "b"], "y")],
+        [1, 1, 3],
+        {"w": np.ones((4, 1, 1), np.float32), "b": np.ones(3, np.float32)},
+        13,
+        "4 outputs",
+    ),
+    "a summand of more rows": (
+        [node("Gemm", ["x", "w", "c"], "y")],
+        [1, 2],
+        {"w": np.ones((2, 2), np.float32), "c": np.ones((3, 2), np.float32)},
+        13,
+        "does not fit",
+    ),
+    "a missing operand": ([onnx.helper.make_node("Concat", ["x", ""], ["y"], axis=1)], [1, 3], {}, 13, "do not fit"),
+    "steps of zero": (
+        [node("Range", ["a", "a", "a"], "r"), node("Reshape", ["x", "r"], "y")],
+        [1, 3],
+        {"a": np.array(0)},
+        13,
+        "do not fit",
+    ),
+    "an endless choice": (
+        [node("Gather", ["rows", "many"], "g"), node("Reshape", ["x", "g"], "y")],
+        [1, 3],
+        {"rows": np.zeros((2, 2**14), np.int64), "many": np.zeros(2**15, np.int64)},
+        13,
+        "too large",
+    ),
+    "a huge window": ([node("MaxPool", ["x"], "y", kernel_shape=[300, 300])], [1, 1, 300, 300], {}, 13, "a window of"),
+}
+
+
+@pytest.mark.parametrize("what", MISREAD)
+def test_what_runtimes_read_otherwise_or_not_at_all_is_refused(what: str) -> None:
+    nodes, shape, constants, opset, reason = MISREAD[what]
+    with pytest.raises(ModelProblem, match=reason):
+        network_of(model(nodes, shape, constants, opset=opset))
+
+
+def test_a_shape_that_the_file_makes_up_is_refused() -> None:
+    """onnxruntime folds Shape by what the file declares, where it cannot infer another shape."""
+    nodes = [
+        *(node("ReduceProd", ["three"], "end", keepdims=1), node("Slice", ["x", "zero", "end", "one"], "part")),
+        *(
+            node("Relu", ["part"], "h"),
+            node("Shape", ["h"], "shape"),
+            node("Gather", ["shape", "at"], "length", axis=0),
+        ),
+        *(node("Cast", ["length"], "factor", to=1), node("Mul", ["h", "factor"], "y")),
+    ]
+    constants = {"three": np.array([1, 3]), "zero": np.array([0]), "one": np.array([1]), "at": np.array(1)}
+    content = model(nodes, [1, 4], constants)
+    network_of(content)
+    proto = onnx.load_model_from_string(content)
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("part", 1, [1, 2]))
+    with pytest.raises(ModelProblem, match="declares the shape"):
+        network_of(proto.SerializeToString())
+
+
+def test_names_that_look_like_those_of_known_operators_are_refused() -> None:
+    operands = ["q", "s", "z", "q", "s", "z", "s", "z"]
+    for domain, name in (("com", "microsoft.QLinearAdd"), ("", "com.microsoft.QLinearAdd")):
+        nodes = [
+            node("QuantizeLinear", ["x", "s", "z"], "q"),
+            onnx.helper.make_node(name, operands, ["r"], domain=domain, name="add"),
+            node("DequantizeLinear", ["r", "s", "z"], "y"),
+        ]
+        with pytest.raises(ModelProblem):
+            network_of(model(nodes, [1, 4], QUANTISED))
+
+
+def test_functions_of_a_model_are_refused() -> None:
+    proto = onnx.load_model_from_string(model([node("Relu", ["x"], "y")], [1, 4], {}))
+    body = [onnx.helper.make_node("Neg", ["a"], ["b"])]
+    proto.functions.append(
+        onnx.helper.make_function("ai.onnx", "Relu", ["a"], ["b"], body, [onnx.helper.make_opsetid("", 17)])
+    )
+    with pytest.raises(ModelProblem, match=r"functions of its own|not a valid"):
+        network_of(proto.SerializeToString())

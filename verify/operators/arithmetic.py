@@ -151,15 +151,20 @@ def matrix_product(node: Node, x: Tensor, weight: Array, bias: Array | None) -> 
 
 
 @operator("Gemm", 7, 9, 11, 13)
-@product_of_quantised(lambda node, rank: 0 if node.attribute("transB", 0) else 1)
+@product_of_quantised(lambda node, rank: 0 if node.flag("transB") else 1)
 def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operand:
     """alpha A B + beta C: the factors are applied after the sum, before it, or to the weights."""
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
-    if node.attribute("transA", 0):
+    if node.flag("transA"):
         a = _swapped(node, a)
-    if node.attribute("transB", 0):
+    if node.flag("transB"):
         b = _swapped(node, b)
     shift = np.zeros(()) if c is None else node.weights(c, "the matrix C")
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        node.refuse(f"operands of shapes {a.shape} and {b.shape} are no matrices")
+    whole = (a.shape[0], b.shape[1])
+    if np.broadcast_shapes(shift.shape, whole) != whole:
+        node.refuse(f"a summand of shape {shift.shape} does not fit a product of shape {whole}")
     if isinstance(b, np.ndarray):
         weight = node.weights(b, "the matrix B")
         if alpha == beta == 1:
@@ -179,7 +184,7 @@ def batch_normalization(
 ) -> Tensor:
     """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): eight operations, in any arrangement, of which the
     square root has an error of up to eight roundings (older runtimes approximate it)."""
-    if node.attribute("training_mode", 0) or not node.attribute("spatial", 1):
+    if node.flag("training_mode") or not node.flag("spatial", 1) or node.outputs > 1:
         node.refuse("training mode and per-element statistics are not supported")
     node.attribute("momentum")
     x = node.tensor(x)
@@ -193,6 +198,8 @@ def batch_normalization(
             (variance, "the variance"),
         )
     )
+    if any(operand.shape != x.shape[1:2] for operand in (scale, shift, mean, variance)):
+        node.refuse(f"the statistics are not one number for each channel of {x.shape}")
     total = sigma2 + float(np.float32(node.attribute("epsilon", 1e-5)))
     if not ((total > 0) & (total < 2.0**126)).all():
         node.refuse("the variance plus epsilon is not positive, or overflows")
@@ -228,7 +235,7 @@ def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bo
 
 def _reduction(node: Node, x: Operand, axes: Operand | None, *, mean: bool, operand_since: int) -> Operand:
     over = axes_of(node, axes, operand_since=operand_since)
-    keep, nothing_to_do = bool(node.attribute("keepdims", 1)), node.attribute("noop_with_empty_axes", 0)
+    keep, nothing_to_do = node.flag("keepdims", 1), node.flag("noop_with_empty_axes")
     if not over:
         if nothing_to_do:
             return x

@@ -35,6 +35,8 @@ def constant(node: Node) -> Operand:
         ("value_ints", np.int64),
     ):
         if (value := node.attribute(name)) is not None:
+            if not np.isfinite(value).all():
+                node.refuse("the constant holds numbers that are not finite")
             return np.array(value, dtype)
     return node.refuse(f"a constant given by {', '.join(node.attributes)} is not supported")
 
@@ -58,11 +60,19 @@ def size(node: Node, x: Operand) -> Operand:
     return np.array(np.prod(x.shape, dtype=np.int64))
 
 
+_CASTABLE = tuple(
+    np.dtype(name) for name in ("bool", "f2", "f4", "f8", *(f"{k}{n}" for k in "iu" for n in (1, 2, 4, 8)))
+)
+
+
 @operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
 def cast(node: Node, x: Operand) -> Operand:
-    node.attribute("saturate")
+    node.attribute("saturate")  # of types that are not supported
     node.attribute("round_mode")
     dtype = helper.tensor_dtype_to_np_dtype(node.attribute("to"))
+    for given in (x.dtype, dtype):
+        if given not in _CASTABLE:
+            node.refuse(f"a cast from {x.dtype} to {dtype} is not supported")
     if isinstance(x, Tensor):
         if dtype != np.float32:
             node.refuse(f"a cast of the network's values to {dtype} is not supported")
@@ -76,6 +86,8 @@ def cast(node: Node, x: Operand) -> Operand:
         result = x.astype(dtype)
     if x.dtype.kind not in "iub" and not np.array_equal(result, x):
         node.refuse(f"a cast of constants from {x.dtype} to {dtype} that changes them is not supported")
+    if dtype.kind == "f" and not np.isfinite(result).all():
+        node.refuse(f"a cast of constants to {dtype} yields numbers that are not finite")
     return result
 
 
@@ -89,12 +101,14 @@ def range_(node: Node, start: Operand, limit: Operand, delta: Operand) -> Operan
 @operator("Equal", 7, 11, 13, 19)
 def equal(node: Node, a: Operand, b: Operand) -> Operand:
     first, second = _folded(node, a, b)
+    node.require_size(np.broadcast_shapes(first.shape, second.shape))
     return np.asarray(np.equal(first, second))
 
 
 @operator("Where", 9, 16)
 def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
     chosen, first, second = _folded(node, condition, a, b)
+    node.require_size(np.broadcast_shapes(chosen.shape, first.shape, second.shape))
     return np.where(chosen, first, second)
 
 
@@ -102,8 +116,8 @@ def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
 def reduce_prod(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
     (values,) = _folded(node, x)
     over = axes_of(node, axes, operand_since=18)
-    kept = bool(node.attribute("keepdims", 1))
-    if not over and node.attribute("noop_with_empty_axes", 0):
+    kept = node.flag("keepdims", 1)
+    if not over and node.flag("noop_with_empty_axes"):
         return values
     if np.prod(np.abs(values, dtype=np.float64)) >= 2.0**31:
         node.refuse("a product of more than 2^31 is not supported")

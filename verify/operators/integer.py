@@ -116,9 +116,9 @@ def qgemm(
     y_zero: Operand | None = None,
 ) -> Tensor:
     """Without a scale of the result it is float32."""
-    if node.attribute("alpha", 1.0) != 1 or node.attribute("transA", 0):
+    if node.attribute("alpha", 1.0) != 1 or node.flag("transA"):
         node.refuse("a factor alpha and a transposed first operand are not supported")
-    if node.attribute("transB", 0) and isinstance(b, np.ndarray):
+    if node.flag("transB") and isinstance(b, np.ndarray):
         b = b.T
     weights = grid_of(node, b_scale, b_zero, b.dtype)
     sums, source = _multiplied(node, a, a_scale, a_zero, b, weights, bias)
@@ -173,6 +173,8 @@ def qlinear_average_pool(
     node: Node, x: Operand, x_scale: Operand, x_zero: Operand | None, y_scale: Operand, y_zero: Operand | None = None
 ) -> Tensor:
     _require_channels_first(node)
+    if node.flag("ceil_mode") and node.flag("count_include_pad"):
+        node.refuse("ceil_mode with count_include_pad is not supported: runtimes divide by other counts")
     return _on_grid(node, average_pool(node, _real(node, x, x_scale, x_zero)), y_scale, y_zero, x)
 
 
@@ -192,7 +194,7 @@ def qlinear_concat(node: Node, y_scale: Operand, y_zero: Operand, *operands: Ope
 
 
 def _require_channels_first(node: Node) -> None:
-    if node.attribute("channels_last", 0):
+    if node.flag("channels_last"):
         node.refuse("channels_last is not supported")
 
 

@@ -63,7 +63,7 @@ def dropout(node: Node, x: Operand, ratio: Operand | None = None, training: Oper
 @operator("Reshape", 5, 13, 14, 19, *_SINCE_21)
 def reshape(node: Node, x: Operand, shape: Operand) -> Operand:
     target = node.integers(shape, "the shape")
-    if not node.attribute("allowzero", 0):
+    if not node.flag("allowzero"):
         target = [x.shape[i] if size == 0 else size for i, size in enumerate(target)]
     return move(node, x, lambda a: a.reshape(target))
 
@@ -106,6 +106,9 @@ def expand(node: Node, x: Operand, shape: Operand) -> Operand:
 @operator("Concat", 4, 11, 13)
 def concat(node: Node, *operands: Operand) -> Operand:
     axis = reduced(node.attribute("axis"), len(operands[0].shape), node)
+    node.require_size(
+        (sum(x.shape[axis] for x in operands), *(n for i, n in enumerate(operands[0].shape) if i != axis))
+    )
     if all(isinstance(x, np.ndarray) for x in operands):
         return np.concatenate([x for x in operands if isinstance(x, np.ndarray)], axis)
     tensors = [node.tensor(x, integers=True) for x in operands]
@@ -172,6 +175,7 @@ def gather(node: Node, x: Operand, indices: Operand) -> Operand:
     if not isinstance(indices, np.ndarray) or indices.dtype.kind not in "iu":
         node.refuse("the indices must be constant integers")
     axis = reduced(node.attribute("axis", 0), len(x.shape), node)
+    node.require_size((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     return move(node, x, lambda a: np.take(a, indices, axis=axis))
 
 

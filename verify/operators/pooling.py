@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from verify.linear_maps import Convolution
 from verify.operators.arithmetic import reduce_over
 from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Linear, MaxPool, Select, Tensor
+from verify.primitives import Linear, MaxPool, Reshape, Select, Tensor
 from verify.rounding import Array
 from verify.windows import Window
+
+_LARGEST_WINDOW = 2**16
+"""Elements. Each takes a step of its own."""
 
 
 def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
@@ -41,7 +46,7 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
     else:
         node.refuse(f"auto_pad {automatic!r} is not supported")
     needed = tuple(end)
-    if node.attribute("ceil_mode", 0):
+    if node.flag("ceil_mode"):
         reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
         count = [
             -(-(n + b + e - r) // s) + 1 for n, b, e, r, s in zip(spatial, begin, end, reach, strides, strict=True)
@@ -52,7 +57,8 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
     window = Window(kernel, strides, dilations, tuple(begin), needed)
     if min(window.output(spatial)) < 1:
         node.refuse(f"the window does not fit into {spatial} elements")
-    node.require_size(kernel)
+    if math.prod(kernel) > _LARGEST_WINDOW:
+        node.refuse(f"a window of {math.prod(kernel)} elements is not supported")
     node.require_size([n + b + e for n, b, e in zip(spatial, begin, needed, strict=True)])
     return window, tuple(end)
 
@@ -67,6 +73,8 @@ def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -
 def convolved(node: Node, x: Tensor, kernel: Array, bias: Array | None) -> Tensor:
     """The convolution that the attributes of a node describe; of integers, if x holds some."""
     groups = node.attribute("group", 1)
+    if groups < 1 or (bias is not None and bias.shape != (len(kernel),)):
+        node.refuse(f"{groups} groups, or a bias that is not one number for each of {len(kernel)} outputs")
     if node.attribute("kernel_shape", list(kernel.shape[2:])) != list(kernel.shape[2:]):
         node.refuse("kernel_shape differs from the kernel's shape")
     if len(x.shape) != kernel.ndim or x.shape[1] != kernel.shape[1] * groups or len(kernel) % groups:
@@ -91,11 +99,13 @@ def average_pool(node: Node, x: Operand) -> Tensor:
     """The sum of a window over the number of its elements: with `count_include_pad` the padding counts, but not what
     `ceil_mode` adds to it."""
     x = node.tensor(x)
+    if node.flag("ceil_mode") and _is_padded(x):
+        node.refuse("ceil_mode behind a Pad is not supported: runtimes merge the two and then drop windows")
     spatial, channels = x.shape[2:], x.shape[1]
     kernel = tuple(node.attribute("kernel_shape"))
     window, end = _window(node, spatial, kernel)
     counts = _covered(window, spatial)
-    if node.attribute("count_include_pad", 0):
+    if node.flag("count_include_pad"):
         padded = tuple(map(sum, zip(spatial, window.begin, end, strict=True)))
         beyond = tuple(e - given for e, given in zip(window.end, end, strict=True))
         counts = _covered(Window(kernel, window.strides, window.dilations, (0,) * len(spatial), beyond), padded)
@@ -106,10 +116,17 @@ def average_pool(node: Node, x: Operand) -> Tensor:
     return node.result(primitive, x, shape=(*x.shape[:2], *window.output(spatial)))
 
 
+def _is_padded(x: Tensor) -> bool:
+    """Whether constants were put around x."""
+    while isinstance(x.primitive, Reshape):
+        (x,) = x.operands
+    return isinstance(x.primitive, Select) and x.primitive.pads
+
+
 @operator("MaxPool", 1, 8, 10, 11, 12, 22)
 def max_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x, integers=True)
-    node.attribute("storage_order")  # orders the indices of the maxima only, which are not supported
+    node.flag("storage_order")  # orders the indices of the maxima only, which are not supported
     window, _ = _window(node, x.shape[2:], tuple(node.attribute("kernel_shape")))
     shape = (*x.shape[:2], *window.output(x.shape[2:]))
     own = np.ones(x.shape)
@@ -130,6 +147,8 @@ def global_average_pool(node: Node, x: Operand) -> Tensor:
 @operator("GlobalMaxPool", 1, 22)
 def global_max_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x)
+    if math.prod(x.shape[2:]) > _LARGEST_WINDOW:
+        node.refuse(f"a window of {math.prod(x.shape[2:])} elements is not supported")
     ones, zeros = (1,) * (len(x.shape) - 2), (0,) * (len(x.shape) - 2)
     window = Window(x.shape[2:], ones, ones, zeros, zeros)
     return node.result(MaxPool(window), x, shape=(*x.shape[:2], *ones))

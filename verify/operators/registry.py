@@ -51,6 +51,13 @@ class Node:
             self.refuse(f"the attribute {name} is not a number")
         return value
 
+    def flag(self, name: str, default: int = 0) -> bool:
+        """An attribute that is 0 or 1; runtimes disagree about what any other number means."""
+        value = self.attribute(name, default)
+        if value not in (0, 1):
+            self.refuse(f"the attribute {name} is {value}, rather than 0 or 1")
+        return bool(value)
+
     def refuse(self, finding: str) -> NoReturn:
         """Raise ModelProblem: this node is not supported, and why."""
         raise ModelProblem(f"node {self.name!r} ({self.operator}, version {self.version}): {finding}")
@@ -100,6 +107,8 @@ class Node:
     ) -> Tensor:
         """A new tensor that this node brings about, of the operands' type if no other one is given."""
         self.require_size(shape)
+        if 0 in shape:
+            self.refuse(f"a value of the network of shape {tuple(shape)} is empty")
         return Tensor(primitive, operands, shape, self.name, dtype or operands[0].dtype, grid)
 
     def _require_float32(self, value: Operand) -> None:
@@ -144,7 +153,8 @@ def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     """Raise ModelProblem that names every operator outside the table, if there is any."""
     unknown = Counter(name for name in map(_name, nodes) if name not in _TABLE)
     if unknown:
-        found = ", ".join(f"{' '.join(name.split())} ({count}x)" for name, count in sorted(unknown.items()))
+        shown = {name: " ".join(name.split()).replace(":", ".") for name in unknown}
+        found = ", ".join(f"{shown[name]} ({count}x)" for name, count in sorted(unknown.items()))
         listed = ", ".join(sorted(_TABLE))
         advice = "; their scales depend on the data: quantise statically" if _DYNAMIC & set(unknown) else ""
         raise ModelProblem(f"operators that are not supported (opset {opset}): {found}; supported are {listed}{advice}")
@@ -152,14 +162,15 @@ def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
 
 def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -> list[Operand]:
     """The outputs of a node whose operator is in the table; raises ModelProblem for what the table does not cover."""
-    node = _node(proto, opset)
-    versions, rule = _TABLE[node.operator]
-    if node.version not in versions:
-        node.refuse(f"this version is not supported: {', '.join(map(str, sorted(versions)))} are")
     try:
+        node = _node(proto, opset)
+        versions, rule = _TABLE[node.operator]
+        if node.version not in versions:
+            node.refuse(f"this version is not supported: {', '.join(map(str, sorted(versions)))} are")
         outcome = rule(node, *operands)
-    except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
-        raise ModelProblem(f"node {node.name!r} ({node.operator}): operands do not fit ({error})") from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+        said = " ".join(str(error).split())
+        raise ModelProblem(f"node {proto.name!r} ({_name(proto)}): operands do not fit ({said})") from error
     if unread := set(node.attributes) - node.read:
         node.refuse(f"the attribute {', '.join(sorted(map(str, unread)))} is not supported")
     results = outcome if isinstance(outcome, list) else [outcome]
@@ -184,4 +195,7 @@ def _node(proto: onnx.NodeProto, opset: int) -> Node:
 
 
 def _name(proto: onnx.NodeProto) -> str:
+    """As in the table; other names than these cannot look like them."""
+    if proto.domain not in (*_STANDARD, _MICROSOFT) or "." in proto.op_type:
+        return f"{proto.domain}:{proto.op_type}"
     return proto.op_type if proto.domain in _STANDARD else f"{proto.domain}.{proto.op_type}"
