@@ -330,7 +330,8 @@ def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any
 
 
 def _dot(a: Values, x: Values) -> Values:
-    return (a * x).flatten(1).sum(1)
+    """Functionals (lanes x shape) of values, lanes x shape or shape."""
+    return a.flatten(1) @ x.flatten() if x.ndim < a.ndim else (a * x).flatten(1).sum(1)
 
 
 def _is_curve(tensor: Tensor) -> bool:
