@@ -21,6 +21,7 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify.certificate import Certificate, Class, Unreachable, decode, encode
 from verify.check import check
+from verify.crown import crown_intervals
 from verify.decision import Answer, cases_for, decide
 from verify.errors import Rejected
 from verify.input_splits import InputSplits, parts
@@ -137,6 +138,22 @@ def test_a_sum_of_constraints_may_exclude_what_none_of_them_does() -> None:
     for shape in ((1, 1), (1, 3), (2, 2), (0, 2)):
         with pytest.raises(Rejected):
             check(replace(certificate, proof=replace(certificate.proof, weights=np.ones(shape, np.uint8))), network)
+
+
+def test_what_is_found_of_a_part_does_not_depend_on_the_parts_beside_it(network: Network) -> None:
+    """Or else a proof that was established piece by piece might not be confirmed as a whole."""
+    lower, upper = np.array([[0.4, 0.7], [0.0, 0.0]]), np.array([[0.6, 0.9], [1.0, 1.0]])
+    together, alone = (
+        crown_intervals(
+            network,
+            Interval(*(end[:count].reshape(-1, *network.input.shape) for end in (lower, upper))),
+            FLOAT32_ANY_ORDER,
+        )
+        for count in (2, 1)
+    )
+    for tensor, own in alone.items():
+        for end, other in zip(own, together[tensor], strict=True):
+            np.testing.assert_allclose(end[0], other[0], rtol=1e-12, atol=1e-12)
 
 
 def test_a_sum_of_no_constraints_excludes_nothing() -> None:

@@ -131,6 +131,7 @@ class BoxBounds:
         unit = torch.zeros(*elements.shape, lower.shape[1]).scatter_(2, elements[..., None], 1.0)
         functionals = torch.cat([unit, -unit], 1).reshape(len(lower), -1, *tensor.shape)
         found = self._passed_back(tensor, functionals, intervals, lines).bounds
+        found = torch.where(open.gather(1, elements).repeat(1, 2), found, -torch.inf)  # as the checker does
         below, above = found[:, :count], found[:, count:]
         return Ends(
             lower.scatter(1, elements, torch.fmax(lower.gather(1, elements), below)).reshape(-1, *tensor.shape),
