@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor as Values
 
 from verify.bounds import lanes_at_a_time
-from verify.decision import Attack, Runs, Witness, confirmed
+from verify.decision import Attack, Runs, Stage, Witness, confirmed
 from verify.effort import Effort
 from verify.intervals import Interval
 from verify.network import Network
@@ -32,8 +32,11 @@ _ENOUGH = 1e-4
 """How far beyond what counts the search goes before it stops: torch rounds otherwise than the deployed network."""
 
 
-_QUICK = (Effort(steps=40, restarts=8),)
-_THOROUGH = tuple(Effort(steps=100, restarts=32, seed=seed) for seed in range(1, 9))
+_EFFORTS = {
+    Stage.FIRST: (Effort(steps=40, restarts=8),),
+    Stage.BEFORE_SEARCH: (Effort(steps=50, restarts=16, seed=9),),
+    Stage.LAST: tuple(Effort(steps=100, restarts=32, seed=seed) for seed in range(1, 9)),
+}
 
 Excess = Callable[[Values, Values, Values], Values]
 """(lanes, x, y) -> rows x alternatives x constraints: by how much each constraint is violated; an alternative is
@@ -111,14 +114,14 @@ def _descended(
 
 
 def witness_search(network: Network, property: Property, runtime: Runs) -> Attack:
-    """A search for a confirmed counterexample of the property in any of its cases, quick or thorough.
+    """A search for a confirmed counterexample of the property in any of its cases, harder from stage to stage.
 
     Raises ModelProblem when torch cannot follow the network.
     """
     differentiable(network)  # raises before anything is searched
 
-    def search(cases: Sequence[Case], thorough: bool) -> Witness | None:
-        for effort in _THOROUGH if thorough else _QUICK:
+    def search(cases: Sequence[Case], stage: Stage) -> Witness | None:
+        for effort in _EFFORTS[stage]:
             for first in range(0, len(cases), _LARGEST_BATCH):
                 witness = _found(network, property, cases[first : first + _LARGEST_BATCH], runtime, effort)
                 if witness:

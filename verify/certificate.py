@@ -3,7 +3,7 @@
 A certificate is a JSON object:
 
     format          "adcert certificate"
-    format_version  1, or 2 where the property is of the second kind
+    format_version  1; or 2 where the property is of the second kind; or 3 where, besides, the proof has weights
     verifier        the version that wrote it, for information
     contract        what is assumed of the arithmetic that executes the model
     model           {"sha256": of the file's bytes, "file": its name, for information}
@@ -22,7 +22,8 @@ A certificate is a JSON object:
                     uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
                     together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
-                    or "crown", "leaves": how many, "nodes": int32, "cuts": float32}
+                    or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3
+                    "constraints": how many have weights, "weights": uint8
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -51,7 +52,7 @@ from verify.properties import Conjunction, Constraint, Terms
 from verify.split_trees import Refinement, SplitProof, Tree
 from verify.version import __version__
 
-_FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable"}
+_FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable"}
 _LARGEST, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 2**27, 2**20
 """Elements of the input, and bytes and leaves of a proof; more are refused before anything is done about them."""
 
@@ -103,7 +104,7 @@ def encode(certificate: Certificate) -> bytes:
     """The file's content; equal certificates have equal bytes."""
     content = {
         "format": _FORMAT,
-        "format_version": 1 if isinstance(certificate.claim, Class) else 2,
+        "format_version": 1 if isinstance(certificate.claim, Class) else 3 if _weighted(certificate.proof) else 2,
         "verifier": __version__,
         "contract": certificate.contract,
         "model": {"sha256": certificate.model_sha256, "file": certificate.model_file},
@@ -133,7 +134,7 @@ def decode(content: bytes) -> Certificate:
         fields = json.loads(content)
         version = fields["format_version"]
         if fields["format"] != _FORMAT or type(version) is not int or version not in _KINDS:
-            raise Rejected("it is not a certificate of format version 1 or 2")
+            raise Rejected("it is not a certificate of format version 1, 2 or 3")
         if fields["property"]["kind"] != _KINDS[version]:
             raise Rejected("its property is of an unknown kind")
         shape = tuple(fields["box"]["shape"])
@@ -145,6 +146,8 @@ def decode(content: bytes) -> Certificate:
             raise Rejected("it is malformed")
         lower, upper = (_unpacked(fields["box"][end], "<f4", math.prod(shape)) for end in ("lower", "upper"))
         proof = _proof(fields["proof"])
+        if _weighted(proof) != (version == 3):
+            raise Rejected("its proof is not of its format version")
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error, binascii.Error) as error:
         raise Rejected("it is malformed") from error
     sha256, file, contract = texts
@@ -197,13 +200,16 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
     if isinstance(proof, str):
         return {"kind": proof}
     if isinstance(proof, InputSplits):
-        return {
+        fields = {
             "kind": _INPUT_SPLITS,
             "way": proof.way,
             "leaves": len(proof.cuts) + 1,
             "nodes": _packed(proof.nodes.astype("<i4")),
             "cuts": _packed(proof.cuts.astype("<f4")),
         }
+        if proof.weights is not None:
+            fields |= {"constraints": proof.weights.shape[1], "weights": _packed(proof.weights)}
+        return fields
     trees = [
         {
             "functional": tree.functional,
@@ -242,7 +248,17 @@ def _input_splits(fields: dict[str, Any]) -> InputSplits:
     if type(leaves) is not int or not 1 <= leaves <= _MOST_LEAVES or not isinstance(way, str):
         raise Rejected("a size in its proof is malformed")
     nodes = _unpacked(fields["nodes"], "<i4", 2 * leaves - 1).astype(np.int32)
-    return InputSplits(nodes, _unpacked(fields["cuts"], "<f4", leaves - 1).astype(np.float32), way)
+    cuts = _unpacked(fields["cuts"], "<f4", leaves - 1).astype(np.float32)
+    if "weights" not in fields:
+        return InputSplits(nodes, cuts, way)
+    count = fields["constraints"]
+    if type(count) is not int or not 1 <= count <= _LARGEST_PROOF // leaves:
+        raise Rejected("a size in its proof is malformed")
+    return InputSplits(nodes, cuts, way, _unpacked(fields["weights"], "u1", leaves * count).reshape(leaves, count))
+
+
+def _weighted(proof: Proof) -> bool:
+    return isinstance(proof, InputSplits) and proof.weights is not None
 
 
 def _split_proof(fields: dict[str, Any]) -> SplitProof:

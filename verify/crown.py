@@ -167,10 +167,11 @@ def _refined(
                 }
             functionals = functionals.reshape(*some.shape, *part.tensor.shape)
             found = two_sided_bounds(part.tensor, functionals, known, contract, choices)
-            # Both bounds hold where they are numbers: fmax and fmin pass over NaN.
+            # Both bounds hold where they are numbers: fmax and fmin pass over NaN. Elements that only fill the rows are
+            # left as they are, so that what is found of a lane does not depend on the lanes beside it.
             at = lane + each, inside[some]
-            lower[at] = np.fmax(lower[at], found.lower)
-            upper[at] = np.fmin(upper[at], found.upper)
+            lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
+            upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
 
 

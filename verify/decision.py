@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import Enum, StrEnum
 from fractions import Fraction
 from typing import Protocol
 
@@ -85,8 +85,18 @@ class Runs(Protocol):
 Refute = Callable[[NDArray[np.float32]], bool]
 """Told an input, flat: whether it is a counterexample, so that no proof is needed."""
 
-Attack = Callable[[Sequence[Case], bool], Witness | None]
-"""(cases, thorough) -> a confirmed counterexample, if one is found."""
+
+class Stage(Enum):
+    """When a counterexample is looked for: before anything else, before a search for a proof, which takes long, or when
+    no proof was found."""
+
+    FIRST = 0
+    BEFORE_SEARCH = 1
+    LAST = 2
+
+
+Attack = Callable[[Sequence[Case], Stage], Witness | None]
+"""A confirmed counterexample, if one is found."""
 
 
 def cases_for(network: Network, property: Property) -> list[Case]:
@@ -137,7 +147,7 @@ def decide(
     require_ieee_arithmetic()
     deadline = time.perf_counter() + seconds
     found = cases_for(network, property)
-    if attack and (witness := attack(found, False)):
+    if attack and (witness := attack(found, Stage.FIRST)):
         return Decision(Answer.SAT, "attack", witness)
     ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
     if searches(method) and len(found) == 1 and _all_bounded(found[0]) and not _splits_inputs(found[0], method):
@@ -149,14 +159,14 @@ def decide(
             proofs.append(way)
             continue
         if searches(method) and not late:
-            result = _searched(network, property, case, contract, method, deadline, runtime)
+            result = _searched(network, property, case, contract, method, deadline, attack, runtime)
             if isinstance(result, Witness):
                 return Decision(Answer.SAT, "attack", result)
             if not isinstance(result, bool):
                 proofs.append(result)
                 continue
             late = result
-        witness = attack(found, True) if attack else None
+        witness = attack(found, Stage.LAST) if attack else None
         if witness:
             return Decision(Answer.SAT, "attack", witness)
         return Decision(Answer.TIMEOUT if late else Answer.UNKNOWN)
@@ -179,6 +189,7 @@ def _searched(
     contract: Contract,
     method: str,
     deadline: float,
+    attack: Attack | None,
     runtime: Runs | None,
 ) -> Proof | Witness | bool:
     """A proof that the case is out of reach, which counts once it is checked; or a counterexample; or else whether time
@@ -193,10 +204,15 @@ def _searched(
             witnesses.append(witness)
         return bool(witnesses)
 
+    def struck() -> bool:
+        if attack and (witness := attack([case], Stage.BEFORE_SEARCH)):
+            witnesses.append(witness)
+        return bool(witnesses)
+
     if _splits_inputs(case, method):
-        found: Proof | bool = _over_inputs(network, case, rows, contract, deadline, refute)
+        found: Proof | bool = not struck() and _over_inputs(network, case, rows, contract, deadline, refute)
     else:
-        found = _over_neurons(network, case, rows, contract, method == COMPLETE, deadline, refute)
+        found = _over_neurons(network, case, rows, contract, method == COMPLETE, deadline, struck, refute)
     return witnesses[0] if witnesses else found
 
 
@@ -241,9 +257,10 @@ def _over_neurons(
     contract: Contract,
     branch: bool,
     deadline: float,
+    struck: Callable[[], bool],
     refute: Refute,
 ) -> str | SplitProof | bool:
-    """The same over signs of neurons; branch: split any."""
+    """The same over signs of neurons; branch: split any. struck: whether an attack makes the search needless."""
     began = time.perf_counter()
     functionals, constants = constraint_functionals(network, rows)
     box = Interval(*(end.reshape(1, *network.input.shape) for end in (case.lower, case.upper)))
@@ -255,6 +272,8 @@ def _over_neurons(
         range(len(case.alternatives))
     ):
         return _WAY
+    if struck():
+        return False
     chosen = [
         max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
         for alternative in range(len(case.alternatives))

@@ -25,15 +25,19 @@ from verify.split_trees import LEAF
 class InputSplits:
     """nodes: the tree in preorder, as int32: the number of the input that is split, then the tree for at most the cut,
     then the tree for at least the cut; or LEAF. cuts: float32, of the inner nodes in order. way: the name of the bounds
-    that prove each part."""
+    that prove each part. weights: uint8, leaves x constraints, with which a leaf adds up the constraints of each
+    alternative; none where a single constraint of each is enough.
+    """
 
     nodes: NDArray[np.int32]
     cuts: NDArray[np.float32]
     way: str
+    weights: NDArray[np.uint8] | None = None
 
 
-Proves = Callable[[Interval], NDArray[np.bool_]]
-"""Tells of each of several boxes, lanes x inputs, whether it is proved."""
+Proves = Callable[[Interval, NDArray[np.uint8] | None], NDArray[np.bool_]]
+"""Tells of each of several boxes, lanes x inputs, whether it is proved, with these weights (lanes x constraints) if
+any."""
 
 
 def parts(box: Interval, proof: InputSplits) -> Iterator[Interval]:
@@ -72,25 +76,31 @@ def parts(box: Interval, proof: InputSplits) -> Iterator[Interval]:
 def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves) -> Iterator[NDArray[np.intp]]:
     """The numbers of the leaves whose part is not proved, some leaves at a time; there are none if the proof is valid.
 
-    box: in one lane. Raises Rejected for a tree that does not cover it.
+    box: in one lane. Raises Rejected for a tree that does not cover it, or weights that do not fit it.
     """
     step, first = lanes_at_a_time(network), 0
     leaves = parts(box, proof)
     while some := list(islice(leaves, step)):
-        yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True)))))
+        weights = None if proof.weights is None else proof.weights[first : first + len(some)]
+        if weights is not None and len(weights) != len(some):
+            raise Rejected("it lacks weights for some of its leaves")
+        yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True))), weights))
         first += len(some)
+    if proof.weights is not None and len(proof.weights) != first:
+        raise Rejected("it has weights for more leaves than its tree has")
 
 
 def remembered(proves: Proves) -> Proves:
     """The same, but asks only once about what is proved."""
     known: set[bytes] = set()
 
-    def again(boxes: Interval) -> NDArray[np.bool_]:
-        keys = [lower.tobytes() + upper.tobytes() for lower, upper in zip(*boxes, strict=True)]
+    def again(boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
+        content = *boxes, *(() if weights is None else (weights,))
+        keys = [b"".join(each.tobytes() for each in lane) for lane in zip(*content, strict=True)]
         new = np.array([key not in known for key in keys])
         proved = ~new
         if new.any():
-            proved[new] = proves(Interval(*(end[new] for end in boxes)))
+            proved[new] = proves(Interval(*(end[new] for end in boxes)), None if weights is None else weights[new])
         known.update(key for key, done in zip(keys, proved, strict=True) if done)
         return proved
 

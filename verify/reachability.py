@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.errors import Rejected
 from verify.input_splits import Proves
 from verify.intervals import Interval
 from verify.methods import FUNCTIONAL_PROOFS
@@ -112,9 +113,27 @@ def unreachable_over_trees(
 
 
 def excluding(network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> Proves:
-    """Tells of boxes whether this way of bounding proves each alternative impossible there."""
+    """Tells of boxes whether this way of bounding proves each alternative impossible there: by one constraint of each,
+    or by the sum of several with the given weights, of all bounded constraints in order."""
+    rows = bounded_constraints(alternatives)
+    known: dict[bytes, list[Conjunction]] = {}
 
-    def excludes(boxes: Interval) -> NDArray[np.bool_]:
-        return np.array(unreachable(network, boxes, [alternatives] * len(boxes.lower), contract, way))
+    def combined(weights: NDArray[np.uint8]) -> list[Conjunction]:
+        key = weights.tobytes()
+        if key not in known:
+            parts: list[list[tuple[int, Constraint]]] = [[] for _ in alternatives]
+            for weight, row in zip(weights.tolist(), rows, strict=True):
+                parts[row.alternative].append((weight, row.constraint))
+            known[key] = [(Constraint.sum(part),) for part in parts]
+        return known[key]
+
+    def excludes(boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
+        if weights is None:
+            each = [alternatives] * len(boxes.lower)
+        elif weights.shape[1] != len(rows):
+            raise Rejected("it does not have one weight for each constraint")
+        else:
+            each = [combined(lane) for lane in weights]
+        return np.array(unreachable(network, boxes, each, contract, way))
 
     return excludes

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify.certificate import Certificate, Class, Unreachable, decode, encode
 from verify.check import check
+from verify.crown import crown_intervals
 from verify.decision import Answer, cases_for, decide
 from verify.errors import Rejected
 from verify.input_splits import InputSplits, parts
 from verify.intervals import Interval
 from verify.network import Network
+from verify.properties import Constraint
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import LEAF
 from verify.vnnlib import Property, parse
@@ -119,12 +122,51 @@ def proved(network: Network, property: Property) -> Certificate:
     return Certificate(network.sha256, "m.onnx", "float32-any-order", claim, lower, upper, decision.proofs[0])
 
 
-def test_parts_may_exclude_a_conjunction_by_different_constraints() -> None:
+def test_a_sum_of_constraints_may_exclude_what_none_of_them_does() -> None:
     """x and -x are never both below -0.1, though each of them is somewhere."""
     constants = {"w": np.array([[1, -1]], F32), "b": np.zeros(2, F32)}
     network = network_of(model([node("Gemm", ["x", "w", "b"], "y")], [1, 1], constants))
     property = property_of(1, 2, "(and (<= Y_0 -0.1) (<= Y_1 -0.1))", low=-1)
-    check(decode(encode(proved(network, property))), network)
+    certificate = decode(encode(proved(network, property)))
+    check(certificate, network)
+    assert isinstance(certificate.proof, InputSplits)
+    assert not len(certificate.proof.cuts)
+    for weights in ([0, 0], [255, 0], [0, 1], [1, 2]):
+        proof = replace(certificate.proof, weights=np.array([weights], np.uint8))
+        with pytest.raises(Rejected, match="do not prove it"):
+            check(replace(certificate, proof=proof), network)
+    for shape in ((1, 1), (1, 3), (2, 2), (0, 2)):
+        with pytest.raises(Rejected):
+            check(replace(certificate, proof=replace(certificate.proof, weights=np.ones(shape, np.uint8))), network)
+
+
+def test_what_is_found_of_a_part_does_not_depend_on_the_parts_beside_it(network: Network) -> None:
+    """Or else a proof that was established piece by piece might not be confirmed as a whole."""
+    lower, upper = np.array([[0.4, 0.7], [0.0, 0.0]]), np.array([[0.6, 0.9], [1.0, 1.0]])
+    together, alone = (
+        crown_intervals(
+            network,
+            Interval(*(end[:count].reshape(-1, *network.input.shape) for end in (lower, upper))),
+            FLOAT32_ANY_ORDER,
+        )
+        for count in (2, 1)
+    )
+    for tensor, own in alone.items():
+        for end, other in zip(own, together[tensor], strict=True):
+            np.testing.assert_allclose(end[0], other[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_sum_of_no_constraints_excludes_nothing() -> None:
+    """0 < 0 is false, which does not prove anything."""
+    strict = Constraint.of((), ((0, Fraction(1)),), Fraction(-1), strict=True)
+    assert not Constraint.sum([(0, strict)]).excluded_by(0.0)
+    assert Constraint.sum([(2, strict), (0, strict)]).excluded_by(-1.0)
+    assert not Constraint.sum([(2, strict), (1, replaced_bound(strict, Fraction(3)))]).excluded_by(0.3)
+    assert Constraint.sum([(2, strict), (1, replaced_bound(strict, Fraction(3)))]).excluded_by(Fraction(1, 3))
+
+
+def replaced_bound(constraint: Constraint, bound: Fraction) -> Constraint:
+    return constraint._replace(bound=bound, strict=False)
 
 
 MADE = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
@@ -148,6 +190,23 @@ def tight_certificate(network: Network) -> Certificate:
     return proved(network, property_of(2, 2, f"(<= Y_0 {LEAST - 0.05})"))
 
 
+@pytest.fixture(scope="module")
+def weighted(network: Network) -> Certificate:
+    """About a conjunction whose parts are reachable one by one, and another alternative."""
+    torch.set_num_threads(1)
+    y = MADE.run(GRID, ALL)[0].astype(np.float64)
+    first, second = np.quantile(y, 0.3, axis=0)
+    room = float(np.maximum(y[:, 0] - first, y[:, 1] - second).min())
+    ends = first + room - 0.05, second + room - 0.05
+    assert (y.min(axis=0) < ends).all()
+    formula = f"(or (and (<= Y_0 {ends[0]}) (<= Y_1 {ends[1]})) (<= (+ Y_0 Y_1) {y.sum(axis=1).min() - 0.1}))"
+    found = proved(network, property_of(2, 2, formula))
+    assert isinstance(found.proof, InputSplits)
+    assert found.proof.weights is not None
+    assert (np.count_nonzero(found.proof.weights[:, :2], axis=1) > 1).any()
+    return found
+
+
 def accepted(content: bytes, network: Network) -> bool:
     """Whether it is valid, in which case what it says holds on a grid; a problem other than a rejection fails."""
     try:
@@ -157,17 +216,25 @@ def accepted(content: bytes, network: Network) -> bool:
         return False
     assert isinstance(found.claim, Unreachable)
     points = found.lower + GRID * (found.upper - found.lower)
-    ((constraint,),) = found.claim.alternatives
     for level in (DISABLED, ALL):
         y = MADE.run(points.astype(F32), level)[0].astype(np.float64)
-        assert (sum(float(c) * y[:, i] for i, c in constraint.outputs) > float(constraint.bound)).all()
+        for conjunction in found.claim.alternatives:
+            violated = [
+                sum(float(c) * y[:, i] for i, c in constraint.outputs) > float(constraint.bound)
+                for constraint in conjunction
+            ]
+            assert np.any(violated, axis=0).all()
     return True
 
 
-def test_a_certificate_survives_writing_and_reading(certificate: Certificate, network: Network) -> None:
-    again = decode(encode(certificate))
-    assert encode(again) == encode(certificate)
-    assert accepted(encode(again), network)
+def test_a_certificate_survives_writing_and_reading(
+    certificate: Certificate, weighted: Certificate, network: Network
+) -> None:
+    for each, version in ((certificate, 2), (weighted, 3)):
+        again = decode(encode(each))
+        assert encode(again) == encode(each)
+        assert json.loads(encode(each))["format_version"] == version
+        assert accepted(encode(again), network)
 
 
 def test_changed_bytes_and_trees_are_rejected_or_still_a_proof(certificate: Certificate, network: Network) -> None:
@@ -176,6 +243,39 @@ def test_changed_bytes_and_trees_are_rejected_or_still_a_proof(certificate: Cert
         changed = encode(with_other_parts(certificate, rng)) if number % 2 else with_another_byte(content, rng)
         outcomes.add(accepted(changed, network))
     assert outcomes == {False, True}
+
+
+def test_changed_bytes_and_weights_are_rejected_or_still_a_proof(weighted: Certificate, network: Network) -> None:
+    assert isinstance(weighted.proof, InputSplits)
+    assert weighted.proof.weights is not None
+    rng, content, outcomes = np.random.default_rng(1), encode(weighted), set()
+    for number in range(200):
+        changed = bytearray(content)
+        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
+        if number % 2:
+            weights = weighted.proof.weights.copy()
+            weights[rng.integers(len(weights)), rng.integers(weights.shape[1])] = rng.integers(256)
+            changed = bytearray(encode(replace(weighted, proof=replace(weighted.proof, weights=weights))))
+        outcomes.add(accepted(bytes(changed), network))
+    assert outcomes == {False, True}
+
+
+WEIGHTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no weights": lambda fields: fields["proof"].pop("weights"),
+    "weights in an older version": lambda fields: fields.update(format_version=2),
+    "another number of constraints": lambda fields: fields["proof"].update(constraints=2),
+    "no number of constraints": lambda fields: fields["proof"].pop("constraints"),
+    "more constraints than memory": lambda fields: fields["proof"].update(constraints=2**60),
+    "no constraints": lambda fields: fields["proof"].update(constraints=0),
+    "a bomb": lambda fields: fields["proof"].update(weights=packed(np.zeros(2**24, np.uint8))),
+}
+
+
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_malformed_weights_are_rejected_in_a_sentence(what: str, weighted: Certificate, network: Network) -> None:
+    fields = json.loads(encode(weighted))
+    WEIGHTS[what](fields)
+    assert not accepted(json.dumps(fields).encode(), network)
 
 
 def test_no_tree_proves_what_is_false(network: Network) -> None:

@@ -15,7 +15,7 @@ from support.random_networks import random_network
 from verify.attack import misclassification_search, witness_search
 from verify.bounds import values
 from verify.boxes import box_around
-from verify.decision import cases_for, confirmed
+from verify.decision import Stage, cases_for, confirmed
 from verify.effort import Effort
 from verify.errors import ModelProblem
 from verify.operators import supported
@@ -78,14 +78,14 @@ def test_a_planted_counterexample_is_found_and_lies_in_the_box(detector: bytes) 
     network = network_of(detector)
     property = parse((declared(3, 2) + boxed("-1", "0.99") + "(assert (>= Y_1 Y_0))").encode())
     search = witness_search(network, property, Runtime(detector, network))
-    witness = search(cases_for(network, property), False)
+    witness = search(cases_for(network, property), Stage.FIRST)
     assert witness is not None
     assert all(-1 <= Fraction(float(x)) <= Fraction("0.99") for x in witness.x)
     assert witness.point == [Fraction(float(x)) for x in witness.x]
     (y,) = run(detector, witness.x[np.newaxis])
     assert np.array_equal(y[0], witness.y)
     assert y[0, 1] >= y[0, 0]
-    again = search(cases_for(network, property), False)
+    again = search(cases_for(network, property), Stage.FIRST)
     assert again is not None
     assert np.array_equal(again.x, witness.x)
 
@@ -96,10 +96,10 @@ def test_every_constraint_of_a_conjunction_counts(detector: bytes) -> None:
     for last, exists in (("(<= (+ X_0 X_1 X_2) 0)", True), ("(>= X_2 0.5)", True), ("(<= (+ X_0 X_1) 0)", True)):
         body = f"{boxed('-1', '1')}(assert (and (>= Y_1 Y_0) {last}))"
         property = parse((declared(3, 2) + body).encode())
-        witness = witness_search(network, property, runtime)(cases_for(network, property), True)
+        witness = witness_search(network, property, runtime)(cases_for(network, property), Stage.LAST)
         assert (witness is not None) == exists, last
     impossible = parse((declared(3, 2) + boxed("-1", "1") + "(assert (>= Y_1 0.2))").encode())
-    assert witness_search(network, impossible, runtime)(cases_for(network, impossible), False) is None
+    assert witness_search(network, impossible, runtime)(cases_for(network, impossible), Stage.FIRST) is None
 
 
 def test_only_one_of_many_cases_holds_a_counterexample(detector: bytes) -> None:
@@ -109,7 +109,7 @@ def test_only_one_of_many_cases_holds_a_counterexample(detector: bytes) -> None:
     property = parse((declared(3, 2) + body).encode())
     cases = cases_for(network, property)
     assert len(cases) == 20
-    witness = witness_search(network, property, Runtime(detector, network))(cases, False)
+    witness = witness_search(network, property, Runtime(detector, network))(cases, Stage.FIRST)
     assert witness is not None
     assert witness.x[0] >= 0.9
 
@@ -134,7 +134,7 @@ def test_what_the_deployed_network_does_not_reproduce_is_no_counterexample(detec
     assert confirmed(property, case, centre, Liar([0, 1])) is not None
     for y in ([1, 0], [0, 0], [np.nan, np.nan], [0, np.inf], [0, np.nan]):
         assert confirmed(property, case, corner, Liar(y)) is None
-        assert witness_search(network, property, Liar(y))([case], False) is None
+        assert witness_search(network, property, Liar(y))([case], Stage.FIRST) is None
     outside = np.array([np.nextafter(F32(1), F32(2)), 1, -1], F32)
     for x in (outside, np.array([1, 1, np.nan], F32), np.array([1, 1, -np.inf], F32)):
         assert confirmed(property, case, x, Liar([0, 1])) is None

@@ -130,6 +130,7 @@ class Backward:
         self.neurons = neuron_count(output)
         slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.relus]
         self.slope = self.values(_flat(slopes, 1)[0])
+        self._leaky = bool(self.slope.any())
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
         covered = {*self.relus, *self._pools, *self._curves}
@@ -182,13 +183,19 @@ class Backward:
     def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
         """Pass the functionals back to the input.
 
-        chosen: numbers of neurons, at least those that are open or split in some lane. slopes, multipliers: lanes x
-        chosen neurons; from 0 to 1, used where a neuron is open, and at least 0, used where it is split.
+        chosen: numbers of neurons, at least those that are open or split in some lane; all, where those are most of
+        them, are quicker to work on. slopes, multipliers: lanes x chosen neurons; from 0 to 1, used where a neuron is
+        open, and at least 0, used where it is split.
         """
-        fixed = lanes.fixed[:, chosen]
-        slopes = torch.where(lanes.open[:, chosen], self.slope[chosen] * (1.0 - slopes) + slopes, fixed)
-        below = lanes.fixed.index_copy(1, chosen, slopes)
-        added = torch.zeros_like(lanes.fixed).index_copy(1, chosen, -lanes.side[:, chosen] * multipliers)
+        if self._leaky:
+            slopes = self.slope[chosen] * (1.0 - slopes) + slopes
+        if len(chosen) == self.neurons:
+            below = torch.where(lanes.open, slopes, lanes.fixed)
+            added = -lanes.side * multipliers
+        else:
+            slopes = torch.where(lanes.open[:, chosen], slopes, lanes.fixed[:, chosen])
+            below = lanes.fixed.index_copy(1, chosen, slopes)
+            added = torch.zeros_like(lanes.fixed).index_copy(1, chosen, -lanes.side[:, chosen] * multipliers)
         coefficients: dict[Tensor, Values] = {}
         waiting = {self.output: lanes.functional}
         total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
@@ -206,7 +213,8 @@ class Backward:
                 flat = a.reshape(len(a), -1)
                 coefficients[tensor] = flat.detach()
                 negative = flat.clamp(max=0)
-                passed = flat.clamp(min=0) * below[:, part] + negative * lanes.above[:, part] + added[:, part]
+                passed = torch.addcmul(added[:, part], flat.clamp(min=0), below[:, part])
+                passed = torch.addcmul(passed, negative, lanes.above[:, part])
                 total = total + (negative * lanes.offset[:, part]).sum(1)
                 operands: list[Values] = [passed.reshape(a.shape)]
             elif tensor in self._others:
@@ -330,7 +338,8 @@ def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any
 
 
 def _dot(a: Values, x: Values) -> Values:
-    return (a * x).flatten(1).sum(1)
+    """Functionals (lanes x shape) of values, lanes x shape or shape."""
+    return a.flatten(1) @ x.flatten() if x.ndim < a.ndim else (a * x).flatten(1).sum(1)
 
 
 def _is_curve(tensor: Tensor) -> bool:

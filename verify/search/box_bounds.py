@@ -4,6 +4,7 @@ included: as `verify.crown`, but approximate. One box per lane."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from verify.rounding import REAL
 from verify.search.backward import Backward, Values
 from verify.search.points import POINT_RULES, Constants, mapped
 
-_ELEMENTS = 2**18
+_ELEMENTS = 2**20
 """Coefficients of functionals that are held at a time."""
 
 _MONOTONE = (Reshape, Select, Concatenate, Clip, MaxPool)
@@ -52,15 +53,18 @@ class Found(NamedTuple):
     direction: Values
 
 
-class BoxBounds:
-    """Lower bounds of functionals of a network's output (functionals x its shape) over boxes."""
+FunctionalBounds = Callable[[Values], Found]
+"""Of functionals of the output, lanes (or one) x functionals x its shape."""
 
-    def __init__(self, output: Tensor, functionals: np.ndarray[Any, Any]) -> None:
+
+class BoxBounds:
+    """Lower bounds of functionals of a network's output over boxes."""
+
+    def __init__(self, output: Tensor) -> None:
         self._output = output
         self._order = list(topological([output]))
         self._constants = Constants(torch.float32)
         self._backward = Backward(output, torch.device("cpu"))
-        self._functionals = self._backward.values(functionals)
         self._bent = {
             tensor.operands[0]
             for tensor in self._order
@@ -71,7 +75,7 @@ class BoxBounds:
         self.width = max(1, _ELEMENTS // (2 * widest * elements))
 
     @torch.no_grad()
-    def __call__(self, lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> Found:
+    def __call__(self, lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> FunctionalBounds:
         """lower, upper: lanes x the input's shape."""
         intervals: dict[Tensor, Ends] = {}
         lines: dict[Tensor, tuple[Values, ...]] = {}
@@ -82,8 +86,13 @@ class BoxBounds:
             intervals[tensor] = self._interval(tensor, [intervals[operand] for operand in tensor.operands])
             if tensor in self._bent:
                 intervals[tensor] = self._refined(tensor, intervals, lines)
-        functionals = self._functionals.expand(len(lower), *self._functionals.shape)
-        return self._passed_back(self._output, functionals, intervals, lines)
+
+        @torch.no_grad()
+        def bounds(functionals: Values) -> Found:
+            each = functionals.expand(len(lower), *functionals.shape[1:])
+            return self._passed_back(self._output, each, intervals, lines)
+
+        return bounds
 
     def _interval(self, tensor: Tensor, operands: list[Ends]) -> Ends:
         """By interval arithmetic."""
@@ -112,19 +121,21 @@ class BoxBounds:
         return Ends(*map(self._backward.values, found))
 
     def _refined(self, tensor: Tensor, intervals: dict[Tensor, Ends], lines: dict[Tensor, tuple[Values, ...]]) -> Ends:
-        """The tensor's interval, intersected with linear bounds of the elements that contain zero in some lane."""
+        """The tensor's interval, intersected with linear bounds of the elements that contain zero."""
         lower, upper = (end.flatten(1) for end in intervals[tensor])
-        elements = ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
-        if not len(elements):
+        open = (lower < 0) & (upper > 0)
+        count = int(open.sum(1).max())
+        if not count:
             return intervals[tensor]
-        unit = torch.zeros(len(elements), lower.shape[1])
-        unit[torch.arange(len(elements)), elements] = 1.0
-        functionals = torch.cat([unit, -unit]).reshape(1, -1, *tensor.shape).expand(len(lower), -1, *tensor.shape)
+        elements = open.int().topk(count, dim=1).indices  # of some lanes more than are open
+        unit = torch.zeros(*elements.shape, lower.shape[1]).scatter_(2, elements[..., None], 1.0)
+        functionals = torch.cat([unit, -unit], 1).reshape(len(lower), -1, *tensor.shape)
         found = self._passed_back(tensor, functionals, intervals, lines).bounds
-        below, above = found[:, : len(elements)], -found[:, len(elements) :]
+        found = torch.where(open.gather(1, elements).repeat(1, 2), found, -torch.inf)  # as the checker does
+        below, above = found[:, :count], found[:, count:]
         return Ends(
-            lower.index_copy(1, elements, torch.fmax(lower[:, elements], below)).reshape(intervals[tensor].lower.shape),
-            upper.index_copy(1, elements, torch.fmin(upper[:, elements], above)).reshape(intervals[tensor].upper.shape),
+            lower.scatter(1, elements, torch.fmax(lower.gather(1, elements), below)).reshape(-1, *tensor.shape),
+            upper.scatter(1, elements, torch.fmin(upper.gather(1, elements), -above)).reshape(-1, *tensor.shape),
         )
 
     def _passed_back(
@@ -156,11 +167,9 @@ class BoxBounds:
                 if tensor not in lines:
                     lines[tensor] = self._lines(tensor, intervals)
                 below, low, above, high = lines[tensor]
-                positive, negative = a.clamp(min=0), a.clamp(max=0)
-                operands = [positive * below[:, None] + negative * above[:, None]]
-                total = total + _dot(negative, high)
-                if low.any():
-                    total = total + _dot(positive, low)
+                positive = a.clamp(min=0)
+                operands = [torch.addcmul(a * above[:, None], positive, (below - above)[:, None])]
+                total = total + _dot(a, high) + _dot(positive, low - high)
             else:
                 lower, upper = intervals[tensor]
                 total = total + _dot(a, (lower + upper) / 2) - _dot(a.abs(), (upper - lower) / 2)

@@ -50,6 +50,10 @@ bounds better ones are expected to take."""
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
 
+_ROOM = 1.05
+"""What an approximate bound must exceed zero by is so many times what rigorous bounds of the leaves that missed last
+lost: most of that is the rounding of the deployed network, which varies little from leaf to leaf."""
+
 Refute = Callable[[int, NDArray[np.float32]], bool]
 """Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
 
@@ -434,11 +438,13 @@ class _Search:
                 multipliers=np.concatenate([node.multipliers for node in nodes]),
             )
         rigorous = down(found + task.constant)
-        for node, bound in zip(nodes, rigorous.tolist(), strict=True):
-            if not bound > 0:
-                box.slack = max(box.slack, 1.5 * (node.bound - bound)) if math.isfinite(bound) else math.inf
-                node.bound = bound if math.isfinite(bound) else -math.inf
-                self._queue(task, node)
+        missed = [pair for pair in zip(nodes, rigorous.tolist(), strict=True) if not pair[1] > 0]
+        losses = [node.bound - bound for node, bound in missed if math.isfinite(bound)]
+        if losses:
+            box.slack = _ROOM * max(losses)
+        for node, bound in missed:
+            node.bound = bound if math.isfinite(bound) else -math.inf
+            self._queue(task, node)
 
     def _queue(self, task: _Task, node: _Node) -> None:
         heapq.heappush(task.waiting, (node.bound, next(self.order), node))
@@ -455,8 +461,11 @@ class _Search:
         functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
         lanes = replace(Lanes.joined(parts), functional=functional)
         lanes = lanes.split(self.backward.values(sides), self.backward.slope)
-        start, multiplier = (self.backward.values(values)[:, lanes.chosen] for values in (slopes, multipliers))
-        return lanes, lanes.chosen, start / 255.0, multiplier
+        chosen = lanes.chosen
+        if 2 * len(chosen) > self.backward.neurons:
+            chosen = torch.arange(self.backward.neurons, device=self.device)
+        start, multiplier = (self.backward.values(values)[:, chosen] for values in (slopes, multipliers))
+        return lanes, chosen, start / 255.0, multiplier
 
     def _late(self, tasks: Sequence[_Task], began: float) -> bool:
         """Whether some box has no time left, given that the work on these tasks began then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,17 +78,17 @@ def optimised(
             if iteration == 0:
                 size = torch.cat(coefficients, 1)[:, chosen].abs()
                 scale = torch.maximum(size, 0.1 * size.amax(1, keepdim=True)) * (lanes.side[:, chosen] != 0)
+            debiased = math.sqrt(1 - _SECOND ** (iteration + 1)) / (1 - _FIRST ** (iteration + 1))
+            factor = settings.decay**iteration * debiased
             steps = []
             for which, gradient in enumerate(gradients):
                 first, second = moments[2 * which], moments[2 * which + 1]
-                first.mul_(_FIRST).add_(gradient, alpha=1 - _FIRST)
+                first.lerp_(gradient, 1 - _FIRST)
                 second.mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
-                mean = first / (1 - _FIRST ** (iteration + 1))
-                spread = (second / (1 - _SECOND ** (iteration + 1))).sqrt()
-                steps.append(mean / (spread + 1e-12))
-            factor = settings.decay**iteration
-            slopes = (slopes + factor * settings.slope_step * steps[0]).clamp(0.0, 1.0)
-            multipliers = (multipliers + factor * settings.multiplier_step * scale * steps[1]).clamp(min=0.0)
+                steps.append(first / second.sqrt().add_(1e-12))
+            slopes = slopes.add(steps[0], alpha=factor * settings.slope_step).clamp_(0.0, 1.0)
+            steps[1] *= scale
+            multipliers = multipliers.add(steps[1], alpha=factor * settings.multiplier_step).clamp_(min=0.0)
             if 2 * int(working.sum()) < len(at):
                 at, lanes = at[working], lanes.take(working)
                 slopes, multipliers, scale = slopes[working], multipliers[working], scale[working]
