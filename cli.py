@@ -467,7 +467,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     chosen = studies.load(study)
     if only_list:
         for student in chosen.students:
-            click.echo(student.name)
+            click.echo(student.name if chosen.is_candidate(student) else f"{student.name} (if selected)")
         return 0
     folder = out or Path("runs") / chosen.name
     found = studies.execute(chosen, folder, session.select_device(device), reporter(quiet=quiet()), say)

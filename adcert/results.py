@@ -7,12 +7,14 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.result import versions
 
 SCHEMA_VERSION = 1
+
+TO_COME = "to come"  # the problem of a student that an unfinished study has not reached
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One student. problem: why it has no results, if it has none."""
+    """One student. problem: why it has no results, if it has none; TO_COME until it had its turn."""
 
     recipe: str
     label: str
@@ -62,7 +64,7 @@ class Group:
     """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed.
 
     selected: whether its certified accuracy on held-out training images is the best among the settings of its label and
-    recipe (the clean one decides between equals).
+    recipe, on the seeds that all of them have (the clean one decides between equals).
     """
 
     recipe: str
@@ -75,7 +77,16 @@ class Group:
     certified_deviation: float
     held_out_clean: float
     held_out_certified: float
-    selected: bool = field(default=False)
+    selected: bool
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.recipe, self.label, self.settings
+
+
+def to_come(outcomes: Sequence[Outcome]) -> int:
+    """How many students have not had their turn."""
+    return sum(outcome.problem == TO_COME for outcome in outcomes)
 
 
 def setting_text(settings: Mapping[str, Any]) -> str:
@@ -88,20 +99,26 @@ def groups(outcomes: Sequence[Outcome]) -> list[Group]:
     for outcome in outcomes:
         if outcome.test and outcome.held_out:
             members.setdefault(outcome.group, []).append(outcome)
-    found = [_group(key, part) for key, part in members.items()]
-    best: dict[tuple[str, str], Group] = {}
-    for group in found:
-        rival = best.get((group.recipe, group.label))
-        if rival is None or _merit(group) > _merit(rival):
-            best[group.recipe, group.label] = group
-    return [Group(**{**asdict(group), "selected": group in best.values()}) for group in found]
+    best = {_selected(recipe, label, members) for recipe, label in dict.fromkeys(key[:2] for key in members)}
+    return [_group(key, part, key in best) for key, part in members.items()]
 
 
-def _merit(group: Group) -> tuple[float, float]:
-    return group.held_out_certified, group.held_out_clean
+def _selected(recipe: str, label: str, members: Mapping[tuple[str, str, str], list[Outcome]]) -> tuple[str, str, str]:
+    rivals = {key: part for key, part in members.items() if key[:2] == (recipe, label)}
+    common = set.intersection(*({outcome.seed for outcome in part} for part in rivals.values()))
+
+    def merit(key: tuple[str, str, str]) -> tuple[float, float]:
+        compared = [outcome for outcome in rivals[key] if outcome.seed in common] or rivals[key]
+        held_out = [outcome.held_out for outcome in compared if outcome.held_out]
+        return (
+            statistics.mean(finding.certified for finding in held_out),
+            statistics.mean(finding.clean for finding in held_out),
+        )
+
+    return max(rivals, key=merit)
 
 
-def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome]) -> Group:
+def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome], selected: bool) -> Group:
     tests = [outcome.test for outcome in outcomes if outcome.test]
     held_out = [outcome.held_out for outcome in outcomes if outcome.held_out]
 
@@ -118,12 +135,13 @@ def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome]) -> Group:
         certified_deviation=deviation(certified),
         held_out_clean=statistics.mean(finding.clean for finding in held_out),
         held_out_certified=statistics.mean(finding.certified for finding in held_out),
+        selected=selected,
     )
 
 
 def as_csv(outcomes: Sequence[Outcome]) -> bytes:
     """One row per student; times in seconds, accuracies in percent."""
-    selected = {(group.recipe, group.label, group.settings) for group in groups(outcomes) if group.selected}
+    selected = {group.key for group in groups(outcomes) if group.selected}
     rows = [_row(outcome, outcome.group in selected) for outcome in outcomes]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
@@ -155,13 +173,15 @@ def _row(outcome: Outcome, selected: bool) -> dict[str, Any]:
     }
 
 
-def as_json(study: str, method: str, contract: str, outcomes: Sequence[Outcome]) -> bytes:
-    """Everything, with means over seeds."""
+def as_json(study: str, method: str, timeout_s: float | None, contract: str, outcomes: Sequence[Outcome]) -> bytes:
+    """Everything, with means over seeds. to_come: how many students an unfinished study has not reached."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "study": study,
         "method": method,
+        "timeout_s": timeout_s,
         "contract": contract,
+        "to_come": to_come(outcomes),
         "groups": [asdict(group) for group in groups(outcomes)],
         "students": [asdict(outcome) for outcome in outcomes],
         "versions": versions(),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import cli
 from adcert import recipe as recipes
 from adcert import session, train
 from adcert import study as studies
 from adcert.anchors import anchors
+from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem
 from adcert.results import Finding, Outcome, groups
@@ -43,9 +46,9 @@ alpha = 0.5
 NAMES = [
     "small/mtl-ibp_alpha-0.2_seed-0",
     "small/mtl-ibp_alpha-1.0_seed-0",
+    "small/ad-cert_seed-0",
     "small/mtl-ibp_alpha-0.2_seed-1",
     "small/mtl-ibp_alpha-1.0_seed-1",
-    "small/ad-cert_seed-0",
     "small/ad-cert_seed-1",
 ]
 
@@ -71,7 +74,7 @@ def test_the_students_of_a_study(study_file: Path) -> None:
     assert [student.name for student in study.students] == NAMES
     first = study.students[0].recipe
     assert (first.alpha, first.epochs, first.seed, first.lr_milestones) == (0.2, 1, 0, ())
-    assert study.students[3].recipe.alpha == 1.0
+    assert study.students[4].recipe.alpha == 1.0
     last = study.students[-1].recipe
     assert (last.objective, last.alpha, last.seed) == ("ad-cert", 0.5, 1)
     assert last.teacher is not None
@@ -83,6 +86,7 @@ def test_the_studies_that_ship(name: str) -> None:
     study = studies.load(name)
     assert {student.recipe.objective for student in study.students} == {
         "ad-cert",
+        "cc-ad",
         "cc-dist",
         "mtl-ibp",
         "cc-ibp",
@@ -91,8 +95,11 @@ def test_the_studies_that_ship(name: str) -> None:
     }
     assert {student.recipe.eps.text for student in study.students} == {"0.1", "0.3"}
     assert {student.recipe.seed for student in study.students} == {0, 1, 2}
-    shared = {"model", "epochs", "attack_steps", "ramp_start", "ramp_end", "batch_size"}
-    assert all(len({getattr(student.recipe, name) for student in study.students}) == 1 for name in shared)
+    # Students of one recipe differ in nothing but the objective, its setting and the seed.
+    own = {"objective", "alpha", "small_box", "seed", "teacher"}
+    for base in ("mnist-0.1", "mnist-0.3"):
+        of_base = [vars(student.recipe) for student in study.students if student.base == base]
+        assert {key for key, value in of_base[0].items() if any(each[key] != value for each in of_base)} == own
     # Students of one recipe and seed learn from one teacher.
     teachers = {recipes.key(s.recipe.teacher) for s in study.students if s.recipe.teacher is not None}
     assert len(teachers) == 2 * 3
@@ -115,7 +122,10 @@ def test_a_whole_study(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert run(study_file, patch) == 130
     assert "Interrupted; go on with" in capsys.readouterr().err
     with (folder / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3  # what was finished is in the table already
+        problems = [row["problem"] for row in csv.DictReader(file)]
+    assert problems == ["", ""] + 4 * ["to come"]  # what was finished is in the table already
+    assert json.loads((folder / "results.json").read_bytes())["to_come"] == 4
+    assert "(unfinished: 4 of 6 students to come)" in (folder / "small.svg").read_text()
 
     assert run(study_file, monkeypatch) == 0
     with (folder / "results.csv").open() as file:
@@ -132,6 +142,7 @@ def test_a_whole_study(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert held_out["data"]["name"].startswith("held-out")
     content = json.loads((folder / "results.json").read_bytes())
     assert (content["schema_version"], content["method"], len(content["students"])) == (1, "ibp", 6)
+    assert (content["to_come"], content["timeout_s"]) == (0, None)
     assert [group["seeds"] for group in content["groups"]] == [2, 2, 2]
     assert sum(group["selected"] for group in content["groups"]) == 2  # one per objective
     picture = (folder / "small.svg").read_text()
@@ -180,6 +191,49 @@ def test_another_study_in_the_same_folder(study_file: Path, monkeypatch: pytest.
     assert run(study_file, monkeypatch) == 2
 
 
+def test_some_seeds_select_and_the_others_get_what_they_selected(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_file.write_text(STUDY.replace("seeds = [0, 1]", "seeds = [1, 0]\nselection_seeds = [0]"))
+    assert run(study_file, monkeypatch, "--list") == 0
+    names = capsys.readouterr().out.splitlines()
+    assert names == [name + (" (if selected)" if name.endswith("1") else "") for name in NAMES]
+
+    study = studies.load(str(study_file))
+    trained: list[str] = []
+
+    def outcome_of(study: studies.Study, student: studies.Student, *_: object) -> Outcome:
+        trained.append(student.name)
+        # On the test set, and with the other seed, the setting that is not selected would be the better one.
+        held_out, test = {"": (80, 80), "0.2": (90, 70), "1.0": (70, 90)}[str(student.settings.get("alpha", ""))]
+        found = outcome(0, 0, (99, held_out if student.recipe.seed == 0 else 10), (99, test))
+        return replace(studies._unknown(student), held_out=found.held_out, test=found.test)
+
+    monkeypatch.setattr(studies, "_outcome", outcome_of)
+    said: list[str] = []
+    steps = list(studies.execute(study, study_file.parent, torch.device("cpu"), Silent(), said.append))
+    assert trained == [NAMES[index] for index in (0, 1, 2, 3, 5)]
+    assert [line.split("(")[1] for line in said if "(" in line] == [f"{number} of 5)" for number in range(1, 6)]
+    # While the selection goes on, what is to come of the other seeds has no settings yet.
+    assert [(each.settings, each.seed) for each in steps[0] if each.problem == "to come"] == [
+        ({"alpha": 1.0}, 0),
+        ({}, 0),
+        ({}, 1),
+        ({}, 1),
+    ]
+    assert [(each.settings, each.seed) for each in steps[1] if each.problem == "to come"] == [
+        ({}, 0),
+        ({"alpha": 0.2}, 1),
+        ({}, 1),
+    ]
+    last = groups(steps[-1])
+    assert [(group.settings, group.seeds, group.selected) for group in last] == [
+        ("alpha = 0.2", 2, True),
+        ("alpha = 1.0", 1, False),
+        ("", 2, True),
+    ]
+
+
 def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
     clean = '[[students]]\nobjective = "ad-cert"\nlabel = "clean teacher"\nalpha = 0.5\nteacher.objective = "standard"'
     study_file.write_text(STUDY + clean)
@@ -205,6 +259,13 @@ def test_listing(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (('objective = "mtl-ibp"', ""), r"each \[\[students\]\] table names its objective"),
         (("[0.2, 1.0]", "[0.2, 0.2]"), "lists the same student twice"),
         (("test_samples = 20", "test_samples = 0"), "are at least 1"),
+        (("test_samples = 20", "timeout = 0"), "the timeout of the study .* is not positive"),
+        (("test_samples = 20", "timeout = '1'"), "timeout of the study .* is not a float"),
+        (
+            ("test_samples = 20", "selection_seeds = [2]"),
+            "selection_seeds of the study .* are one or more of its seeds",
+        ),
+        (("test_samples = 20", "selection_seeds = []"), "selection_seeds of the study .* are one or more of its seeds"),
         (("epochs = 1", 'epochs = 1\ndataset = "mine.npz"'), "name its test set with test = FILE.npz"),
         (("recipes", "="), "is not valid TOML"),
     ],
