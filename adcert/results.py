@@ -19,11 +19,12 @@ TO_COME = "to come"  # the problem of a student that an unfinished study has not
 
 @dataclass(frozen=True)
 class Finding:
-    """Verification of one model on one set of samples; accuracies in percent."""
+    """Verification of one model on one set of samples; accuracies in percent, attacked: None without an attack."""
 
     model_sha256: str
     samples: int
     clean: float
+    attacked: float | None
     certified: float
     undecided: int
     time_s: float
@@ -64,7 +65,7 @@ class Group:
     """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed.
 
     selected: whether its certified accuracy on held-out training images is the best among the settings of its label and
-    recipe, on the seeds that all of them have (the clean one decides between equals).
+    recipe, on the seeds that all of them have (the clean one decides between equals). None is, before all have some.
     """
 
     recipe: str
@@ -99,7 +100,10 @@ def groups(outcomes: Sequence[Outcome]) -> list[Group]:
     for outcome in outcomes:
         if outcome.test and outcome.held_out:
             members.setdefault(outcome.group, []).append(outcome)
-    best = {_selected(recipe, label, members) for recipe, label in dict.fromkeys(key[:2] for key in members)}
+    compared = {key[:2] for key in members} - {
+        outcome.group[:2] for outcome in outcomes if outcome.problem == TO_COME and outcome.group not in members
+    }
+    best = {_selected(recipe, label, members) for recipe, label in compared}
     return [_group(key, part, key in best) for key, part in members.items()]
 
 
@@ -160,6 +164,7 @@ def _row(outcome: Outcome, selected: bool) -> dict[str, Any]:
         "seed": outcome.seed,
         "samples": test and test.samples,
         "clean": test and test.clean,
+        "attacked": test and test.attacked,
         "certified": test and test.certified,
         "undecided": test and test.undecided,
         "held_out_clean": held_out and held_out.clean,

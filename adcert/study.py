@@ -29,8 +29,9 @@ from adcert.recipe import Recipe
 from adcert.results import Finding, Outcome
 from adcert.run import Run
 from adcert.train import Reporter
+from verify.effort import Effort
 from verify.files import write_atomically
-from verify.methods import METHODS
+from verify.methods import COMPLETE, METHODS
 from verify.network import load as load_network
 from verify.result import Summary, read_verdicts
 from verify.robustness import Verdict
@@ -287,15 +288,17 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
         method=study.method,
         contract=CONTRACT,
         timeout_s=study.timeout,
+        attack=Effort() if study.method == COMPLETE else None,  # else all that is not robust takes its time limit
     )
     verdicts: list[Verdict] = read_verdicts(result, question) if result.exists() else []
     if len(verdicts) < len(question.data):
         answer(network, question, verdicts, result_path=result)
-    summary = Summary.of(verdicts)
+    summary = Summary.of(verdicts, attacked=question.attack is not None)
     return Finding(
         model_sha256=network.sha256,
         samples=summary.samples,
         clean=summary.clean_accuracy,
+        attacked=summary.attacked_accuracy,
         certified=summary.certified_accuracy,
         undecided=summary.undecided,
         time_s=round(summary.time_s, 3),

@@ -20,6 +20,8 @@ from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem
 from adcert.results import Finding, Outcome, groups
+from verify.effort import Effort
+from verify.result import Question
 
 STUDY = """
 recipes = ["small.toml"]
@@ -43,6 +45,7 @@ objective = "ad-cert"
 recipes = ["small.toml"]
 alpha = 0.5
 """
+STUDENT = Path(__file__).parents[2] / "exported" / "mnist-0.1-small.onnx"
 NAMES = [
     "small/mtl-ibp_alpha-0.2_seed-0",
     "small/mtl-ibp_alpha-1.0_seed-0",
@@ -226,12 +229,27 @@ def test_some_seeds_select_and_the_others_get_what_they_selected(
         ({"alpha": 0.2}, 1),
         ({}, 1),
     ]
+    selected = [[group.selected for group in groups(step)] for step in steps[:3]]
+    assert selected == [[False], [True, False], [True, False, True]]
     last = groups(steps[-1])
     assert [(group.settings, group.seeds, group.selected) for group in last] == [
         ("alpha = 0.2", 2, True),
         ("alpha = 1.0", 1, False),
         ("", 2, True),
     ]
+
+
+def test_the_time_limit_and_an_attack_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(network: object, question: Question, *_: object, **__: object) -> None:
+        asked.append((question.timeout_s, question.attack))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies, "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        studies._verified(studies.load("mnist-cpu"), STUDENT, "mnist", tmp_path / "test.json", 1)
+    assert asked == [(1, Effort())]
 
 
 def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
@@ -286,7 +304,8 @@ def test_mistakes_in_settings_and_names(study_file: Path) -> None:
 
 def outcome(alpha: float, seed: int, held_out: tuple[float, float], test: tuple[float, float]) -> Outcome:
     def finding(accuracies: tuple[float, float]) -> Finding:
-        return Finding("", 100, *accuracies, undecided=0, time_s=1.0)
+        clean, certified = accuracies
+        return Finding("", 100, clean, None, certified, undecided=0, time_s=1.0)
 
     return Outcome(
         recipe="r",
