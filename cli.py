@@ -455,7 +455,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     """Train, export and verify every student of STUDY: the name of one that ships with adcert, or a TOML file.
 
     What is done already is kept: the same command goes on with an interrupted study. Results go to results.csv,
-    results.json and one picture per recipe.
+    results.json, results.md and one picture per recipe.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise click.UsageError("a study trains its students one by one, in one process; torchrun is for train")

@@ -62,7 +62,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed.
+    """Means and sample standard deviations over seeds, in percent; deviations are 0 for a single seed. training_time_s:
+    the mean, without the teacher's.
 
     selected: whether its certified accuracy on held-out training images is the best among the settings of its label and
     recipe, on the seeds that all of them have (the clean one decides between equals). None is, before all have some.
@@ -74,10 +75,12 @@ class Group:
     seeds: int
     clean: float
     clean_deviation: float
+    attacked: float | None
     certified: float
     certified_deviation: float
     held_out_clean: float
     held_out_certified: float
+    training_time_s: float
     selected: bool
 
     @property
@@ -130,17 +133,54 @@ def _group(key: tuple[str, str, str], outcomes: Sequence[Outcome], selected: boo
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     clean, certified = [test.clean for test in tests], [test.certified for test in tests]
+    attacked = [test.attacked for test in tests if test.attacked is not None]
     return Group(
         *key,
         seeds=len(outcomes),
         clean=statistics.mean(clean),
         clean_deviation=deviation(clean),
+        attacked=statistics.mean(attacked) if attacked else None,
         certified=statistics.mean(certified),
         certified_deviation=deviation(certified),
         held_out_clean=statistics.mean(finding.clean for finding in held_out),
         held_out_certified=statistics.mean(finding.certified for finding in held_out),
+        training_time_s=statistics.mean(outcome.training_time_s or 0.0 for outcome in outcomes),
         selected=selected,
     )
+
+
+def as_markdown(outcomes: Sequence[Outcome]) -> bytes:
+    """A table per recipe: means and deviations over seeds on the test set, in percent, and what is missing."""
+    lines: list[str] = []
+    for recipe in dict.fromkeys(outcome.recipe for outcome in outcomes):
+        of_recipe = [outcome for outcome in outcomes if outcome.recipe == recipe]
+        lines += [f"## {recipe}", ""]
+        if missing := to_come(of_recipe):
+            lines += [f"Unfinished: {missing} of {len(of_recipe)} students are to come.", ""]
+        for outcome in of_recipe:
+            if outcome.problem and outcome.problem != TO_COME:
+                lines += [f"No results of {outcome.model}: {outcome.problem}.", ""]
+        lines += ["| objective | settings | seeds | clean | under attack | certified | selected | training |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        lines += [_line(group) for group in groups(of_recipe)] + [""]
+    return "\n".join(lines).encode()
+
+
+def _line(group: Group) -> str:
+    def spread(mean: float, deviation: float) -> str:
+        return f"{mean:.2f} ± {deviation:.2f}" if group.seeds > 1 else f"{mean:.2f}"
+
+    cells = [
+        group.label,
+        group.settings,
+        str(group.seeds),
+        spread(group.clean, group.clean_deviation),
+        "" if group.attacked is None else f"{group.attacked:.2f}",
+        spread(group.certified, group.certified_deviation),
+        "yes" if group.selected else "",
+        f"{group.training_time_s:.0f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def as_csv(outcomes: Sequence[Outcome]) -> bytes:

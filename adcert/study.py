@@ -306,10 +306,11 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
 
 
 def write(study: Study, folder: Path, outcomes: list[Outcome]) -> list[Path]:
-    """results.csv and results.json, and one trade-off plot per recipe where matplotlib is installed."""
-    written = [folder / "results.csv", folder / "results.json"]
+    """results.csv, results.json and results.md, and one trade-off plot per recipe where matplotlib is installed."""
+    written = [folder / "results.csv", folder / "results.json", folder / "results.md"]
     write_atomically(written[0], results.as_csv(outcomes))
     write_atomically(written[1], results.as_json(study.name, study.method, study.timeout, CONTRACT, outcomes))
+    write_atomically(written[2], results.as_markdown(outcomes))
     try:
         from adcert.plots import trade_off
     except ModuleNotFoundError:  # an optional extra

@@ -19,7 +19,7 @@ from adcert.anchors import anchors
 from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem
-from adcert.results import Finding, Outcome, groups
+from adcert.results import TO_COME, Finding, Outcome, as_markdown, groups
 from verify.effort import Effort
 from verify.result import Question
 
@@ -335,6 +335,28 @@ def test_held_out_images_select_and_seeds_are_averaged() -> None:
     assert (found[0].clean, found[0].seeds) == (98, 2)
     assert found[0].clean_deviation == pytest.approx(2**0.5)
     assert found[2].clean_deviation == 0
+
+
+def test_the_table_shows_means_and_what_is_missing() -> None:
+    outcomes = [
+        outcome(0.1, 0, (99, 90), (99, 94)),
+        outcome(0.1, 1, (99, 90), (97, 94)),
+        outcome(0.5, 0, (98, 80), (98, 80)),
+        replace(outcome(0.9, 0, (0, 0), (0, 0)), held_out=None, test=None, problem="the loss diverges"),
+        replace(outcome(0.1, 2, (0, 0), (0, 0)), held_out=None, test=None, problem=TO_COME),
+    ]
+    assert as_markdown(outcomes).decode().splitlines() == [
+        "## r",
+        "",
+        "Unfinished: 1 of 5 students are to come.",
+        "",
+        "No results of m: the loss diverges.",
+        "",
+        "| objective | settings | seeds | clean | under attack | certified | selected | training |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| ad-cert | alpha = 0.1 | 2 | 98.00 ± 1.41 |  | 94.00 ± 0.00 | yes | 0 s |",
+        "| ad-cert | alpha = 0.5 | 1 | 98.00 |  | 80.00 |  | 0 s |",
+    ]
 
 
 def test_the_picture_is_reproducible_and_needs_no_results() -> None:
