@@ -152,6 +152,8 @@ def _students(table: Mapping[str, Any], seeds: list[int], folder: Path) -> Itera
             raise StudyProblem("each [[students]] table names its objective")
         if not isinstance(entry.get("label", ""), str):
             raise StudyProblem(f"the label of a [[students]] table is a text, not {entry['label']!r}")
+        if not isinstance(entry.get("recipes", []), list):
+            raise StudyProblem(f"the recipes of a [[students]] table are a list, not {entry['recipes']!r}")
     bases = [base for entry in table["students"] for base in entry.get("recipes", table["recipes"])]
     if strange := [base for base in bases if not isinstance(base, str)]:
         raise StudyProblem(f"recipes are names of recipes, not {strange[0]!r}")
@@ -199,7 +201,6 @@ def _wanted(study: Study, remaining: list[Student], done: list[Outcome]) -> list
         student
         for student in remaining
         if (student.base, student.label) in pending
-        or study.is_candidate(student)
         or (student.base, student.label, results.setting_text(student.settings)) in selected
     ]
 

@@ -275,6 +275,8 @@ def test_listing(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (("seeds = [0, 1]", "seeds = 2"), "seeds of the study .* is not a list"),
         (('recipes = ["small.toml"]', "recipes = []"), "lacks recipes"),
         (('objective = "mtl-ibp"', ""), r"each \[\[students\]\] table names its objective"),
+        (('recipes = ["small.toml"]\nalpha', 'recipes = "small.toml"\nalpha'), "are a list, not 'small.toml'"),
+        (("alpha = 0.5", "label = 1"), "the label of a .* table is a text, not 1"),
         (("[0.2, 1.0]", "[0.2, 0.2]"), "lists the same student twice"),
         (("test_samples = 20", "test_samples = 0"), "are at least 1"),
         (("test_samples = 20", "timeout = 0"), "the timeout of the study .* is not positive"),
