@@ -455,7 +455,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     """Train, export and verify every student of STUDY: the name of one that ships with adcert, or a TOML file.
 
     What is done already is kept: the same command goes on with an interrupted study. Results go to results.csv,
-    results.json and one picture per recipe.
+    results.json, results.md and one picture per recipe.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise click.UsageError("a study trains its students one by one, in one process; torchrun is for train")
@@ -467,7 +467,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     chosen = studies.load(study)
     if only_list:
         for student in chosen.students:
-            click.echo(student.name)
+            click.echo(student.name if chosen.is_candidate(student) else f"{student.name} (if selected)")
         return 0
     folder = out or Path("runs") / chosen.name
     found = studies.execute(chosen, folder, session.select_device(device), reporter(quiet=quiet()), say)

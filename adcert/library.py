@@ -120,8 +120,8 @@ def run_study(
 ) -> tuple[Outcome, ...]:
     """Train, export and verify every student of a study (one that ships with adcert, or a TOML file) in a folder.
 
-    What is done already is kept. results.csv, results.json and one picture per recipe are up to date after each
-    student. Raises Problem if the study is malformed, or the folder holds another one.
+    What is done already is kept. results.csv, results.json, results.md and one picture per recipe are up to date
+    after each student. Raises Problem if the study is malformed, or the folder holds another one.
     """
     from adcert import study as studies
 

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
 from adcert.anchors import anchors
-from adcert.results import Group, Outcome, groups
+from adcert.results import Group, Outcome, groups, to_come
 
 
 def trade_off(outcomes: Sequence[Outcome]) -> bytes:
     """An SVG of the students of one recipe: a line per label through the means over seeds.
 
-    Bars show one standard deviation over seeds; what held-out images select is filled; published points are grey.
+    Bars show one standard deviation over seeds; what held-out images select is filled; published points are grey. The
+    title of an unfinished study says how much is missing.
     """
     first = outcomes[0]
     with _style():
@@ -33,7 +34,9 @@ def trade_off(outcomes: Sequence[Outcome]) -> bytes:
             _line(axes, label, members)
         axes.set_xlabel("standard accuracy, %")
         axes.set_ylabel("certified accuracy, %")
-        axes.set_title(f"{first.recipe}: {first.dataset}, l_inf {first.eps}")
+        missing = to_come(outcomes)
+        unfinished = f" (unfinished: {missing} of {len(outcomes)} students to come)" if missing else ""
+        axes.set_title(f"{first.recipe}: {first.dataset}, l_inf {first.eps}{unfinished}")
         axes.grid(alpha=0.2)
         if axes.has_data():
             figure.legend(fontsize=7, loc="outside lower center", ncols=2)

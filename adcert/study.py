@@ -1,7 +1,9 @@
-"""Studies: many students by recipes x objectives x settings x seeds, each trained, exported and verified once.
+"""Studies: many students by recipes x seeds x objectives x settings, each trained, exported and verified once.
 
-A study is a TOML file. Whatever was finished is kept, so that a study goes on where it was interrupted. The test set
-decides nothing: among the settings that a study lists for an objective, held-out training images do.
+A study is a TOML file. Whatever was finished is kept, so that a study goes on where it was interrupted; its order makes
+an unfinished one a fair comparison of fewer seeds. The test set decides nothing: among the settings that a study lists
+for an objective, held-out training images do. It may let them do so early: all settings with some of the seeds, and
+with the others only those that came out best.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from adcert.recipe import Recipe
 from adcert.results import Finding, Outcome
 from adcert.run import Run
 from adcert.train import Reporter
+from verify.effort import Effort
 from verify.files import write_atomically
-from verify.methods import METHODS
+from verify.methods import COMPLETE, METHODS
 from verify.network import load as load_network
 from verify.result import Summary, read_verdicts
 from verify.robustness import Verdict
@@ -58,17 +61,25 @@ class Student:
 
 @dataclass(frozen=True)
 class Study:
-    """method: of `verify`. test: the test set of the recipes' own data (FILE.npz), if they have such.
+    """students: recipe by recipe, seed by seed. method: of `verify`; timeout: its seconds per sample, if it searches.
 
-    test_samples: how many of the test set, None for all. selection_samples: how many held-out training images.
+    selection_seeds: those that all settings are trained with; the others get only the settings that are selected then.
+    test: the test set of the recipes' own data (FILE.npz), if they have such. test_samples: how many of the test set,
+    None for all. selection_samples: how many held-out training images.
     """
 
     name: str
     students: tuple[Student, ...]
+    selection_seeds: frozenset[int]
     method: str
+    timeout: float | None
     test: str | None
     test_samples: int | None
     selection_samples: int
+
+    def is_candidate(self, student: Student) -> bool:
+        """Whether it is trained whatever other students come to."""
+        return student.recipe.seed in self.selection_seeds
 
 
 def plain_name(name: str) -> str:
@@ -86,18 +97,19 @@ def load(name: str) -> Study:
 
     `recipes` and `seeds` are lists, and so may be any setting in a [[students]] table, which then stands for one
     student per value; its `label`, by default its objective, tells it from other tables. `settings` holds overrides for
-    all. Raises StudyProblem, and RecipeProblem for wrong settings.
+    all; `selection_seeds` are those of `seeds` that select, by default all. Raises StudyProblem, and RecipeProblem for
+    wrong settings.
     """
     try:
         table = tomllib.loads(read_named("studies", name, "study", StudyProblem))
     except tomllib.TOMLDecodeError as error:
         raise StudyProblem(f"the study {name} is not valid TOML: {error}") from None
     known: dict[str, type] = {"recipes": list, "seeds": list, "students": list, "method": str, "settings": dict}
-    known |= {"test": str, "test_samples": int, "selection_samples": int}
+    known |= {"test": str, "test_samples": int, "selection_samples": int, "selection_seeds": list, "timeout": float}
     for key, value in table.items():
         if key not in known:
             raise StudyProblem(f"the study {name} has an unknown entry {key}; there are {', '.join(sorted(known))}")
-        if type(value) is not known[key]:
+        if type(value) is not known[key] and (key, type(value)) != ("timeout", int):
             raise StudyProblem(f"{key} of the study {name} is not a {known[key].__name__}: {value!r}")
     if missing := [key for key in ("recipes", "students") if not table.get(key)]:
         raise StudyProblem(f"the study {name} lacks {' and '.join(missing)}")
@@ -107,7 +119,15 @@ def load(name: str) -> Study:
     samples = [table[key] for key in ("test_samples", "selection_samples") if key in table]
     if any(count < 1 for count in samples):
         raise StudyProblem(f"test_samples and selection_samples of the study {name} are at least 1")
-    students = tuple(_students(table, Path(name).parent if name.endswith(".toml") else Path()))
+    if table.get("timeout", 1) <= 0:
+        raise StudyProblem(f"the timeout of the study {name} is not positive")
+    seeds = table.get("seeds", [0])
+    selection_seeds = table.get("selection_seeds", seeds)
+    if not selection_seeds or not all(seed in seeds for seed in selection_seeds):
+        raise StudyProblem(f"selection_seeds of the study {name} are one or more of its seeds")
+    # Those that select come first.
+    seeds = [*selection_seeds, *(seed for seed in seeds if seed not in selection_seeds)]
+    students = tuple(_students(table, seeds, Path(name).parent if name.endswith(".toml") else Path()))
     if len({student.name for student in students}) < len(students):
         raise StudyProblem(f"the study {name} lists the same student twice")
     own = sorted({student.recipe.dataset for student in students if sources.is_own(student.recipe.dataset)})
@@ -116,51 +136,87 @@ def load(name: str) -> Study:
     return Study(
         name=plain_name(name),
         students=students,
+        selection_seeds=frozenset(selection_seeds),
         method=method,
+        timeout=table.get("timeout"),
         test=table.get("test"),
         test_samples=table.get("test_samples"),
         selection_samples=table.get("selection_samples", 1000),
     )
 
 
-def _students(table: Mapping[str, Any], folder: Path) -> Iterator[Student]:
+def _students(table: Mapping[str, Any], seeds: list[int], folder: Path) -> Iterator[Student]:
+    """Recipe by recipe and seed by seed, so that what is finished first compares all objectives."""
     for entry in table["students"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("objective"), str):
             raise StudyProblem("each [[students]] table names its objective")
-        swept = {key: value for key, value in entry.items() if isinstance(value, list)}
-        fixed = {key: value for key, value in entry.items() if key not in swept}
-        chosen, label = swept.pop("recipes", table["recipes"]), fixed.pop("label", fixed["objective"])
-        if not isinstance(label, str):
-            raise StudyProblem(f"the label of a [[students]] table is a text, not {label!r}")
-        for base, seed in itertools.product(chosen, table.get("seeds", [0])):
-            if not isinstance(base, str):
-                raise StudyProblem(f"recipes are names of recipes, not {base!r}")
-            found = str(folder / base) if base.endswith(".toml") else base
-            for values in itertools.product(*swept.values()):
-                settings = dict(zip(swept, values, strict=True))
-                changes = recipes.merged(table.get("settings", {}), {**fixed, **settings, "seed": seed})
-                yield Student(base, label, recipes.load_changed(found, changes), settings)
+        if not isinstance(entry.get("label", ""), str):
+            raise StudyProblem(f"the label of a [[students]] table is a text, not {entry['label']!r}")
+        if not isinstance(entry.get("recipes", []), list):
+            raise StudyProblem(f"the recipes of a [[students]] table are a list, not {entry['recipes']!r}")
+    bases = [base for entry in table["students"] for base in entry.get("recipes", table["recipes"])]
+    if strange := [base for base in bases if not isinstance(base, str)]:
+        raise StudyProblem(f"recipes are names of recipes, not {strange[0]!r}")
+    for base, seed, entry in itertools.product(dict.fromkeys(bases), seeds, table["students"]):
+        if base in entry.get("recipes", table["recipes"]):
+            yield from _of_entry(entry, table.get("settings", {}), base, seed, folder)
+
+
+def _of_entry(entry: dict[str, Any], settings: dict[str, Any], base: str, seed: int, folder: Path) -> Iterator[Student]:
+    """A student for each combination of the values that are listed."""
+    own = {key: value for key, value in entry.items() if key not in ("recipes", "label")}
+    swept = {key: value for key, value in own.items() if isinstance(value, list)}
+    found = str(folder / base) if base.endswith(".toml") else base
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        changes = recipes.merged(settings, {**own, **chosen, "seed": seed})
+        yield Student(base, entry.get("label", own["objective"]), recipes.load_changed(found, changes), chosen)
 
 
 def execute(
     study: Study, folder: Path, device: torch.device, reporter: Reporter, say: Callable[[str], None]
 ) -> Iterator[list[Outcome]]:
-    """Bring every student to its end in `folder`; yields everything found so far after each of them.
+    """Bring every student to its end in `folder`; yields the outcomes after each of them, those to come at the end.
 
     A student whose loss diverges is noted and left; the others go on.
     """
-    outcomes: list[Outcome] = []
-    for number, student in enumerate(study.students, 1):
-        say(f"{student.name} ({number} of {len(study.students)})")
+    done: list[Outcome] = []
+    remaining = list(study.students)
+    while remaining:
+        student, *later = remaining
+        to_come = _to_come(study, later)
+        say(f"{student.name} ({len(done) + 1} of {len(done) + 1 + len(to_come)})")
         outcome = _outcome(study, student, folder, device, reporter)
         say(f"{student.name}: {outcome.sentence}")
-        outcomes.append(outcome)
-        yield outcomes
+        done.append(outcome)
+        remaining = _wanted(study, later, done)
+        yield [*done, *_to_come(study, remaining)]
 
 
-def _outcome(study: Study, student: Student, folder: Path, device: torch.device, reporter: Reporter) -> Outcome:
-    run = _run_of(student, folder / student.name)
-    outcome = Outcome(
+def _wanted(study: Study, remaining: list[Student], done: list[Outcome]) -> list[Student]:
+    """Without those whose settings were not selected, wherever the selection is over."""
+    pending = {(student.base, student.label) for student in remaining if study.is_candidate(student)}
+    selected = {group.key for group in results.groups(done) if group.selected}
+    return [
+        student
+        for student in remaining
+        if (student.base, student.label) in pending
+        or (student.base, student.label, results.setting_text(student.settings)) in selected
+    ]
+
+
+def _to_come(study: Study, remaining: list[Student]) -> list[Outcome]:
+    """What is to come, without settings where they are still to be selected."""
+    together: dict[tuple[Any, ...], list[Student]] = {}
+    for student in remaining:
+        settings = student.name if study.is_candidate(student) else ""
+        together.setdefault((student.base, student.label, student.recipe.seed, settings), []).append(student)
+    found = [(replace(_unknown(first), problem=results.TO_COME), others) for first, *others in together.values()]
+    return [replace(outcome, settings={}, model="") if others else outcome for outcome, others in found]
+
+
+def _unknown(student: Student) -> Outcome:
+    return Outcome(
         recipe=student.base,
         label=student.label,
         objective=student.recipe.objective,
@@ -170,6 +226,11 @@ def _outcome(study: Study, student: Student, folder: Path, device: torch.device,
         seed=student.recipe.seed,
         model=f"{student.name}/model.onnx",
     )
+
+
+def _outcome(study: Study, student: Student, folder: Path, device: torch.device, reporter: Reporter) -> Outcome:
+    run = _run_of(student, folder / student.name)
+    outcome = _unknown(student)
     try:
         trained = session.execute(run, device, reporter)
     except Diverged as problem:
@@ -219,16 +280,26 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
     """What `verify` proves about `model`, from the result file if it is complete, else after completing it."""
     network = load_network(model)
     question = question_about(
-        network, str(model), data=data, eps=None, start=0, count=count, method=study.method, contract=CONTRACT
+        network,
+        str(model),
+        data=data,
+        eps=None,
+        start=0,
+        count=count,
+        method=study.method,
+        contract=CONTRACT,
+        timeout_s=study.timeout,
+        attack=Effort() if study.method == COMPLETE else None,  # else all that is not robust takes its time limit
     )
     verdicts: list[Verdict] = read_verdicts(result, question) if result.exists() else []
     if len(verdicts) < len(question.data):
         answer(network, question, verdicts, result_path=result)
-    summary = Summary.of(verdicts)
+    summary = Summary.of(verdicts, attacked=question.attack is not None)
     return Finding(
         model_sha256=network.sha256,
         samples=summary.samples,
         clean=summary.clean_accuracy,
+        attacked=summary.attacked_accuracy,
         certified=summary.certified_accuracy,
         undecided=summary.undecided,
         time_s=round(summary.time_s, 3),
@@ -236,10 +307,11 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
 
 
 def write(study: Study, folder: Path, outcomes: list[Outcome]) -> list[Path]:
-    """results.csv and results.json, and one trade-off plot per recipe where matplotlib is installed."""
-    written = [folder / "results.csv", folder / "results.json"]
+    """results.csv, results.json and results.md, and one trade-off plot per recipe where matplotlib is installed."""
+    written = [folder / "results.csv", folder / "results.json", folder / "results.md"]
     write_atomically(written[0], results.as_csv(outcomes))
-    write_atomically(written[1], results.as_json(study.name, study.method, CONTRACT, outcomes))
+    write_atomically(written[1], results.as_json(study.name, study.method, study.timeout, CONTRACT, outcomes))
+    write_atomically(written[2], results.as_markdown(outcomes))
     try:
         from adcert.plots import trade_off
     except ModuleNotFoundError:  # an optional extra

@@ -38,6 +38,7 @@ OBJECTIVES = {
     "ad-cert-rslad": _ablation(distilling.rslad),
     "ad-cert-natural": _ablation(distilling.natural),
     "cc-dist": Objective(distilling.cc_dist, needs_teacher=True, variant_of="cc-ibp"),
+    "cc-ad": Objective(distilling.cc_ad, needs_teacher=True, variant_of="cc-ibp"),
     "mtl-ibp": Objective(combining.mtl_ibp),
     "cc-ibp": Objective(combining.cc_ibp),
     "exp-ibp": Objective(combining.exp_ibp),

@@ -1,10 +1,13 @@
-"""Objectives with a frozen teacher: AD-CERT (arXiv 2606.31653), its ablations, and CC-Dist (arXiv 2602.02626)."""
+"""Objectives with a frozen teacher: AD-CERT (arXiv 2606.31653), its ablations, CC-Dist (arXiv 2602.02626), CC-AD."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from adcert.intervals import Interval
+from adcert.layers import Linear
 from adcert.objectives.bounding import ibp
 from adcert.objectives.combining import cc_ibp, combination
 from adcert.objectives.passes import Passes, Settings, Terms, divergence_from
@@ -63,3 +66,31 @@ def cc_dist(passes: Passes, settings: Settings) -> Terms:
         ends = [settings.alpha * end + (1 - settings.alpha) * attacked for end in (features.lower, features.upper)]
         deviation = torch.maximum(*((end - target).square() for end in ends))
     return {**cc_ibp(passes, settings), "features": settings.feature_weight * deviation.mean()}
+
+
+def cc_ad(passes: Passes, settings: Settings) -> Terms:
+    """log sum_j exp v_j - H(p), p = softmax t(x): CC-IBP with the teacher's probabilities in the label's place.
+
+    v_j = alpha * upper bound of e_j + (1 - alpha) * e_j(x_adv) for the excess e_j = z_j - sum_k p_k z_k of a student's
+    logit over their mean under p. As log sum_j exp e_j - H(p) = KL( p || softmax z ), alpha = 0 is the distillation of
+    AD-CERT; alpha = 1 bounds KL( t(x) || s(x') ) from above for every x' in the box, as every v_j does e_j. In between
+    the loss grows continuously with alpha wherever x_adv is in the box: an expressive loss (arXiv 2305.13991) of the
+    distillation, which AD-CERT's is not. Its own source is here.
+    """
+    target = F.log_softmax(passes.teacher_logits, dim=1)
+    probabilities = target.exp()
+    logits = passes.adversarial_logits
+    excess = logits - (probabilities * logits).sum(1, keepdim=True)
+    if settings.alpha:
+        bounds = excess_upper_bounds(passes.bounds.features, passes.network.last, probabilities)
+        excess = settings.alpha * bounds + (1 - settings.alpha) * excess
+    entropy = -(probabilities * target).sum(1)
+    return {"cc-ad": (excess.logsumexp(1) - entropy).mean()}
+
+
+def excess_upper_bounds(features: Interval, last: Linear, probabilities: Tensor) -> Tensor:
+    """Upper bounds (N x classes) of z_j - sum_k p_k z_k, the last layer folded in; probabilities: N x classes."""
+    rows = last.weight - (probabilities @ last.weight).unsqueeze(1)
+    offsets = last.bias - (probabilities @ last.bias).unsqueeze(1)
+    centre = torch.einsum("njf,nf->nj", rows, features.centre)
+    return centre + offsets + torch.einsum("njf,nf->nj", rows.abs(), features.radius)

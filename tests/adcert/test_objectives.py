@@ -177,6 +177,49 @@ def test_cc_dist_needs_features_of_one_size() -> None:
         total("cc-dist", passes(teacher=teacher), alpha=0.5)
 
 
+def slow_cc_ad(given: Passes, alpha: float) -> float:
+    """The mean of log sum_j exp v_j - H(p), every bound of an excess summed weight by weight."""
+    last, bounds = given.network.last, given.bounds.features
+    losses = []
+    for n, p in enumerate(given.teacher_logits.softmax(1).tolist()):
+        z = given.adversarial_logits[n].tolist()
+        mixed = []
+        for j in range(len(p)):
+            bound = last.bias[j].item() - sum(q * b for q, b in zip(p, last.bias.tolist(), strict=True))
+            for f in range(last.weight.shape[1]):
+                weight = last.weight[j, f].item() - sum(q * last.weight[k, f].item() for k, q in enumerate(p))
+                ends = bounds.lower[n, f].item(), bounds.upper[n, f].item()
+                bound += max(weight * end for end in ends)
+            excess = z[j] - sum(q * logit for q, logit in zip(p, z, strict=True))
+            mixed.append(alpha * bound + (1 - alpha) * excess)
+        losses.append(math.log(sum(map(math.exp, mixed))) + sum(q * math.log(q) for q in p))
+    return mean(losses)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_cc_ad(alpha: float) -> None:
+    given = passes()
+    assert total("cc-ad", given, alpha=alpha) == pytest.approx(slow_cc_ad(given, alpha), rel=1e-4)
+
+
+def test_cc_ad_spans_the_distillation_and_a_bound_of_it() -> None:
+    given = passes(attack_radius=0.05)  # x_adv is in the certified box
+    losses = [total("cc-ad", given, alpha=share / 10) for share in range(11)]
+    assert losses == sorted(losses)
+    assert losses[0] == pytest.approx(divergence(given.teacher_logits, given.adversarial_logits), rel=1e-4)
+    random = torch.Generator().manual_seed(0)
+    worst = pgd(given.network, given.box, slow_divergences(given.teacher_logits), Pgd(20, 3), random)
+    assert losses[0] < divergence(given.teacher_logits, given.network(worst)) <= losses[-1]
+
+
+def test_cc_ad_under_a_teacher_that_is_sure_of_the_labels_is_cc_ibp() -> None:
+    given = passes()
+    sure = 200 * torch.nn.functional.one_hot(given.labels, given.clean_logits.shape[1]).float()
+    given.__dict__["teacher_logits"] = sure
+    for alpha in (0.0, 0.3, 1.0):
+        assert total("cc-ad", given, alpha=alpha) == pytest.approx(total("cc-ibp", given, alpha=alpha), rel=1e-4)
+
+
 def test_ibp_pgd_and_standard() -> None:
     given = passes()
     assert total("ibp", given) == pytest.approx(ibp_loss(given), rel=1e-4)
@@ -386,7 +429,7 @@ def test_with_alpha_one_neither_attack_nor_teacher_runs(name: str, monkeypatch: 
     assert total(name, given, alpha=1.0) == pytest.approx(total("ibp", given))
 
 
-@pytest.mark.parametrize("name", ["mtl-ibp", "cc-ibp", "cc-dist", *DISTILLATIONS])
+@pytest.mark.parametrize("name", ["mtl-ibp", "cc-ibp", "cc-dist", "cc-ad", *DISTILLATIONS])
 def test_with_alpha_zero_no_bounds_are_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pass_module, "propagate", None)
     assert "ibp" not in OBJECTIVES[name].terms(passes(), Settings(alpha=0.0))

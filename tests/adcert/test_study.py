@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import cli
 from adcert import recipe as recipes
 from adcert import session, train
 from adcert import study as studies
 from adcert.anchors import anchors
+from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem
-from adcert.results import Finding, Outcome, groups
+from adcert.results import TO_COME, Finding, Outcome, as_markdown, groups
+from verify.effort import Effort
+from verify.result import Question
 
 STUDY = """
 recipes = ["small.toml"]
@@ -40,12 +45,13 @@ objective = "ad-cert"
 recipes = ["small.toml"]
 alpha = 0.5
 """
+STUDENT = Path(__file__).parents[2] / "exported" / "mnist-0.1-small.onnx"
 NAMES = [
     "small/mtl-ibp_alpha-0.2_seed-0",
     "small/mtl-ibp_alpha-1.0_seed-0",
+    "small/ad-cert_seed-0",
     "small/mtl-ibp_alpha-0.2_seed-1",
     "small/mtl-ibp_alpha-1.0_seed-1",
-    "small/ad-cert_seed-0",
     "small/ad-cert_seed-1",
 ]
 
@@ -71,7 +77,7 @@ def test_the_students_of_a_study(study_file: Path) -> None:
     assert [student.name for student in study.students] == NAMES
     first = study.students[0].recipe
     assert (first.alpha, first.epochs, first.seed, first.lr_milestones) == (0.2, 1, 0, ())
-    assert study.students[3].recipe.alpha == 1.0
+    assert study.students[4].recipe.alpha == 1.0
     last = study.students[-1].recipe
     assert (last.objective, last.alpha, last.seed) == ("ad-cert", 0.5, 1)
     assert last.teacher is not None
@@ -83,6 +89,7 @@ def test_the_studies_that_ship(name: str) -> None:
     study = studies.load(name)
     assert {student.recipe.objective for student in study.students} == {
         "ad-cert",
+        "cc-ad",
         "cc-dist",
         "mtl-ibp",
         "cc-ibp",
@@ -91,8 +98,11 @@ def test_the_studies_that_ship(name: str) -> None:
     }
     assert {student.recipe.eps.text for student in study.students} == {"0.1", "0.3"}
     assert {student.recipe.seed for student in study.students} == {0, 1, 2}
-    shared = {"model", "epochs", "attack_steps", "ramp_start", "ramp_end", "batch_size"}
-    assert all(len({getattr(student.recipe, name) for student in study.students}) == 1 for name in shared)
+    # Students of one recipe differ in nothing but the objective, its setting and the seed.
+    own = {"objective", "alpha", "small_box", "seed", "teacher"}
+    for base in ("mnist-0.1", "mnist-0.3"):
+        of_base = [vars(student.recipe) for student in study.students if student.base == base]
+        assert {key for key, value in of_base[0].items() if any(each[key] != value for each in of_base)} == own
     # Students of one recipe and seed learn from one teacher.
     teachers = {recipes.key(s.recipe.teacher) for s in study.students if s.recipe.teacher is not None}
     assert len(teachers) == 2 * 3
@@ -115,7 +125,10 @@ def test_a_whole_study(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert run(study_file, patch) == 130
     assert "Interrupted; go on with" in capsys.readouterr().err
     with (folder / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3  # what was finished is in the table already
+        problems = [row["problem"] for row in csv.DictReader(file)]
+    assert problems == ["", ""] + 4 * ["to come"]  # what was finished is in the table already
+    assert json.loads((folder / "results.json").read_bytes())["to_come"] == 4
+    assert "(unfinished: 4 of 6 students to come)" in (folder / "small.svg").read_text()
 
     assert run(study_file, monkeypatch) == 0
     with (folder / "results.csv").open() as file:
@@ -132,6 +145,7 @@ def test_a_whole_study(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys
         assert held_out["data"]["name"].startswith("held-out")
     content = json.loads((folder / "results.json").read_bytes())
     assert (content["schema_version"], content["method"], len(content["students"])) == (1, "ibp", 6)
+    assert (content["to_come"], content["timeout_s"]) == (0, None)
     assert [group["seeds"] for group in content["groups"]] == [2, 2, 2]
     assert sum(group["selected"] for group in content["groups"]) == 2  # one per objective
     picture = (folder / "small.svg").read_text()
@@ -180,6 +194,64 @@ def test_another_study_in_the_same_folder(study_file: Path, monkeypatch: pytest.
     assert run(study_file, monkeypatch) == 2
 
 
+def test_some_seeds_select_and_the_others_get_what_they_selected(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_file.write_text(STUDY.replace("seeds = [0, 1]", "seeds = [1, 0]\nselection_seeds = [0]"))
+    assert run(study_file, monkeypatch, "--list") == 0
+    names = capsys.readouterr().out.splitlines()
+    assert names == [name + (" (if selected)" if name.endswith("1") else "") for name in NAMES]
+
+    study = studies.load(str(study_file))
+    trained: list[str] = []
+
+    def outcome_of(study: studies.Study, student: studies.Student, *_: object) -> Outcome:
+        trained.append(student.name)
+        # On the test set, and with the other seed, the setting that is not selected would be the better one.
+        held_out, test = {"": (80, 80), "0.2": (90, 70), "1.0": (70, 90)}[str(student.settings.get("alpha", ""))]
+        found = outcome(0, 0, (99, held_out if student.recipe.seed == 0 else 10), (99, test))
+        return replace(studies._unknown(student), held_out=found.held_out, test=found.test)
+
+    monkeypatch.setattr(studies, "_outcome", outcome_of)
+    said: list[str] = []
+    steps = list(studies.execute(study, study_file.parent, torch.device("cpu"), Silent(), said.append))
+    assert trained == [NAMES[index] for index in (0, 1, 2, 3, 5)]
+    assert [line.split("(")[1] for line in said if "(" in line] == [f"{number} of 5)" for number in range(1, 6)]
+    # While the selection goes on, what is to come of the other seeds has no settings yet.
+    assert [(each.settings, each.seed) for each in steps[0] if each.problem == "to come"] == [
+        ({"alpha": 1.0}, 0),
+        ({}, 0),
+        ({}, 1),
+        ({}, 1),
+    ]
+    assert [(each.settings, each.seed) for each in steps[1] if each.problem == "to come"] == [
+        ({}, 0),
+        ({"alpha": 0.2}, 1),
+        ({}, 1),
+    ]
+    selected = [[group.selected for group in groups(step)] for step in steps[:3]]
+    assert selected == [[False], [True, False], [True, False, True]]
+    last = groups(steps[-1])
+    assert [(group.settings, group.seeds, group.selected) for group in last] == [
+        ("alpha = 0.2", 2, True),
+        ("alpha = 1.0", 1, False),
+        ("", 2, True),
+    ]
+
+
+def test_the_time_limit_and_an_attack_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(network: object, question: Question, *_: object, **__: object) -> None:
+        asked.append((question.timeout_s, question.attack))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies, "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        studies._verified(studies.load("mnist-cpu"), STUDENT, "mnist", tmp_path / "test.json", 1)
+    assert asked == [(1, Effort())]
+
+
 def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
     clean = '[[students]]\nobjective = "ad-cert"\nlabel = "clean teacher"\nalpha = 0.5\nteacher.objective = "standard"'
     study_file.write_text(STUDY + clean)
@@ -203,8 +275,17 @@ def test_listing(study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (("seeds = [0, 1]", "seeds = 2"), "seeds of the study .* is not a list"),
         (('recipes = ["small.toml"]', "recipes = []"), "lacks recipes"),
         (('objective = "mtl-ibp"', ""), r"each \[\[students\]\] table names its objective"),
+        (('recipes = ["small.toml"]\nalpha', 'recipes = "small.toml"\nalpha'), "are a list, not 'small.toml'"),
+        (("alpha = 0.5", "label = 1"), "the label of a .* table is a text, not 1"),
         (("[0.2, 1.0]", "[0.2, 0.2]"), "lists the same student twice"),
         (("test_samples = 20", "test_samples = 0"), "are at least 1"),
+        (("test_samples = 20", "timeout = 0"), "the timeout of the study .* is not positive"),
+        (("test_samples = 20", "timeout = '1'"), "timeout of the study .* is not a float"),
+        (
+            ("test_samples = 20", "selection_seeds = [2]"),
+            "selection_seeds of the study .* are one or more of its seeds",
+        ),
+        (("test_samples = 20", "selection_seeds = []"), "selection_seeds of the study .* are one or more of its seeds"),
         (("epochs = 1", 'epochs = 1\ndataset = "mine.npz"'), "name its test set with test = FILE.npz"),
         (("recipes", "="), "is not valid TOML"),
     ],
@@ -225,7 +306,8 @@ def test_mistakes_in_settings_and_names(study_file: Path) -> None:
 
 def outcome(alpha: float, seed: int, held_out: tuple[float, float], test: tuple[float, float]) -> Outcome:
     def finding(accuracies: tuple[float, float]) -> Finding:
-        return Finding("", 100, *accuracies, undecided=0, time_s=1.0)
+        clean, certified = accuracies
+        return Finding("", 100, clean, None, certified, undecided=0, time_s=1.0)
 
     return Outcome(
         recipe="r",
@@ -255,6 +337,28 @@ def test_held_out_images_select_and_seeds_are_averaged() -> None:
     assert (found[0].clean, found[0].seeds) == (98, 2)
     assert found[0].clean_deviation == pytest.approx(2**0.5)
     assert found[2].clean_deviation == 0
+
+
+def test_the_table_shows_means_and_what_is_missing() -> None:
+    outcomes = [
+        outcome(0.1, 0, (99, 90), (99, 94)),
+        outcome(0.1, 1, (99, 90), (97, 94)),
+        outcome(0.5, 0, (98, 80), (98, 80)),
+        replace(outcome(0.9, 0, (0, 0), (0, 0)), held_out=None, test=None, problem="the loss diverges"),
+        replace(outcome(0.1, 2, (0, 0), (0, 0)), held_out=None, test=None, problem=TO_COME),
+    ]
+    assert as_markdown(outcomes).decode().splitlines() == [
+        "## r",
+        "",
+        "Unfinished: 1 of 5 students are to come.",
+        "",
+        "No results of m: the loss diverges.",
+        "",
+        "| objective | settings | seeds | clean | under attack | certified | selected | training |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| ad-cert | alpha = 0.1 | 2 | 98.00 ± 1.41 |  | 94.00 ± 0.00 | yes | 0 s |",
+        "| ad-cert | alpha = 0.5 | 1 | 98.00 |  | 80.00 |  | 0 s |",
+    ]
 
 
 def test_the_picture_is_reproducible_and_needs_no_results() -> None:

@@ -139,6 +139,12 @@ def test_whoever_refutes_a_box_ends_its_search() -> None:
         assert ((BOX.lower[box] <= point) & (point <= BOX.upper[box])).all()
 
 
+def test_a_box_without_time_left_ends_without_any_work_on_it() -> None:
+    functionals, constants = margin_functionals(NETWORK, LABELS)
+    for outcome in outcomes(BOX, functionals, constants, seconds=0.0, interrupts=True):
+        assert outcome.ending is Ending.TIMEOUT
+
+
 def test_a_proof_of_something_else_proves_nothing() -> None:
     functionals, constants = margin_functionals(NETWORK, LABELS)
     outcome = outcomes(BOX, functionals, constants)[0]

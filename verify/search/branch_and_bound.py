@@ -13,7 +13,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -218,18 +217,16 @@ class _Search:
     def _opened(self, index: int) -> _Box:
         """A box with a task for every functional that CROWN does not prove."""
         box = _Box(index, spent_s=self.opening_s)
-        with self._work_on(box):
-            self._begin(box, self.intervals or self._bounded(box))
+        self._work_on(box, lambda: self._begin(box, self.intervals or self._bounded(box)))
         return box
 
-    @contextmanager
-    def _work_on(self, box: _Box) -> Iterator[None]:
-        """Work that ends when the time for the box does, and is charged to it."""
+    def _work_on(self, box: _Box, work: Callable[[], None]) -> None:
+        """Do work that ends when the time for the box does, and is charged to it; none if its time is over."""
         began = time.perf_counter()
         left = self.seconds - box.spent_s
         try:
             with time_limit(max(left, 0.0) if self.interrupts else None):
-                yield
+                work()
         except OutOfTime:
             box.ending = Ending.TIMEOUT
         finally:
@@ -280,8 +277,7 @@ class _Search:
             box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
-        with self._work_on(box):
-            self._begin(box, self._bounded(box, choose))
+        self._work_on(box, lambda: self._begin(box, self._bounded(box, choose)))
         self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
     def _slopes_of_elements(
@@ -420,8 +416,7 @@ class _Search:
         step = leaves_at_a_time(self.output)
         for task, nodes in likely.items():
             for start in range(0, len(nodes), step):
-                with self._work_on(task.box):
-                    self._settle(task, nodes[start : start + step])
+                self._work_on(task.box, partial(self._settle, task, nodes[start : start + step]))
 
     def _settle(self, task: _Task, nodes: Sequence[_Node]) -> None:
         """Queue those of the leaves that rigorous bounds do not prove."""
