@@ -217,7 +217,9 @@ def verify_command(
 
         result = read_result(f"{report.stem}.json", result_json(question, verdicts, points))
         write_report(report, [result], data=data or network.metadata.get("adcert.dataset"))
-    return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+    if fail_under is not None and summary.certified_accuracy < fail_under:
+        fail(f"{summary.certified_accuracy:g} % certified is less than --fail-under {fail_under:g}", 1)
+    return 0
 
 
 def _require_unused(context: click.Context, *options: str, reason: str) -> None:

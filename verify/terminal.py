@@ -116,7 +116,7 @@ def show_network(path: Path, network: Network) -> None:
     """What a model takes and yields, how it is expressed, and what it says of itself."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")  # a hash is whole, or of no use
     table.add_row("model", str(path))
     table.add_row("SHA-256", network.sha256)
     table.add_row("opset", str(network.opset))
@@ -124,7 +124,7 @@ def show_network(path: Path, network: Network) -> None:
         for tensor in tensors:
             table.add_row(kind, f"{tensor.name}  {' x '.join(map(str, tensor.shape))}")
     for key, value in sorted(network.metadata.items()):
-        table.add_row(key, value if len(value) <= 100 else value[:97] + "...")
+        table.add_row(key, value if len(value) <= 300 else value[:97] + "...")
     CONSOLE.print(table)
     steps = Table("primitive", "shape", "terms", "value", box=None, padding=(0, 1))
     for tensor in topological(network.outputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -89,7 +90,9 @@ def test_options_override_the_model(classifier: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("percent", "code"), [("50", 0), ("50.1", 1)])
 def test_fail_under(classifier: Path, percent: str, code: int) -> None:
-    assert adcert("verify", classifier, "--fail-under", percent).returncode == code
+    done = adcert("verify", classifier, "--fail-under", percent, "--quiet")
+    assert done.returncode == code
+    assert done.stderr == ("Error: 50 % certified is less than --fail-under 50.1\n" if code else "")
 
 
 def test_start_and_count_choose_samples(classifier: Path) -> None:
@@ -230,9 +233,10 @@ def test_a_reader_that_leaves_early_causes_no_traceback(classifier: Path) -> Non
 
 
 def test_inspect_shows_what_the_model_is(classifier: Path) -> None:
-    done = adcert("inspect", classifier)
+    done = adcert("inspect", classifier, env={**os.environ, "COLUMNS": "60"})
     assert done.returncode == 0
     assert "1 x 2" in done.stderr
+    assert hashlib.sha256(classifier.read_bytes()).hexdigest() in re.sub(r"\s+", "", done.stderr)
     assert "adcert.eps" in done.stderr
 
 
