@@ -69,7 +69,7 @@ def _card(picture: Picture, result: Result, names: tuple[str, ...] | None, size:
     facts = [
         ("sample", str(sample.index)),
         ("label", label),
-        ("answer", answer),
+        ("answer unperturbed", answer),
         ("status", sample.status),
         ("settled by", sample.decided_by or "nothing"),
         ("margin at least", "unknown" if sample.margin is None else decimal(sample.margin)),
