@@ -18,7 +18,8 @@ demo: install
 	@if [ -e $(RUN) ]; then $(BIN)/python cli.py train --resume $(RUN); \
 	else $(BIN)/python cli.py train mnist-quick --out $(RUN); fi
 	$(BIN)/python cli.py export $(RUN) --out $(RUN)/model.onnx
-	$(BIN)/python cli.py verify $(RUN)/model.onnx --count 1000 --json $(RUN)/result.json
+	$(BIN)/python cli.py verify $(RUN)/model.onnx --count 1000 --json $(RUN)/result.json --report $(RUN)/report.html
+	@echo "Open $(RUN)/report.html in a browser."
 
 test: install
 	$(BIN)/ruff check .
