@@ -30,6 +30,7 @@ class _Number(click.FloatRange):
         return float(number)
 
 
+PATH, POSITIVE = click.Path(path_type=Path), click.IntRange(min=1)
 FINITE_SECONDS, PERCENT = _Number(min=0, min_open=True, max=1e7), _Number(0, 100)
 
 
@@ -39,6 +40,18 @@ def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) 
 
 quiet_option = click.option(
     "--quiet", "-q", is_flag=True, expose_value=False, callback=_set_quiet, help="Say nothing on stderr but errors."
+)
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto: on a GPU if there is one.",
+)
+start_option = click.option("--start", metavar="I", default=0, show_default=True, help="Index of the first sample.")
+count_option = click.option(
+    "--count", metavar="N", type=POSITIVE, help="Number of samples. Default: all from the first one on."
 )
 
 
@@ -59,12 +72,18 @@ def commands() -> None:
     """Train certifiably robust classifiers, export them to ONNX, and prove what the deployed file answers."""
 
 
-@commands.command("verify")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="mnist, fashion-mnist, cifar10, or FILE.npz with x and y. Default: the model's own.")
-@click.option("--eps", help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.")
-@click.option("--start", default=0, show_default=True, help="Index of the first sample.")
-@click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
+@commands.command("verify", short_help="Prove what an ONNX file answers around samples, or of a property.")
+@click.argument("model", type=PATH)
+@click.option(
+    "--data", metavar="NAME", help="mnist, fashion-mnist, cifar10, or FILE.npz with x and y. Default: the model's own."
+)
+@click.option(
+    "--eps",
+    metavar="NUMBER",
+    help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.",
+)
+@start_option
+@count_option
 @click.option(
     "--method",
     type=click.Choice(["ibp", "crown", "alpha-crown", "complete"]),
@@ -92,15 +111,15 @@ def commands() -> None:
     show_default=True,
     help="What is assumed of the arithmetic that executes the model.",
 )
-@click.option("--certificates", type=click.Path(path_type=Path), help="Write a certificate per verified sample here.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
-@click.option("--card", type=click.Path(path_type=Path), help="Write a model card (Markdown) here.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a report (HTML) here.")
+@click.option("--certificates", metavar="FOLDER", type=PATH, help="Write a certificate per verified sample here.")
+@click.option("--json", "json_path", metavar="FILE", type=PATH, help="Write the result file here; - for stdout.")
+@click.option("--card", metavar="FILE", type=PATH, help="Write a model card (Markdown) here.")
+@click.option("--report", metavar="FILE", type=PATH, help="Write a report (HTML) here.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
-@click.option("--fail-under", type=PERCENT, help="Exit with 1 below this certified accuracy, in %.")
+@click.option("--fail-under", metavar="PERCENT", type=PERCENT, help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
 @click.option("--curve", metavar="EPS,EPS,...", help="Also certify at these radii: accuracy against eps in the report.")
-@click.option("--vnnlib", type=click.Path(path_type=Path), help="Decide this VNN-LIB property instead of samples.")
+@click.option("--vnnlib", metavar="FILE", type=PATH, help="Decide this VNN-LIB property instead of samples.")
 @quiet_option
 @click.pass_context
 def verify_command(
@@ -175,6 +194,8 @@ def verify_command(
             watch=lambda eps, samples: terminal.progress([], samples, f"eps {eps_text(eps)}"),
         )
     except KeyboardInterrupt:
+        if not verdicts:
+            fail("interrupted before the first verdict", INTERRUPTED)
         terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
         if result_path:
             advice = f"{result_path} holds what was found; go on with the same command and --resume"
@@ -196,7 +217,9 @@ def verify_command(
 
         result = read_result(f"{report.stem}.json", result_json(question, verdicts, points))
         write_report(report, [result], data=data or network.metadata.get("adcert.dataset"))
-    return 1 if fail_under is not None and summary.certified_accuracy < fail_under else 0
+    if fail_under is not None and summary.certified_accuracy < fail_under:
+        fail(f"{summary.certified_accuracy:g} % certified is less than --fail-under {fail_under:g}", 1)
+    return 0
 
 
 def _require_unused(context: click.Context, *options: str, reason: str) -> None:
@@ -235,17 +258,19 @@ def _verify_property(
     return {"unsat": 0, "sat": 1}.get(result.decision.answer, 3)
 
 
-@commands.command("attack")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="As for verify.")
-@click.option("--eps", help="As for verify.")
-@click.option("--start", default=0, show_default=True, help="Index of the first sample.")
-@click.option("--count", type=click.IntRange(min=1), help="Number of samples. Default: all from the first one on.")
-@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Gradient steps per restart.")
-@click.option("--restarts", type=click.IntRange(min=1), default=8, show_default=True, help="Restarts per sample.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random restarts.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result file here; - for stdout.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the counterexamples (index, x, y) to this .npz.")
+@commands.command("attack", short_help="Search for counterexamples only.")
+@click.argument("model", type=PATH)
+@click.option("--data", metavar="NAME", help="As for verify.")
+@click.option("--eps", metavar="NUMBER", help="As for verify.")
+@start_option
+@count_option
+@click.option("--steps", metavar="N", type=POSITIVE, default=40, show_default=True, help="Gradient steps per restart.")
+@click.option("--restarts", metavar="N", type=POSITIVE, default=8, show_default=True, help="Restarts per sample.")
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random restarts."
+)
+@click.option("--json", "json_path", metavar="FILE", type=PATH, help="Write the result file here; - for stdout.")
+@click.option("--out", metavar="FILE", type=PATH, help="Write the counterexamples (index, x, y) to this .npz.")
 @quiet_option
 def attack_command(
     model: Path,
@@ -284,9 +309,11 @@ def attack_command(
     result_path = json_path if json_path and str(json_path) != "-" else None
     verdicts: list[Verdict] = []
     try:
-        watch = terminal.progress(verdicts, len(question.data))
+        watch = terminal.progress(verdicts, len(question.data), proves=False)
         answer(network, question, verdicts, result_path=result_path, watch=watch)
     except KeyboardInterrupt:
+        if not verdicts:
+            fail("interrupted before the first verdict", INTERRUPTED)
         terminal.show_summary(question, Summary.of(verdicts, attacked=True))
         fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples", INTERRUPTED)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
@@ -294,11 +321,14 @@ def attack_command(
         sys.stdout.buffer.write(result_json(question, verdicts))
     if out:
         write_atomically(out, counterexamples(verdicts, network.input.shape))
+        found = sum(verdict.counterexample is not None for verdict in verdicts)
+        say(f"{out}: {found} counterexample{'' if found == 1 else 's'}")
 
 
-@commands.command("check")
-@click.argument("certificates", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CERTIFICATE...")
-@click.option("--model", type=click.Path(path_type=Path), help="The model. Default: found by its name.")
+@commands.command("check", short_help="Establish anew what certificates say.")
+@click.argument("certificates", nargs=-1, required=True, type=PATH, metavar="CERTIFICATE...")
+@click.option("--model", metavar="FILE", type=PATH, help="The model. Default: found by its name.")
+@quiet_option
 def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
     from verify.certificate import read
@@ -318,13 +348,16 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
         except Rejected as reason:
             rejected += 1
             click.echo(f"{path}: rejected: {reason}")
+    say(f"{len(certificates) - rejected} valid, {rejected} rejected")
     return 1 if rejected else 0
 
 
-@commands.command("report")
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The HTML file.")
-@click.option("--data", help="Where pictures are from, if the result's own name for it does not suffice.")
+@commands.command("report", short_help="Make one HTML page of result files.")
+@click.argument("results", nargs=-1, required=True, type=PATH, metavar="RESULT...")
+@click.option("--out", metavar="FILE", type=PATH, required=True, help="The HTML file.")
+@click.option(
+    "--data", metavar="NAME", help="Where pictures are from, if the result's own name for it does not suffice."
+)
 @quiet_option
 def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> None:
     """Make one self-contained HTML page of each RESULT (what `verify --json` wrote), side by side if there are several.
@@ -337,8 +370,8 @@ def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> No
     say(str(out))
 
 
-@commands.command("inspect")
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@commands.command("inspect", short_help="Show what a file consists of, and whether a runtime keeps the contract.")
+@click.argument("model", required=False, type=PATH)
 @click.option("--runtime", is_flag=True, help="Probe onnxruntime on this machine: does it keep the contract?")
 def inspect_command(model: Path | None, runtime: bool) -> int:
     """Show what MODEL takes, yields and consists of; say what of it is not supported.
@@ -360,9 +393,9 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
     return 1 if terminal.show_conformance(findings((network, model) if model and network else None)) else 0
 
 
-@commands.command("bounds")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ONNX file.")
+@commands.command("bounds", short_help="Compile interval bounds to ONNX, for serving.")
+@click.argument("model", type=PATH)
+@click.option("--out", metavar="FILE", type=PATH, required=True, help="The ONNX file.")
 @quiet_option
 def bounds_command(model: Path, out: Path) -> None:
     """Compile the bounds of MODEL, a classifier, to an ONNX graph that any float32 runtime runs.
@@ -381,16 +414,16 @@ def bounds_command(model: Path, out: Path) -> None:
     say(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}")
 
 
-@commands.command("train")
+@commands.command("train", short_help="Train a classifier by a recipe.")
 @click.argument("recipe", default="mnist-quick")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. teacher.epochs=3."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The new run folder. Default: runs/RECIPE.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue the run in this folder.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="Use this finished run, or its model.pt, as teacher.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), help="The same as --set seed=N.")
+@click.option("--out", metavar="FOLDER", type=PATH, help="The new run folder. Default: runs/RECIPE.")
+@click.option("--resume", type=PATH, metavar="RUN", help="Continue the run in this folder.")
+@click.option("--teacher", metavar="RUN", type=PATH, help="Use this finished run, or its model.pt, as teacher.")
+@device_option
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), help="The same as --set seed=N.")
 @click.option(
     "--tensorboard", is_flag=True, help="Write the losses and accuracies for TensorBoard too, in the run folder."
 )
@@ -419,7 +452,7 @@ def train_command(
     from adcert import recipe as recipes
     from adcert import run as runs
     from adcert.problems import Interrupted
-    from adcert.progress import Several, reporter, summary
+    from adcert.progress import Several, reporter, show_recipe, summary
 
     if tensorboard:
         from adcert.tensorboard import TensorBoard
@@ -437,7 +470,8 @@ def train_command(
         watching = reporter(quiet=quiet())
         if tensorboard and processes.rank() == 0:
             watching = Several(watching, TensorBoard(run.folder / "tensorboard"))
-        say(recipes.to_toml(run.recipe))
+        if not quiet():
+            show_recipe(recipes.to_toml(run.recipe), run.folder / "recipe.toml")
         try:
             trained = session.execute(run, chosen, watching)
         except KeyboardInterrupt:
@@ -445,10 +479,10 @@ def train_command(
         say(f"{run.model_path}: {summary(trained.held_out)}")
 
 
-@commands.command("study")
+@commands.command("study", short_help="Train, export and verify many students, and compare them.")
 @click.argument("study", metavar="STUDY")
-@click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/STUDY.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--out", metavar="FOLDER", type=PATH, help="The study's folder. Default: runs/STUDY.")
+@device_option
 @click.option("--list", "only_list", is_flag=True, help="Only name the students.")
 @quiet_option
 def study_command(study: str, out: Path | None, device: str, only_list: bool) -> int:
@@ -481,9 +515,9 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     return 1 if any(outcome.problem for outcome in outcomes) else 0
 
 
-@commands.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file. Default: model.onnx beside RUN's model.")
+@commands.command("export", short_help="Write a finished run as ONNX, or quantise a model.")
+@click.argument("run", type=PATH)
+@click.option("--out", metavar="FILE", type=PATH, help="The ONNX file. Default: model.onnx beside RUN's model.")
 @click.option("--int8", is_flag=True, help="Quantise to eight bits; RUN may also be an exported ONNX file.")
 @click.option(
     "--format",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -66,11 +68,13 @@ class Lines(Silent):
             self._say(f"{phase}: continuing after epoch {epochs_done} of {recipe.epochs}")
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
-        held_out = Accuracies(metrics["clean_accuracy"], metrics["pgd_accuracy"], metrics["ibp_accuracy"])
-        self._say(
-            f"{self._phase} epoch {metrics['epoch']}/{self._epochs}  eps {metrics['eps']:.4g}  {losses}  "
-            f"{summary(held_out)}  {metrics['time_s']:.1f} s"
+        accuracies = "  ".join(
+            f"{name} {metrics[key]:.1f} %"
+            for name, key in (("clean", "clean_accuracy"), ("PGD", "pgd_accuracy"), ("IBP", "ibp_accuracy"))
+        )
+        self._say(  # within 80 columns or nearly so; the terms of the loss are in metrics.jsonl
+            f"{self._phase} {metrics['epoch']}/{self._epochs}  eps {metrics['eps']:.3g}  "
+            f"loss {sum(metrics['losses'].values()):.3f}  {accuracies}  {metrics['time_s']:.0f} s"
         )
 
     def _say(self, line: str) -> None:
@@ -104,12 +108,19 @@ class Bar(Lines):
         self._progress.remove_task(self._task)
 
     def _description(self, epochs_done: int) -> str:
-        return f"{self._phase} epoch {min(epochs_done + 1, self._epochs)}/{self._epochs}"
+        return f"{self._phase} {min(epochs_done + 1, self._epochs)}/{self._epochs}"
 
 
 def summary(held_out: Accuracies) -> str:
     """The accuracies that training watches, on one line."""
     return f"held-out: clean {held_out.clean:.2f} %, PGD {held_out.pgd:.2f} %, IBP {held_out.ibp:.2f} %"
+
+
+def show_recipe(recipe: str, kept: Path) -> None:
+    """A resolved recipe, in as many columns as fit, and where it is kept."""
+    console = Console(file=sys.stderr, highlight=False, markup=False)
+    console.print(f"recipe, as {kept} keeps it:", soft_wrap=True)
+    console.print(Columns(recipe.splitlines(), padding=(0, 4), column_first=True))
 
 
 def reporter(*, quiet: bool = False) -> Reporter:

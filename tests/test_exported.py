@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,13 @@ def test_the_card_is_what_verification_finds(model: Path) -> None:
 def test_nothing_of_the_machine_it_was_made_on_is_inside(model: Path) -> None:
     content = model.read_bytes()
     assert not any(trace in content for trace in (b"/home/", b"/root/", b"/tmp/", b"/Users/", b"/work/", b".py"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
+def test_the_tables_of_results_repeat_the_card(model: Path, page: str) -> None:
+    card = model.with_suffix(".md").read_text()
+    clean, certified = re.findall(r"^\| (?:clean|certified) accuracy \| ([\d.]+ %)", card, re.MULTILINE)
+    rows = re.findall(rf"^\| \[{re.escape(model.stem)}\].*$", (FOLDER.parent / page).read_text(), re.MULTILINE)
+    assert len(rows) == 1
+    assert f"| {clean} | {certified} in " in rows[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,40 +30,49 @@ _MEANING = {
 }
 
 
-def progress(found: Sequence[Verdict], total: int, what: str = "") -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
-    """A watcher that shows a bar on a terminal, with running accuracies and the time left; `found`: verdicts that are
-    known already."""
+def progress(
+    found: Sequence[Verdict], total: int, what: str = "", *, proves: bool = True
+) -> Callable[[Iterator[Verdict]], Iterator[Verdict]]:
+    """A watcher that shows a bar on a terminal, or `what` goes on, with running counts and the time left. found:
+    verdicts that are known already. proves: whether that is what is done, or attacks only."""
 
     def watch(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
         counts = Counter(kind for verdict in found for kind in _kinds(verdict))
         with bar:
-            task = bar.add_task("", total=total, completed=len(found), running="")
+            task = bar.add_task("", total=total, completed=len(found), running=_running(counts, len(found), proves))
             for done, verdict in enumerate(verdicts, start=len(found) + 1):
                 yield verdict
                 counts.update(_kinds(verdict))
-                shares = ", ".join(f"{kind} {100 * counts[kind] / done:.1f} %" for kind in ("clean", "certified"))
-                bar.update(task, completed=done, running=f"{shares}, undecided {counts['undecided']}")
+                bar.update(task, completed=done, running=_running(counts, done, proves))
 
     bar = Progress(
-        *([TextColumn(what)] if what else []),
-        BarColumn(bar_width=12),  # all of it fits into 80 columns
+        TextColumn(what) if what else BarColumn(bar_width=7),  # all of it fits into 80 columns
         MofNCompleteColumn(),
         TextColumn("{task.fields[running]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=CONSOLE,
         transient=True,
     )
     return watch if CONSOLE.is_terminal and not CONSOLE.quiet else iter
 
 
+def _running(counts: Mapping[str, int], done: int, proves: bool) -> str:
+    """What is known after so many samples."""
+    if not done:
+        return ""
+    clean = f"clean {100 * counts['clean'] / done:.1f} %"
+    if not proves:
+        return f"{clean}, counterexamples {counts[Status.COUNTEREXAMPLE]}"
+    certified = f"certified {100 * counts[Status.VERIFIED] / done:.1f} %"
+    return f"{clean}, {certified}, undecided {counts[Status.UNKNOWN] + counts[Status.TIMEOUT]}"
+
+
 def _kinds(verdict: Verdict) -> Iterator[str]:
     """What a verdict counts as, while it is counted."""
     if verdict.prediction == verdict.label:
         yield "clean"
-    if verdict.status is Status.VERIFIED:
-        yield "certified"
-    if verdict.status in (Status.UNKNOWN, Status.TIMEOUT):
-        yield "undecided"
+    yield verdict.status
 
 
 def show_curve(points: Sequence[Point]) -> None:
@@ -95,7 +104,8 @@ def show_summary(question: Question, summary: Summary) -> None:
         table.add_row("attacked accuracy", f"{summary.attacked_accuracy:.2f} %  ({effort})")
     if METHODS[question.method]:
         table.add_row("certified accuracy", f"{summary.certified_accuracy:.2f} %  ({question.method})")
-    table.add_row("undecided", str(summary.undecided))
+    if METHODS[question.method]:
+        table.add_row("undecided", str(summary.undecided))
     table.add_row("time", f"{summary.time_s:.2f} s")
     if METHODS[question.method]:
         table.add_row("proved", _MEANING[question.contract])
@@ -106,7 +116,7 @@ def show_network(path: Path, network: Network) -> None:
     """What a model takes and yields, how it is expressed, and what it says of itself."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")  # a hash is whole, or of no use
     table.add_row("model", str(path))
     table.add_row("SHA-256", network.sha256)
     table.add_row("opset", str(network.opset))
@@ -114,7 +124,7 @@ def show_network(path: Path, network: Network) -> None:
         for tensor in tensors:
             table.add_row(kind, f"{tensor.name}  {' x '.join(map(str, tensor.shape))}")
     for key, value in sorted(network.metadata.items()):
-        table.add_row(key, value if len(value) <= 100 else value[:97] + "...")
+        table.add_row(key, value if len(value) <= 300 else value[:97] + "...")
     CONSOLE.print(table)
     steps = Table("primitive", "shape", "terms", "value", box=None, padding=(0, 1))
     for tensor in topological(network.outputs):

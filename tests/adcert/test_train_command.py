@@ -45,8 +45,8 @@ def test_from_recipe_to_onnx(adcert: Command, tmp_path: Path, recipe_file: Path)
     run = tmp_path / "runs" / "small"  # named after the recipe
     assert "seed = 4" in done.stderr
     assert "seed = 4" in (run / "recipe.toml").read_text()
-    assert "teacher epoch 1/1" in done.stderr
-    assert "student epoch 3/3" in done.stderr
+    assert "teacher 1/1" in done.stderr
+    assert "student 3/3" in done.stderr
     assert "held-out: clean" in done.stderr
     assert done.stdout == ""
 

@@ -35,6 +35,11 @@ def test_every_command_has_a_section_and_every_section_is_a_command() -> None:
     assert described == set(COMMANDS)
 
 
+def test_the_page_says_of_each_command_what_the_program_says() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert dict(rows) == {name: command.short_help for name, command in COMMANDS.items()}
+
+
 def test_options_of_the_program_are_described() -> None:
     text = PAGE.read_text()
     assert all(f"`{name}`" in text for option in options(cli.commands) for name in option.opts)
@@ -43,8 +48,16 @@ def test_options_of_the_program_are_described() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_described(name: str) -> None:
     described = rows(section_text(PAGE, f"`{name}`"))
-    named = {key.split()[0] for key in described if key.startswith("-")}
-    assert named == {option.opts[0] for option in options(COMMANDS[name])}
+    named = {tuple(key.split()) for key in described if key.startswith("-")}
+    assert named == {(option.opts[0], *_value(option)) for option in options(COMMANDS[name])}
+    assert all(option.help for option in options(COMMANDS[name]))
+
+
+def _value(option: click.Option) -> list[str]:
+    """What stands for the value of an option, on the page and in its help."""
+    if isinstance(option.type, click.Choice):
+        return ["NAME"]
+    return [] if option.is_flag else [option.metavar or "none"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +90,9 @@ def test_options_override_the_model(classifier: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("percent", "code"), [("50", 0), ("50.1", 1)])
 def test_fail_under(classifier: Path, percent: str, code: int) -> None:
-    assert adcert("verify", classifier, "--fail-under", percent).returncode == code
+    done = adcert("verify", classifier, "--fail-under", percent, "--quiet")
+    assert done.returncode == code
+    assert done.stderr == ("Error: 50 % certified is less than --fail-under 50.1\n" if code else "")
 
 
 def test_start_and_count_choose_samples(classifier: Path) -> None:
@@ -183,8 +188,8 @@ def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
     assert "eps" in other.stderr
 
 
-def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
+def interrupted(model: Path, result: Path, sample: int) -> subprocess.CompletedProcess[str]:
+    """verify, and Ctrl-C when it comes to that sample."""
     program = (
         "import sys, signal, cli\n"
         "from verify import robustness\n"
@@ -192,15 +197,20 @@ def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
         "calls = []\n"
         "def interrupted(*arguments):\n"
         "    calls.append(1)\n"
-        "    if len(calls) == 3:\n"
+        f"    if len(calls) == {sample + 1}:\n"
         "        signal.raise_signal(signal.SIGINT)\n"
         "    return original(*arguments)\n"
         "robustness._Ways.prove = interrupted\n"
         "robustness.lanes_at_a_time = lambda *arguments: 1\n"
-        f"sys.argv = ['adcert', 'verify', {str(classifier)!r}, '--json', {str(result)!r}]\n"
+        f"sys.argv = ['adcert', 'verify', {str(model)!r}, '--json', {str(result)!r}]\n"
         "cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    done = interrupted(classifier, result, 2)
     assert done.returncode == 130
     assert "certified accuracy  100.00 %" in done.stderr  # of the two that were found
     assert f"interrupted after 2 of 4 samples: {result} holds what was found; go on with" in done.stderr
@@ -210,6 +220,12 @@ def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
     assert len(json.loads(result.read_text())["samples"]) == 4
 
 
+def test_ctrl_c_before_anything_was_found_promises_nothing(classifier: Path, tmp_path: Path) -> None:
+    done = interrupted(classifier, tmp_path / "result.json", 0)
+    assert done.returncode == 130
+    assert done.stderr == "Error: interrupted before the first verdict\n"
+
+
 def test_a_reader_that_leaves_early_causes_no_traceback(classifier: Path) -> None:
     command = f"{sys.executable} {ROOT / 'cli.py'} verify {classifier} --json - | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
@@ -217,9 +233,10 @@ def test_a_reader_that_leaves_early_causes_no_traceback(classifier: Path) -> Non
 
 
 def test_inspect_shows_what_the_model_is(classifier: Path) -> None:
-    done = adcert("inspect", classifier)
+    done = adcert("inspect", classifier, env={**os.environ, "COLUMNS": "60"})
     assert done.returncode == 0
     assert "1 x 2" in done.stderr
+    assert hashlib.sha256(classifier.read_bytes()).hexdigest() in re.sub(r"\s+", "", done.stderr)
     assert "adcert.eps" in done.stderr
 
 
@@ -460,9 +477,18 @@ def test_the_bar_counts_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = terminal.progress(verdicts[:1], 5)
     assert list(watch(iter(verdicts[1:]))) == verdicts[1:]
     shown = screen.file.getvalue()
-    assert "4/5" in shown
-    assert "clean 75.0 %, certified 25.0 %, undecided 2" in shown
-    screen.quiet = True
+    assert "1/5 clean 100.0 %, certified 100.0 %, undecided 0" in shown  # before anything new is known
+    assert "4/5 clean 75.0 %, certified 25.0 %, undecided 2" in shown
+    assert " left" in shown
+    attacked = terminal.progress([replace(verdicts[0], status=Status.COUNTEREXAMPLE)], 5, proves=False)
+    assert list(attacked(iter(verdicts[1:2]))) == verdicts[1:2]
+    assert "2/5 clean 100.0 %, counterexamples 1" in screen.file.getvalue()
+    for what in ("", "eps 0.15"):
+        narrow = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+        monkeypatch.setattr(terminal, "CONSOLE", narrow)
+        assert len(list(terminal.progress([], 9999, what)(repeat(verdicts[1], 9999)))) == 9999
+        assert "9999/9999 clean 100.0 %, certified 0.0 %, undecided 9999" in narrow.file.getvalue()
+    narrow.quiet = True
     assert terminal.progress([], 5) is iter
 
 

@@ -163,7 +163,7 @@ def test_the_numbers_are_those_of_the_result(folder: Path) -> None:
         "Certified 33.33 %",
         "Undecided 33.33 %",
         "2 certified : classified correctly",
-        "1 counterexample : classified",
+        "1 with a counterexample : classified",
         "crown 1 16.67 % 250 ms 250 ms",
         "none (timeout) 1 16.67 %",
         "all 6 100.00 % 1.50 s",
@@ -209,7 +209,7 @@ def test_pictures_are_those_of_the_data_with_the_perturbation(folder: Path) -> N
     np.testing.assert_array_equal(counterexample, np.rint(255 * (x[3, 0].astype(float) + 0.0625)))
     assert (difference == 255).all()
     assert "at most 0.0625" in page.text
-    assert "all 2 certified, all 2 undecided, all 1 counterexample, all 1 misclassified" in page.text
+    assert "all 2 certified, all 2 undecided, the 1 with a counterexample, the 1 misclassified" in page.text
 
 
 def test_pictures_in_colour_and_as_bytes(folder: Path) -> None:

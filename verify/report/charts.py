@@ -10,7 +10,7 @@ import numpy as np
 
 from verify.report.markup import Html, join, tag
 from verify.report.results import Outcome, Result
-from verify.report.wording import MEANINGS, SYMBOLS, count, decimal, percent
+from verify.report.wording import MEANINGS, SYMBOLS, count, counted, decimal, percent
 
 _WIDTH, _HEIGHT = 400, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 40
@@ -68,7 +68,7 @@ def shares(result: Result) -> Html:
         tag(
             "li",
             swatch(outcome),
-            tag("span", tag("b", f"{count(result.counts[outcome])} {outcome}"), f": {MEANINGS[outcome]}"),
+            tag("span", tag("b", counted(result.counts[outcome], outcome)), f": {MEANINGS[outcome]}"),
         )
         for outcome in Outcome
         if result.counts[outcome]

@@ -6,7 +6,7 @@ from verify.report.charts import swatch
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Picture, Pictures
 from verify.report.results import Outcome, Result
-from verify.report.wording import count, decimal, seconds
+from verify.report.wording import count, counted, decimal, seconds
 
 
 def gallery(result: Result, pictures: Pictures, names: tuple[str, ...] | None, number: int) -> Html:
@@ -35,7 +35,8 @@ def _selection(result: Result, pictures: Pictures) -> str:
         shown = sum(picture.sample.outcome is outcome for picture in pictures.shown)
         total = result.counts[outcome]
         if total:
-            said.append(f"{f'{count(shown)} of ' if shown < total else 'all '}{count(total)} {outcome}")
+            part = f"{count(shown)} of" if shown < total else "all" if total > 1 else "the"
+            said.append(f"{part} {counted(total, outcome)}")
     rest = ": of each kind those whose margin is closest to zero" if len(pictures.shown) < len(result.samples) else ""
     return f"Shown are {', '.join(said)}{rest}."
 
@@ -68,7 +69,7 @@ def _card(picture: Picture, result: Result, names: tuple[str, ...] | None, size:
     facts = [
         ("sample", str(sample.index)),
         ("label", label),
-        ("answer", answer),
+        ("answer unperturbed", answer),
         ("status", sample.status),
         ("settled by", sample.decided_by or "nothing"),
         ("margin at least", "unknown" if sample.margin is None else decimal(sample.margin)),

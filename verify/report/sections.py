@@ -361,8 +361,9 @@ def _indented(text: str) -> str:
 def _raw(result: Result) -> Html:
     packed = gzip.compress(result.content, 9, mtime=0)
     address = "data:application/gzip;base64," + base64.b64encode(packed).decode()
-    link = tag("a", f"Download {result.name}.gz", href=address, download=f"{result.name}.gz", class_="download")
+    link = tag("a", f"Download {result.name}.gz", href=address, download=f"{result.name}.gz")
+    size = f" ({count(len(result.content))} bytes once unpacked; the file is inside this page)"
     return join(
-        tag("p", link, f" ({count(len(result.content))} bytes once unpacked; the file is inside this page)"),
+        tag("p", link, size, class_="download"),
         definitions([("SHA-256", result.sha256)]),
     )

@@ -57,6 +57,11 @@ def count(number: int, noun: str | None = None) -> str:
     return text if noun is None else f"{text} {noun}" if number == 1 else f"{text} {noun}s"
 
 
+def counted(number: int, outcome: Outcome) -> str:
+    """So many samples of an outcome."""
+    return f"{count(number)} {'with a ' if outcome is Outcome.COUNTEREXAMPLE else ''}{outcome}"
+
+
 def seconds(time_s: float) -> str:
     """In the unit that suits."""
     if time_s >= 7200:
