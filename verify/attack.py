@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -163,7 +164,7 @@ def _of_cases(network: Network, cases: Sequence[Case]) -> Excess:
             for into, terms in ((inputs, constraint.inputs), (outputs, constraint.outputs)):
                 for index, coefficient in terms:
                     into[lane, row, index] = float(coefficient / scale)
-            bound[lane, row] = float(constraint.bound / scale)
+            bound[lane, row] = float(max(-Fraction(_FAR), min(constraint.bound / scale, Fraction(_FAR))))
         for alternative, conjunction in enumerate(case.alternatives):
             absent[lane, alternative] = False
             member[lane, alternative, [number[constraint] for constraint in conjunction]] = True

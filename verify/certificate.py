@@ -53,8 +53,9 @@ from verify.split_trees import Refinement, SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable"}
-_LARGEST, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 2**27, 2**20
-"""Elements of the input, and bytes and leaves of a proof; more are refused before anything is done about them."""
+_LARGEST, _MOST_AXES, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 32, 2**27, 2**20
+"""Elements and axes of the input, and bytes and leaves of a proof; more are refused before anything is done about
+them."""
 
 _SPLITS, _INPUT_SPLITS = "split-trees", "input-splits"
 
@@ -138,20 +139,23 @@ def decode(content: bytes) -> Certificate:
         if fields["property"]["kind"] != _KINDS[version]:
             raise Rejected("its property is of an unknown kind")
         shape = tuple(fields["box"]["shape"])
-        if not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) > _LARGEST:
+        possible = len(shape) <= _MOST_AXES and all(type(size) is int and 0 < size <= _LARGEST for size in shape)
+        if not possible or math.prod(shape) > _LARGEST:
             raise Rejected("the shape of its box is malformed")
         claim = _class(fields["property"]) if version == 1 else _unreachable(fields["property"])
         texts = fields["model"]["sha256"], fields["model"]["file"], fields["contract"]
         if not all(isinstance(text, str) for text in texts):
             raise Rejected("it is malformed")
-        lower, upper = (_unpacked(fields["box"][end], "<f4", math.prod(shape)) for end in ("lower", "upper"))
+        lower, upper = (
+            _unpacked(fields["box"][end], "<f4", math.prod(shape)).reshape(shape) for end in ("lower", "upper")
+        )
         proof = _proof(fields["proof"])
         if _weighted(proof) != (version == 3):
             raise Rejected("its proof is not of its format version")
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error, binascii.Error) as error:
         raise Rejected("it is malformed") from error
     sha256, file, contract = texts
-    return Certificate(sha256, file, contract, claim, lower.reshape(shape), upper.reshape(shape), proof)
+    return Certificate(sha256, file, contract, claim, lower, upper, proof)
 
 
 def _property_json(claim: Class | Unreachable) -> dict[str, Any]:

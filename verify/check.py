@@ -88,6 +88,9 @@ def model_of(certificate: Certificate, path: Path) -> Path:
     """The model file that the certificate at `path` names, beside it, one folder above, or here; raises Problem."""
     name = Path(certificate.model_file).name
     for folder in (path.parent, path.parent.parent, Path()):
-        if name and (folder / name).is_file():
-            return folder / name
+        try:
+            if name and (folder / name).is_file():
+                return folder / name
+        except OSError:  # a name that cannot be one
+            continue
     raise Problem(f"the model {name!r} is neither beside {path} nor here: say where it is with --model")

@@ -102,16 +102,24 @@ Attack = Callable[[Sequence[Case], Stage], Witness | None]
 def cases_for(network: Network, property: Property) -> list[Case]:
     """The property's cases; raises ModelProblem when it does not fit the network."""
     mentioned = largest_indices(property.formula)
-    for what, stated, highest, tensor in (
-        ("input", property.inputs, mentioned[0], network.input),
-        ("output", property.outputs, mentioned[1], network.output),
+    for what, stated, shape, highest, tensor in (
+        ("input", property.inputs, property.shapes[0], mentioned[0], network.input),
+        ("output", property.outputs, property.shapes[1], mentioned[1], network.output),
     ):
         size = int(np.prod(tensor.shape))
         if stated not in (None, size):
             raise ModelProblem(f"the property is about {stated} {what}s, but the model has {size}")
+        if shape and len(shape) > 1 and _without_ones(shape) not in (_without_ones(tensor.shape), (size,)):
+            raise ModelProblem(
+                f"the property declares an {what} of shape {shape}, but that of the model is {tensor.shape}"
+            )
         if highest >= size:
             raise ModelProblem(f"the property is about an {what} {highest}, but the model has {size}")
     return cases(property.formula, int(np.prod(network.input.shape)))
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def confirmed(property: Property, case: Case, x: NDArray[np.float32], runtime: Runs) -> Witness | None:

@@ -104,6 +104,10 @@ class Step:
     loss: Array
 
 
+_OWN_UNDERFLOW = 2.0**-1030
+"""More than a coefficient can lose to underflow in float64, however many products it is a sum of."""
+
+
 def lower_bounds(
     target: Tensor,
     functionals: Array,
@@ -172,7 +176,9 @@ def _substituted(
         summands, longest = summands + 1 + len(step.operands), max(longest, math.prod(tensor.shape))
         constant = constant + step.constant
         size += np.abs(step.constant)
-        loss += _dot(np.abs(a), step.loss + _own(tensor, magnitude_of(intervals[tensor])))
+        magnitude = magnitude_of(intervals[tensor])
+        loss += _dot(np.abs(a), step.loss + _own(tensor, magnitude))
+        loss += _OWN_UNDERFLOW * (1.0 + magnitude.reshape(len(magnitude), -1).sum(axis=1, keepdims=True))
         for operand, functional in zip(tensor.operands, step.operands, strict=False):
             if operand in waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
                 before = waiting[operand]

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import ModelProblem
+from verify.errors import ModelProblem, Rejected
 from verify.intervals import Interval
 from verify.rounding import Array
 
@@ -34,6 +34,8 @@ Terms = tuple[tuple[int, Fraction], ...]
 
 _MOST_DISJUNCTS = 2**18
 """Conjunctions that a property may consist of."""
+_MOST_BITS = 2**15
+"""Of the denominator of a sum of bounds."""
 _LARGEST_FLOAT32 = Fraction(float(np.finfo(np.float32).max))
 
 
@@ -68,6 +70,8 @@ class Constraint(NamedTuple):
                     for index, coefficient in terms:
                         into[index] = into.get(index, Fraction(0)) + weight * coefficient
                 bound += weight * part.bound
+                if bound.denominator.bit_length() > _MOST_BITS:
+                    raise Rejected("the numbers of its property are too long to be added up")
                 strict |= part.strict
         first, second = (tuple((i, c) for i, c in sorted(terms.items()) if c) for terms in (inputs, outputs))
         return cls.of(first, second, bound, strict)
@@ -246,7 +250,7 @@ Float32s = tuple[np.float32, np.float32, np.float32, np.float32]
 def _float32_side(low: Fraction, low_open: bool, high: Fraction, high_open: bool) -> Float32s:
     """The float32 numbers just outside both ends, or equal to them, and those just inside; see the module."""
     if max(abs(low), abs(high)) > _LARGEST_FLOAT32:
-        raise ModelProblem(f"the property bounds an input by a number beyond float32 ({float(max(-low, high)):.3g})")
+        raise ModelProblem("the property bounds an input by a number beyond float32")
     infinity = np.float32(np.inf)
     lower, upper = _float32_below(low), -_float32_below(-high)
     least = lower if Fraction(float(lower)) == low and not low_open else np.nextafter(lower, infinity)

@@ -105,6 +105,8 @@ def unreachable_over_trees(
     """Whether the proof shows that each alternative has a constraint that every input in the box (in one lane) and
     every execution violates; raises Rejected for a proof that does not fit."""
     rows = bounded_constraints(alternatives)
+    if not rows:
+        raise Rejected("no constraint of its property says anything about bounded outputs")
     functionals, constants = constraint_functionals(network, rows)
     lower = split_bounds(network, box, functionals, constants, contract, proof)
     return {row.alternative for row, least in zip(rows, lower, strict=True) if least > 0} == set(

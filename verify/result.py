@@ -149,11 +149,15 @@ def read_verdicts(path: Path, question: Question) -> list[Verdict]:
         content = json.loads(path.read_bytes())
         asked = {key: content[key] for key in question.as_json()}
         asked["model"] = asked["model"] | {"path": question.model_path}  # the same file may have moved
+        if (content["schema_version"], content["versions"]["adcert"]) != (SCHEMA_VERSION, __version__):
+            raise ValueError("another version of adcert wrote it")
         verdicts = [_verdict(sample) for sample in content["samples"]]
         start, count = question.data.start, len(question.data)
         if [verdict.index for verdict in verdicts] != list(range(start, start + min(count, len(verdicts)))):
             raise ValueError("its samples are not the first ones of the data")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if [verdict.label for verdict in verdicts] != question.data.labels[: len(verdicts)].tolist():
+            raise ValueError("its labels are not those of the data")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Problem(f"{path} is not a result file that can be continued ({error})") from error
     expected = json.loads(json.dumps(question.as_json()))
     if different := [key for key, value in expected.items() if asked[key] != value]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,15 @@ def _fitted(x: NDArray[np.float32], shape: Shape, name: str) -> NDArray[np.float
     return np.ascontiguousarray(x.reshape(len(x), *shape))
 
 
+_BROKEN = zipfile.BadZipFile, zlib.error
+"""What a damaged archive raises, besides much else."""
+
+
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["x"], file["y"]
     except KeyError as error:
         raise DataProblem(f"{path} does not hold the arrays x and y") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, RuntimeError, *_BROKEN) as error:
         raise DataProblem(f"cannot read {path} ({error})") from error

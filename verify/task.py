@@ -189,8 +189,8 @@ def input_range(network: Network) -> InputRange | None:
         return None
     try:
         low, high = (float(end) for end in json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ModelProblem(f"the model's metadata hold a malformed input range: {text!r}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelProblem(f"the model's metadata hold a malformed input range: {text[:80]!r}") from error
     if not low < high:
         raise ModelProblem(f"the model's metadata hold an empty input range: {text!r}")
     return low, high

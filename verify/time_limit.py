@@ -43,8 +43,10 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
         signal.setitimer(timer, max(seconds, _SHORTEST), _AGAIN)
         yield
     finally:
-        signal.setitimer(timer, 0)
-        signal.signal(number, before)
+        try:
+            signal.setitimer(timer, 0)
+        finally:
+            signal.signal(number, before)
 
 
 def can_interrupt() -> bool:

@@ -24,9 +24,9 @@ from verify.errors import ModelProblem
 from verify.primitives import Shape
 from verify.properties import Constraint, Formula, Junction
 
-_TOKEN = re.compile(r';[^\n]*|[()]|"[^"]*"|\[[^\[\]()"]*\]|[^\s()\[\]";]+|[\[\]"]')
+_TOKEN = re.compile(r';[^\n\r]*|[()]|"[^"]*"|\[[^\[\]()"]*\]|[^\s()\[\]";]+|[\[\]"]')
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
-_FLAT_NAME = re.compile(r"([XY])_(\d{1,9})", re.ASCII)
+_FLAT_NAME = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 _ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[([\d,\s]*)\])?", re.ASCII)
 _MOST_BITS = 4096
 """Of a numerator or denominator: more than any decimal needs, few enough for exact arithmetic to stay fast."""
@@ -40,7 +40,7 @@ class Property:
     """A file's content. formula: fulfilled by counterexamples, in terms of the flat indices of inputs and outputs.
 
     inputs, outputs: how many there are; None where the file does not say. tensors: name, type and shape of both as
-    version 2 declares them, None for version 1. sha256: of the file's text.
+    version 2 declares them, None for version 1. sha256: of the file's text. shapes: of both, where it declares them.
     """
 
     formula: Formula
@@ -48,6 +48,7 @@ class Property:
     outputs: int | None
     tensors: tuple[str, str] | None
     sha256: str
+    shapes: tuple[Shape | None, Shape | None] = (None, None)
 
 
 class VnnlibProblem(ModelProblem):
@@ -172,7 +173,7 @@ class _Reader:
         if not self.tensors:
             return Property(formula, self.counts[0], self.counts[1], None, sha256)
         x, y = sorted(self.tensors.values(), key=lambda tensor: tensor.which)
-        return Property(formula, x.size, y.size, (x.declaration, y.declaration), sha256)
+        return Property(formula, x.size, y.size, (x.declaration, y.declaration), sha256, (x.shape, y.shape))
 
     def execute(self, values: list[_Value]) -> None:
         """A command of the file."""

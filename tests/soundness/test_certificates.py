@@ -186,3 +186,28 @@ def test_the_model_is_found_beside_the_certificate(certificate: Certificate, tmp
         model_of(read(path), path)
     (tmp_path / "model.onnx").write_bytes(CONTENT)
     assert model_of(read(path), path) == tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [10**400] * 50])
+def test_a_box_of_an_impossible_shape_is_rejected(shape: list[int], certificate: Certificate) -> None:
+    fields = json.loads(encode(certificate))
+    fields["box"]["shape"] = shape
+    with pytest.raises(Rejected, match="shape"):
+        decode(json.dumps(fields).encode())
+
+
+def test_a_name_that_no_file_can_have_is_not_found(certificate: Certificate, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="neither beside"):
+        model_of(replace(certificate, model_file="a" * 5000), tmp_path / "certificate.json")
+
+
+def test_what_underflows_in_the_verifier_is_not_proved() -> None:
+    """Coefficients of a chain of tiny weights are subnormal in float64, and their errors as large as they are."""
+    weights = [np.diag([-1.49 * 2.0**-31, 0.6]), *[np.diag([2.0**-149, 2.0**-139])] * 7, np.array([[1, 0], [1, 0]])]
+    names = ["x", *(f"h{i}" for i in range(1, len(weights))), "y"]
+    nodes = [node("MatMul", [names[i], f"w{i}"], names[i + 1]) for i in range(len(weights))]
+    content = model(nodes, [1, 2], {f"w{i}": weight.astype(np.float32) for i, weight in enumerate(weights)})
+    chain, corner = network_of(content), np.array([[2.0**100, 1.0]], np.float32)
+    for way in ("ibp", "crown-ibp", "crown"):
+        with pytest.raises(Rejected):  # the exact margin is negative
+            check(Certificate(chain.sha256, "", "real", Class(0), corner, corner, way), chain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +17,16 @@ from support.mutated_certificates import restated, with_another_byte
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
+from verify.attack import witness_search
 from verify.certificate import Certificate, Rejected, Unreachable, decode, encode
 from verify.check import check
 from verify.decision import Answer, cases_for, decide
+from verify.errors import ModelProblem
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS
-from verify.properties import holds
+from verify.properties import Constraint, holds
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.runtime import Runtime
+from verify.split_trees import SplitProof
 from verify.vnnlib import parse
 
 F32 = np.float32
@@ -245,3 +250,38 @@ def test_a_model_with_another_number_of_inputs_is_refused(tmp_path: Path) -> Non
     property = parse((declared(3, 2) + "(assert (<= X_0 1))").encode())
     with pytest.raises(Exception, match="about 3 inputs, but the model has 2"):
         decide(network_of(identity()), property, contract=REAL, method="ibp")
+
+
+@pytest.mark.parametrize("bound", ["(<= X_0 1e400)", "(<= Y_0 1e400)", "(>= Y_0 1e400)", "(>= (* 1e-400 Y_0) 1)"])
+def test_numbers_beyond_floats_are_an_answer_or_a_sentence(bound: str) -> None:
+    text = f"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 0))(assert (<= X_0 1))(assert {bound})"
+    content = model([node("Relu", ["x"], "y")], [1, 1], {})
+    network = network_of(content)
+    with contextlib.suppress(ModelProblem):
+        attack = witness_search(network, parse(text.encode()), Runtime(content, network))
+        decision = decide(network, parse(text.encode()), contract=FLOAT32_ANY_ORDER, method="complete", attack=attack)
+        assert decision.answer in (Answer.SAT if bound.startswith("(<=") else Answer.UNSAT, Answer.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [([1, 2, 3], True), ([6], True), ([2, 3], True), ([3, 2], False), ([1, 3, 2], False)]
+)
+def test_a_declared_shape_is_that_of_the_model(shape: list[int], fits: bool) -> None:
+    network = network_of(model([node("Relu", ["x"], "y")], [1, 2, 3], {}))
+    sizes, zeros = (",".join(map(str, each)) for each in (shape, [0] * len(shape)))
+    text = (
+        f"(vnnlib-version <2.0>)(declare-network f (declare-input X Real [{sizes}])"
+        f"(declare-output Y Real [1,2,3]))(assert (<= X[{zeros}] 0))"
+    )
+    with pytest.raises(ModelProblem, match="does not bound the input" if fits else "declares an input"):
+        cases_for(network, parse(text.encode()))
+
+
+def test_a_proof_by_splits_of_what_no_bound_of_outputs_excludes_is_rejected() -> None:
+    network = network_of(identity())
+    huge = Constraint(((0, F(1)),), (), F(-1), False)
+    claim = Unreachable(((huge,),))
+    proof = SplitProof(np.zeros(2, np.bool_), (), ())
+    ends = np.zeros((1, 2), F32), np.ones((1, 2), F32)
+    with pytest.raises(Rejected):
+        check(Certificate(network.sha256, "", "float32-any-order", claim, *ends, proof), network)

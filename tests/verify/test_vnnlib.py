@@ -320,3 +320,14 @@ def test_random_properties_are_read_and_split_into_cases_as_they_are_meant(seed:
         assert any(inside) >= expected
         if any(inside) and not expected:  # the point lies on a side of a box that a strict inequality excludes
             assert any(v in (low, high) for case in split for v, low, high in zip(x, *case.exact, strict=True))
+
+
+def test_a_carriage_return_ends_a_comment() -> None:
+    text = "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (>= X_0 0))(assert (<= X_0 1))\n"
+    ends = [parse((text + f"(assert (or (<= Y_0 -1) ; c{end} (>= Y_0 0.5)\n))").encode()) for end in "\r\n"]
+    assert ends[0].formula == ends[1].formula
+
+
+def test_a_number_has_one_name() -> None:
+    with pytest.raises(VnnlibProblem, match="X_00"):
+        parse(b"(declare-const X_00 Real)(declare-const Y_0 Real)(assert (>= X_00 0))")
