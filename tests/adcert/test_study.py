@@ -296,11 +296,22 @@ def test_mistakes(change: tuple[str, str], sentence: str, study_file: Path) -> N
         studies.load(str(study_file))
 
 
+@pytest.mark.parametrize("name", studies.names())
+def test_students_of_a_study_that_ships_share_network_data_and_teacher(name: str) -> None:
+    of_recipes: dict[str, set[tuple[object, ...]]] = {}
+    for student in studies.load(name).students:
+        recipe = student.recipe
+        assert recipe.teacher
+        shared = (recipe.model, recipe.dataset, recipe.eps.text, recipe.seed, repr(replace(recipe.teacher, seed=0)))
+        of_recipes.setdefault(f"{student.base} {recipe.seed}", set()).add(shared)
+    assert all(len(found) == 1 for found in of_recipes.values())
+
+
 def test_mistakes_in_settings_and_names(study_file: Path) -> None:
     study_file.write_text(STUDY.replace("alpha = 0.5", "beta = 0.5"))
     with pytest.raises(RecipeProblem, match="there is no setting beta"):
         studies.load(str(study_file))
-    with pytest.raises(StudyProblem, match=r"there is no study 'cpu'; there are mnist-cpu, and any TOML file"):
+    with pytest.raises(StudyProblem, match=r"there is no study 'cpu'; there are .*mnist-cpu, and any TOML file"):
         studies.load("cpu")
 
 
