@@ -193,6 +193,7 @@ def interrupted(model: Path, result: Path, sample: int) -> subprocess.CompletedP
     program = (
         "import sys, signal, cli\n"
         "from verify import robustness\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in the background\n"
         "original = robustness._Ways.prove\n"
         "calls = []\n"
         "def interrupted(*arguments):\n"
