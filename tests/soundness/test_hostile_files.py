@@ -105,3 +105,9 @@ def test_a_deep_network_is_no_problem() -> None:
 def test_names_in_any_script_are_fine() -> None:
     nodes = [node("Relu", ["x"], "слой 一"), node("Neg", ["слой 一"], "y")]
     assert outcome(model(nodes, [1, 4], {})) == ""
+
+
+@pytest.mark.parametrize("domain", ["", "com.example", "com.microsoft"])
+def test_an_operator_whose_name_is_no_text_is_refused(domain: str) -> None:
+    content = model([onnx.helper.make_node("Relu", ["x"], ["y"], domain=domain)], [1, 3], {})
+    assert outcome(content.replace(b"\x04Relu", b"\x04Rel\xff"))

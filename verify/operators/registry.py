@@ -196,6 +196,7 @@ def _node(proto: onnx.NodeProto, opset: int) -> Node:
 
 def _name(proto: onnx.NodeProto) -> str:
     """As in the table; other names than these cannot look like them."""
-    if proto.domain not in (*_STANDARD, _MICROSOFT) or "." in proto.op_type:
-        return f"{proto.domain}:{proto.op_type}"
-    return proto.op_type if proto.domain in _STANDARD else f"{proto.domain}.{proto.op_type}"
+    kind = str(proto.op_type)  # bytes, where the file holds no text
+    if proto.domain not in (*_STANDARD, _MICROSOFT) or "." in kind:
+        return f"{proto.domain}:{kind}"
+    return kind if proto.domain in _STANDARD else f"{proto.domain}.{kind}"
