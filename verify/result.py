@@ -200,6 +200,12 @@ def _sample_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
 def _verdict(sample: dict[str, Any]) -> Verdict:
     margin = sample["margin_lower"]
     return Verdict(
@@ -208,8 +214,8 @@ def _verdict(sample: dict[str, Any]) -> Verdict:
         prediction=sample["prediction"],
         status=Status(sample["status"]),
         decided_by=sample["decided_by"],
-        margin_lower=math.nan if margin is None else margin,
-        time_s=sample["time_s"],
+        margin_lower=math.nan if margin is None else _number(margin),
+        time_s=_number(sample["time_s"]),
         certificate=sample["certificate"],
         counterexample=np.array(sample["counterexample"], np.float32) if "counterexample" in sample else None,
     )

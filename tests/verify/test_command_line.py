@@ -359,7 +359,7 @@ def test_a_search_with_nothing_left_to_search_behind_a_softmax(tmp_path: Path, m
     assert json.loads(done.stdout)["summary"]["certified_accuracy"] == 100.0
 
 
-@pytest.mark.parametrize("change", ["doubled", "foreign", "no object"])
+@pytest.mark.parametrize("change", ["doubled", "foreign", "no object", "no number", "older", "other label"])
 def test_a_result_that_does_not_begin_the_same_run_is_not_continued(
     classifier: Path, tmp_path: Path, change: str
 ) -> None:
@@ -370,6 +370,12 @@ def test_a_result_that_does_not_begin_the_same_run_is_not_continued(
         content["samples"] *= 2
     elif change == "foreign":
         content["samples"] = content["samples"][1:]
+    elif change == "no number":
+        content["samples"][0]["time_s"] = "1"
+    elif change == "older":
+        content["versions"]["adcert"] = "0.0.1"
+    elif change == "other label":
+        content["samples"][0]["label"] += 1
     else:
         content["model"] = "x"
     path.write_text(json.dumps(content))
