@@ -38,7 +38,8 @@ def test_the_card_is_what_verification_finds(model: Path) -> None:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
 def test_nothing_of_the_machine_it_was_made_on_is_inside(model: Path) -> None:
     content = model.read_bytes()
-    assert not any(trace in content for trace in (b"/home/", b"/root/", b"/tmp/", b"/Users/", b"/work/", b".py"))
+    folder = str(Path(__file__).parents[1]).encode()
+    assert not any(trace in content for trace in (folder, b"/home/", b"/root/", b"/tmp/", b"/Users/", b".py"))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from verify.compiled.writer import LIMIT, UNDERFLOW, UNIT, Bounded, BoundsWriter
 from verify.errors import ModelProblem
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
 from verify.operators.registry import INTEGERS
-from verify.primitives import FLOAT32, Shape, Tensor
+from verify.primitives import FLOAT32, Linear, Shape, Tensor
 from verify.rounding import Array, kappa
 
 SPARE = 32
@@ -57,21 +57,34 @@ def _of_integers(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     return Ends(value, writer.node("Sub", result, width), writer.node("Add", result, width), reach)
 
 
+class Error(NamedTuple):
+    """Of A x + b. own: kappa of the graph's roundings; both: and of the deployed ones; underflow: of either."""
+
+    own: float
+    both: float
+    underflow: float
+
+    @staticmethod
+    def of(primitive: Linear, reach: float) -> Error:
+        """reach: a bound of the magnitudes of x."""
+        terms = primitive.map.terms + primitive.scalings + SPARE
+        own, both = kappa(terms, UNIT), kappa(terms + primitive.roundings, UNIT)
+        return Error(own, both, 4 * terms * primitive.gain * UNDERFLOW * (1 + reach))
+
+
 def rounded(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Midpoint:
     """As derived in `bounds`. The static bound: |z| + s <= (1 + 8 kappa) (|A| M + m) + underflow."""
     primitive: Any = tensor.primitive
     (operand,) = tensor.operands
-    terms = primitive.map.terms + primitive.scalings + SPARE
-    own, both = kappa(terms, UNIT), kappa(terms + primitive.roundings, UNIT)
+    x = writer.known[operand] = writer.within(x, (LIMIT - primitive.offset) / primitive.row_sum, operand.shape)
+    own, both, underflow = Error.of(primitive, x.reach)
     if both > 0.25:
         raise ModelProblem(f"node {tensor.name!r}: a sum of {primitive.map.terms} terms is too long for float32")
-    x = writer.known[operand] = writer.within(x, (LIMIT - primitive.offset) / primitive.row_sum, operand.shape)
     centre, radius = writer.middle(x)
     # (1 + kappa) (r + kappa |c|) is at least r + kappa M, and M the upper end where that is known.
     reach = x.first if isinstance(x, Rectified) else writer.node("Abs", centre)
     radius = writer.node("Add", radius, writer.scaled(reach, both))
     factor = (1 + both) / (1 - own)
-    underflow = 4 * terms * primitive.gain * UNDERFLOW * (1 + x.reach)
     spread = (both * primitive.magnitude + underflow) * factor
     value, centre = _applied_to_both(writer, x.value, centre, tensor)
     return Midpoint(

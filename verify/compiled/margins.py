@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from verify.compiled.linear import SPARE, above, nearest, rounded
-from verify.compiled.writer import LIMIT, TINY, UNDERFLOW, UNIT, BoundsWriter, layout_of
+from verify.compiled.linear import Error, above, nearest, rounded
+from verify.compiled.writer import LIMIT, TINY, UNIT, BoundsWriter, layout_of
 from verify.margins import last_product
 from verify.primitives import Clip, Linear, Round, Tensor
-from verify.rounding import FLOAT32_ANY_ORDER, kappa
+from verify.rounding import FLOAT32_ANY_ORDER
 from verify.softmax import strict_margin
 
 
@@ -74,12 +74,10 @@ class _Margins:
         logits = rounded(writer, product, writer.known[operand])
         x = writer.known[operand]
         weight = primitive.map.weight.reshape(-1, self.count)
-        terms = primitive.map.terms + primitive.scalings + SPARE
-        own, both = kappa(terms, UNIT), kappa(terms + primitive.roundings, UNIT)
+        own, both, underflow = Error.of(primitive, x.reach)
         middle = writer.middle(x)
         centre, radius = (writer.laid_out(name, layout_of(operand.shape), weight.shape[:1]) for name in middle)
         magnitude = writer.node("Add", writer.node("Abs", centre), radius)
-        underflow = 4 * terms * primitive.gain * UNDERFLOW * (1 + x.reach)
         factor = 1 / (1 - own)
         spread = np.broadcast_to((both * primitive.magnitude.reshape(-1) + underflow) * factor, weight.shape[1:])
         errors = above(both * (1 + both) * factor * np.abs(weight)), above(spread)
@@ -118,10 +116,8 @@ class _Margins:
         scale = primitive.map.scale.item()
         if primitive.roundings == 0 and scale == 1:
             return margins
-        terms = 1 + primitive.scalings + SPARE
-        own, both = kappa(terms, UNIT), kappa(terms + primitive.roundings, UNIT)
-        reach = writer.known[scaled.operands[0]].reach
-        constant = both * primitive.magnitude.item() + 4 * terms * primitive.gain * UNDERFLOW * (1 + reach)
+        own, both, underflow = Error.of(primitive, writer.known[scaled.operands[0]].reach)
+        constant = both * primitive.magnitude.item() + underflow
         magnitude = writer.node("Max", *(writer.node("Abs", end) for end in self._ends_before(scaled)))
         width = writer.scaled(magnitude, both * (1 + both) / (1 - own) * scale)
         width = writer.node("Add", width, writer.scalar((1 + both) / (1 - own) * constant))
