@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.functions import Function
+from verify.intervals import Interval
 from verify.linear_maps import Convolution, Diagonal
 from verify.primitives import Clip, Input, LeakyRelu, Linear, Round, Select, Shape, Sum, Tensor, topological
 from verify.rounding import Array
@@ -21,20 +23,29 @@ from verify.windows import Window
 Box = tuple[slice, ...]
 """A block of a tensor: along each axis, from where to where."""
 
+Where = tuple[slice | NDArray[np.intp], ...]
+"""Some elements of a tensor: along each axis, a block or the numbers of those."""
+
 _ELEMENTWISE = (LeakyRelu, Clip, Function, Round, Sum)
 
 
 @dataclass(frozen=True)
 class Cone:
-    """tensor: holds the block. parts: of what the cone consists of, each the block of a tensor of the network."""
+    """tensor: holds the block. parts: of what the cone consists of, each some elements of a tensor of the network."""
 
     tensor: Tensor
-    parts: Mapping[Tensor, tuple[Tensor, Box]]
+    parts: Mapping[Tensor, tuple[Tensor, Where]]
 
     @property
     def size(self) -> int:
         """How many values it computes."""
         return sum(math.prod(tensor.shape) for tensor in self.parts)
+
+    def intervals(self, whole: Mapping[Tensor, Interval]) -> dict[Tensor, Interval]:
+        """Of the parts, given those of the network."""
+        return {
+            piece: Interval(*(end[:, *where] for end in whole[source])) for piece, (source, where) in self.parts.items()
+        }
 
 
 def whole(tensor: Tensor) -> Cone:
@@ -73,7 +84,7 @@ def cone(tensor: Tensor, block: Box) -> Cone:
                 window = _window(each, needed[each], operand)
                 needed[operand] = _hull(needed[operand], window) if operand in needed else window
     built: dict[Tensor, Tensor] = {}
-    parts: dict[Tensor, tuple[Tensor, Box]] = {}
+    parts: dict[Tensor, tuple[Tensor, Where]] = {}
     for each in order:
         if needed[each] == _all(each):
             built[each] = each

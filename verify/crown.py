@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,12 @@ from verify.cones import Cone, cone, spatial_blocks, whole
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count, two_sided_bounds
+from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count, some_lanes, two_sided_bounds
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
 from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Tensor, topological
+from verify.pruning import pruned
 from verify.rounding import Array, Contract
 
 WORKSPACE = 2**23
@@ -145,34 +145,46 @@ def _refined(
     slopes as chosen."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     for part, inside in _blocks(tensor, wanted):
-        elements = _listed(wanted[:, inside])
-        lanes, step = _at_a_time(part, elements.shape[1])
-        for lane, start in product(range(0, len(lower), lanes), range(0, elements.shape[1], step)):
+        lanes, step = _at_a_time(part, int(wanted[:, inside].sum(axis=1).max()))
+        for lane in range(0, len(lower), lanes):
             rows = np.s_[lane : lane + lanes]
-            some = elements[rows, start : start + step]
-            each = np.arange(len(some))[:, np.newaxis]
-            functionals = np.zeros((*some.shape, len(inside)))
-            functionals[each, np.arange(some.shape[1]), some] = 1.0
-            known = {
-                piece: Interval(*((end[rows] if len(end) > 1 else end)[:, *box] for end in intervals[source]))
-                for piece, (source, box) in part.parts.items()
-            }
-            choices: Choices = {}
-            if chosen:
-                whole = chosen.choices(np.searchsorted(chosen.elements, inside[some[0]]))
-                choices = {
-                    piece: Choice(whole[source].slope[:, :, *box])
-                    for piece, (source, box) in part.parts.items()
-                    if source in whole and type(piece.primitive) is LeakyRelu
-                }
-            functionals = functionals.reshape(*some.shape, *part.tensor.shape)
-            found = two_sided_bounds(part.tensor, functionals, known, contract, choices)
-            # Both bounds hold where they are numbers: fmax and fmin pass over NaN. Elements that only fill the rows are
-            # left as they are, so that what is found of a lane does not depend on the lanes beside it.
-            at = lane + each, inside[some]
-            lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
-            upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
+            seen, elements = part, _listed(wanted[rows, inside])
+            own = {each: Interval(*(some_lanes(end, rows) for end in ends)) for each, ends in intervals.items()}
+            place = elements
+            if lanes == 1 and part.tensor is tensor:
+                seen = pruned(tensor, own, elements[0])
+                if seen.tensor.shape != tensor.shape:
+                    place = np.arange(elements.size)[np.newaxis]
+            known = seen.intervals(own)
+            for start in range(0, elements.shape[1], step):
+                some = np.s_[start : start + step]
+                functionals = _units(place[:, some], seen.tensor)
+                numbers = inside[elements[:, some]]
+                choices = _choices(chosen, np.searchsorted(chosen.elements, numbers[0]), seen) if chosen else {}
+                found = two_sided_bounds(seen.tensor, functionals, known, contract, choices)
+                # Both bounds hold where they are numbers: fmax and fmin pass over NaN. Elements that only fill the rows
+                # are left as they are, so that what is found of a lane does not depend on the lanes beside it.
+                at = lane + np.arange(len(numbers))[:, np.newaxis], numbers
+                lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
+                upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
+
+
+def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
+    """For each lane, the functionals that are single elements of the tensor."""
+    functionals = np.zeros((*numbers.shape, math.prod(tensor.shape)))
+    np.put_along_axis(functionals, numbers[..., np.newaxis], 1.0, axis=2)
+    return functionals.reshape(*numbers.shape, *tensor.shape)
+
+
+def _choices(chosen: Slopes, elements: NDArray[np.intp], part: Cone) -> Choices:
+    """The slopes that are chosen for some of the elements, in a part of the network."""
+    whole = chosen.choices(elements)
+    return {
+        piece: Choice(whole[source].slope[:, :, *where])
+        for piece, (source, where) in part.parts.items()
+        if source in whole and type(piece.primitive) is LeakyRelu
+    }
 
 
 def _blocks(tensor: Tensor, wanted: NDArray[np.bool_]) -> list[tuple[Cone, NDArray[np.intp]]]:

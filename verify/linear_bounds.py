@@ -70,6 +70,14 @@ class Choice:
     sign: Array | None = None
     multiplier: Array | None = None
 
+    def part(self, rows: slice, functionals: slice) -> Choice:
+        """For some lanes and functionals."""
+        slope = some_lanes(self.slope, rows)
+        slope = slope if slope.shape[1] == 1 else slope[:, functionals]
+        return Choice(
+            slope, *(None if each is None else some_lanes(each, rows) for each in (self.sign, self.multiplier))
+        )
+
 
 Choices = Mapping[Tensor, Choice]
 """By the tensor of the ReLU; CROWN decides where there is none."""
@@ -104,6 +112,9 @@ class Step:
     loss: Array
 
 
+_CACHED = 2**17
+"""Coefficients of functionals that are held at a time: few enough for the caches, and for memory."""
+
 _OWN_UNDERFLOW = 2.0**-1030
 """More than a coefficient can lose to underflow in float64, however many products it is a sum of."""
 
@@ -123,7 +134,21 @@ def lower_bounds(
     included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on; in one
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     """
-    return _substituted(target, functionals, intervals, contract, choices, stop=stop)
+    lanes, count = functionals.shape[:2]
+    most = max(1, _CACHED // max(math.prod(tensor.shape) for tensor in topological([target])))
+    step = min(most, count)
+    found = np.empty((lanes, count))
+    for lane, first in product(range(0, lanes, max(1, most // step)), range(0, count, step)):
+        rows, some = slice(lane, lane + max(1, most // step)), slice(first, first + step)
+        known = {tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in intervals.items()}
+        chosen = {tensor: choice.part(rows, some) for tensor, choice in choices.items()}
+        found[rows, some] = _substituted(target, functionals[rows, some], known, contract, chosen, stop=stop)
+    return found
+
+
+def some_lanes(values: Array, rows: slice) -> Array:
+    """Some lanes of what has a single one for all, or one each."""
+    return values[rows] if len(values) > 1 else values
 
 
 def two_sided_bounds(
@@ -262,9 +287,11 @@ def _leaky_relu(tensor: Tensor, a: Array, intervals: Intervals, contract: Contra
         below, above = np.where(sign == 0, below, line), np.where(sign == 0, above, line)
         offset = np.where(choice.sign == 0, offset, 0.0)
         added = -sign * np.maximum(choice.multiplier, 0.0)[:, np.newaxis]
-    coefficients = np.where(a > 0, below, above)
-    coefficients *= a
-    constant = _dot(np.minimum(a, 0.0), offset)
+    negative = np.minimum(a, 0.0)
+    constant = _dot(negative, offset)
+    negative *= above - below
+    coefficients = a * below  # where a < 0, off by less than four roundings of a, for which `own` has room
+    coefficients += negative
     if added is not None:
         coefficients += added
         constant = constant - _dot(np.abs(added), own)

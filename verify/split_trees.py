@@ -27,6 +27,7 @@ from verify.intervals import Interval
 from verify.linear_bounds import Choice, Intervals, lower_bounds, neuron_count, relus
 from verify.network import Network
 from verify.primitives import Tensor, topological
+from verify.pruning import neurons_of, pruned
 from verify.rounding import Array, Contract, down
 
 LEAF = -1
@@ -130,14 +131,16 @@ def leaf_bounds(
         for (neuron, side), beta in zip(path, multipliers[start : start + len(path)].tolist(), strict=True):
             sign[leaf, neuron], multiplier[leaf, neuron] = side, beta
         start += len(path)
-    choices = {}
-    for tensor, part in relus(output).items():
-        choices[tensor] = Choice(
-            slope[:, np.newaxis, part].reshape(-1, 1, *tensor.shape),
-            *(values[:, part].reshape(-1, *tensor.shape) for values in (sign, multiplier)),
+    part = pruned(output, intervals)
+    choices = {
+        relu: Choice(
+            slope[:, np.newaxis, numbers].reshape(-1, 1, *relu.shape),
+            *(values[:, numbers].reshape(-1, *relu.shape) for values in (sign, multiplier)),
         )
+        for relu, numbers in neurons_of(part, output).items()
+    }
     functionals = np.broadcast_to(functional, (len(paths), 1, *output.shape))
-    found = lower_bounds(output, functionals, intervals, contract, choices)[:, 0]
+    found = lower_bounds(part.tensor, functionals, part.intervals(intervals), contract, choices)[:, 0]
     return np.where(np.isfinite(found), found, np.nan)
 
 

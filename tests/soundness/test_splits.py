@@ -11,10 +11,11 @@ import pytest
 
 from support.onnx_models import ALL, DISABLED
 from support.relu_networks import ReluNetwork
+from verify import linear_bounds
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
-from verify.linear_bounds import neuron_count
+from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import LEAF, Path, leaf_bounds, leaf_paths
 
@@ -59,6 +60,25 @@ def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int) -> None:
         for path, bound in zip(paths, bounds, strict=True):
             there = np.all([side * inside[:, neuron] >= 0 for neuron, side in path] or [np.full(len(y), True)], axis=0)
             assert (y[there].astype(np.float64) @ functional[0] >= bound).all()
+
+
+def test_bounds_do_not_depend_on_how_many_are_computed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    network = ReluNetwork.random(rng, [3, 6, 5, 4], 1.5).network()
+    boxes = box_around(rng.random((4, 1, 3)).astype(np.float32), Fraction(1, 4), None)
+    intervals = crown_intervals(network, boxes, FLOAT32_ANY_ORDER)
+    choices = {
+        relu: Choice(
+            rng.random((4, 7, *relu.shape)), rng.integers(-1, 2, (4, *relu.shape)), rng.random((4, *relu.shape))
+        )
+        for relu in relus(network.output)
+    }
+    functionals = rng.normal(size=(4, 7, *network.output.shape))
+    together = lower_bounds(network.output, functionals, intervals, FLOAT32_ANY_ORDER, choices)
+    for coefficients in (1, 20, 50):
+        monkeypatch.setattr(linear_bounds, "_CACHED", coefficients)
+        apart = lower_bounds(network.output, functionals, intervals, FLOAT32_ANY_ORDER, choices)
+        np.testing.assert_allclose(apart, together, rtol=1e-12, atol=1e-12)
 
 
 def test_zero_belongs_to_both_halves() -> None:

@@ -15,7 +15,7 @@ from support.relu_networks import ReluNetwork
 from verify.boxes import box_around
 from verify.crown import crown_intervals, margin_functionals
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count
+from verify.linear_bounds import neuron_count, relus
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward
 from verify.search.branch_and_bound import Ending, Outcome, search
@@ -32,7 +32,8 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
         intervals = crown_intervals(network, box, REAL)
     count, lanes = neuron_count(network.output), 3
     slopes = rng.integers(0, 256, (lanes, count)).astype(np.uint8)
-    sides = rng.integers(-1, 2, (lanes, count))
+    upper = np.concatenate([intervals[relu.operands[0]].upper.reshape(-1) for relu in relus(network.output)] or [[]])
+    sides = np.where(upper > 0, rng.integers(-1, 2, (lanes, count)), 0)  # the checker leaves inactive neurons out
     paths: list[Path] = [[(n, int(sides[lane, n])) for n in np.flatnonzero(sides[lane])] for lane in range(lanes)]
     multipliers = (0.1 * rng.random((lanes, count))).astype(np.float32)
     functional = rng.normal(size=network.output.shape)

@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.cones import Cone
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, relus
+from verify.linear_bounds import lower_bounds, neuron_count, relus
 from verify.network import Network
 from verify.primitives import Tensor
+from verify.pruning import neurons_of, pruned
 from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
@@ -158,9 +160,32 @@ def search(
     short by a signal.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    output, part = network.output, None
+    if intervals:
+        part = pruned(output, intervals)
+        network, intervals = replace(network, outputs=(part.tensor,)), part.intervals(intervals)
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
-    yield from search.run(branch)
+    for outcome in search.run(branch):
+        proof = outcome.proof and part and _about_the_whole(outcome.proof, part, output)
+        yield replace(outcome, proof=proof or outcome.proof)
+
+
+def _about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof:
+    """The proof about a part of the network as one about the whole, whose neurons have other numbers."""
+    numbers_of = neurons_of(part, output)
+    numbers = np.concatenate([np.zeros(0, np.intp), *(numbers_of[relu] for relu in relus(part.tensor))]).astype(
+        np.int32
+    )
+    neurons = np.zeros(neuron_count(output), np.bool_)
+    neurons[numbers[proof.neurons]] = True
+    refinements = tuple(replace(each, neurons=numbers[each.neurons]) for each in proof.refinements)
+    trees = []
+    for tree in proof.trees:
+        nodes = tree.nodes.copy()
+        nodes[nodes != LEAF] = numbers[nodes[nodes != LEAF]]
+        trees.append(replace(tree, nodes=nodes))
+    return SplitProof(neurons, refinements, tuple(trees))
 
 
 class _Search:
