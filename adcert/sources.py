@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from adcert.data import BENCHMARKS, Benchmark
 from verify import datasets
 from verify.datasets import DataProblem
+from verify.samples import read_data
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -40,9 +40,10 @@ def is_own(name: str) -> bool:
 def load(name: str) -> Source:
     """The training images of `name`.
 
-    FILE.npz holds x (N x C x H x W; uint8, or float32 in [0, 1]) and y (int64, N); a folder holds one folder of images,
-    all of one size, per class, in the order of their names. The samples of these are put into a random but fixed order,
-    since files are often sorted by class and the last samples are held out. Raises DataProblem.
+    FILE.npz holds x (N x C x H x W; uint8, or float32 in [0, 1]) and y (int64, N; 0, 1, 2 ... without gaps); a folder
+    holds one folder of images, all of one size, per class, in the order of their names. The samples of these are put
+    into a random but fixed order, since files are often sorted by class and the last samples are held out. Raises
+    DataProblem.
     """
     if not is_own(name):
         split = datasets.load(name, "train")
@@ -50,6 +51,8 @@ def load(name: str) -> Source:
     images, labels = _read_npz(Path(name)) if name.endswith(".npz") else _read_folder(Path(name))
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = images[order], labels[order]
+    if not labels.any():
+        raise DataProblem(f"{name} holds a single class")
     return Source(images, labels, _described(images, labels))
 
 
@@ -78,26 +81,26 @@ def _described(images: NDArray[Any], labels: NDArray[np.int64]) -> Benchmark:
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    except KeyError:
-        raise DataProblem(f"{path} does not hold the arrays x and y") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataProblem(f"cannot read {path} ({error})") from None
-    if x.dtype not in (np.float32, np.uint8) or y.dtype.kind not in "iu":
-        raise DataProblem(f"{path}: x must be float32 or uint8 and y integers, not {x.dtype} and {y.dtype}")
-    if x.ndim != 4 or y.ndim != 1 or len(x) != len(y) or not x.size:
-        raise DataProblem(f"{path}: x of shape {x.shape} and y of shape {y.shape} are not N x C x H x W with N labels")
-    if y.min() < 0:
-        raise DataProblem(f"{path}: labels count from 0, not from {y.min()}")
+    data = read_data(str(path))
+    x, y = data.images, data.labels
+    if x.ndim != 4 or not x.size:
+        raise DataProblem(f"{path}: x of shape {x.shape} are not N x C x H x W")
+    if x.shape[1] == x.shape[2] and x.shape[3] in (1, 3):
+        raise DataProblem(f"{path}: x of shape {x.shape} have their channels last, not N x C x H x W")
     if x.dtype == np.float32 and not (x.min() >= 0 and x.max() <= 1):
         raise DataProblem(f"{path}: float32 images must lie in [0, 1], normalisation belongs to the network")
-    return x, y.astype(np.int64)
+    classes = np.unique(y)
+    if classes[0] < 0:
+        raise DataProblem(f"{path}: labels count from 0, not from {classes[0]}")
+    if len(wrong := np.flatnonzero(classes != np.arange(len(classes)))):
+        raise DataProblem(f"{path}: labels count from 0 without gaps: there is {classes[wrong[0]]}, but no {wrong[0]}")
+    return x, y
 
 
 def _image_files(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_FILES)
+    """All but hidden ones, which other programs leave behind."""
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_FILES)
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
 
 
 def _read_folder(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -108,18 +111,24 @@ def _read_folder(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     files = [file for file in _image_files(root) if file.parent != root]
     if not files:
         raise DataProblem(f"{root} is not a folder with a folder of images for each class")
-    classes = sorted({file.relative_to(root).parts[0] for file in files})
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if empty := sorted(set(classes) - {file.relative_to(root).parts[0] for file in files}):
+        raise DataProblem(f"{root / empty[0]} holds no images ({', '.join(IMAGE_FILES)})")
     numbers = {name: number for number, name in enumerate(classes)}
     images = []
     try:
         for file in files:
             with Image.open(file) as image:
+                if image.mode[0] in "IF":  # which Pillow would clip to white
+                    raise DataProblem(f"{file} has more than eight bits per channel")
                 images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-            if images[-1].shape != images[0].shape:
-                raise DataProblem(f"{file} and {files[0]} differ in size or in the number of channels")
+            if images[-1].shape[:2] != images[0].shape[:2]:
+                raise DataProblem(f"{file} and {files[0]} differ in size")
     except OSError as error:
         raise DataProblem(f"cannot read {file} ({error})") from None
-    pixels = np.stack(images)
-    pixels = pixels[:, np.newaxis] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    channels = max(1 if image.ndim == 2 else 3 for image in images)
+    # Grey images among colours have the same value in each channel.
+    planes = [np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], channels)) for image in images]
+    pixels = np.stack(planes).transpose(0, 3, 1, 2)
     labels = np.array([numbers[file.relative_to(root).parts[0]] for file in files], np.int64)
     return np.ascontiguousarray(pixels), labels

@@ -89,6 +89,24 @@ def test_grey_images(tmp_path: Path) -> None:
     assert source.benchmark.std == (1.0,)  # nothing to scale by
 
 
+def test_grey_images_among_colours(folder: Path) -> None:
+    """TinyImageNet has some in most classes."""
+    grey = folder / "class 0" / "images" / "000.png"
+    Image.fromarray(np.full((12, 10), 7, np.uint8)).save(grey)
+    images = sources.load(str(folder)).images
+    assert images.shape == (COUNT, 3, 12, 10)
+    assert [image.shape for image in images if (image == 7).all()] == [(3, 12, 10)]
+
+
+def test_hidden_files_and_folders_are_none_of_the_data(folder: Path) -> None:
+    before, fingerprint = sources.load(str(folder)), sources.fingerprint(str(folder))
+    (folder / ".checkpoints").mkdir()
+    Image.new("RGB", (10, 12)).save(folder / ".checkpoints" / "000.png")
+    (folder / "class 0" / "._000.png").write_bytes(b"not an image")
+    assert np.array_equal(sources.load(str(folder)).labels, before.labels)
+    assert sources.fingerprint(str(folder)) == fingerprint
+
+
 def test_training_and_export_need_no_more_than_the_name(file: Path, tmp_path: Path, recipe_file: Path) -> None:
     settings = [
         f"dataset={file}",
@@ -124,9 +142,13 @@ def test_the_contents_count_where_teachers_are_cached(file: Path, recipe_file: P
         (lambda x, y: {"x": x}, "does not hold the arrays x and y"),
         (lambda x, y: {"x": x.astype(np.float64), "y": y}, "x must be float32 or uint8"),
         (lambda x, y: {"x": x, "y": y.astype(np.float32)}, "y integers"),
-        (lambda x, y: {"x": x[:, 0], "y": y}, "are not N x C x H x W with N labels"),
-        (lambda x, y: {"x": x, "y": y[1:]}, "are not N x C x H x W with N labels"),
+        (lambda x, y: {"x": x[:, 0], "y": y}, "are not N x C x H x W"),
+        (lambda x, y: {"x": x[:, :, :10].transpose(0, 2, 3, 1), "y": y}, "have their channels last"),
+        (lambda x, y: {"x": x, "y": y[1:]}, "are not N samples with N labels"),
         (lambda x, y: {"x": x, "y": y - 1}, "labels count from 0, not from -1"),
+        (lambda x, y: {"x": x, "y": y + 1}, "from 0 without gaps: there is 1, but no 0"),
+        (lambda x, y: {"x": x, "y": y**2}, "from 0 without gaps: there is 4, but no 2"),
+        (lambda x, y: {"x": x, "y": 0 * y}, "holds a single class"),
         (lambda x, y: {"x": x.astype(np.float32), "y": y}, r"must lie in \[0, 1\]"),
         (lambda x, y: {"x": x / np.float32(255) * np.float32("nan"), "y": y}, r"must lie in \[0, 1\]"),
     ],
@@ -137,6 +159,16 @@ def test_files_that_will_not_do(
     np.savez(tmp_path / "mine.npz", **damage(*colours()))  # type: ignore[arg-type]
     with pytest.raises(DataProblem, match=sentence):
         sources.load(str(tmp_path / "mine.npz"))
+
+
+def test_files_that_are_no_archives(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    with path.open("wb") as file:
+        np.save(file, colours()[0])
+    for _ in range(2):
+        with pytest.raises(DataProblem, match=r"cannot read .*mine\.npz"):
+            sources.load(str(path))
+        path.write_bytes(b"")
 
 
 def test_folders_that_will_not_do(folder: Path, tmp_path: Path) -> None:
@@ -150,6 +182,12 @@ def test_folders_that_will_not_do(folder: Path, tmp_path: Path) -> None:
         sources.load(str(folder))
     Image.new("RGB", (3, 3)).save(broken)
     with pytest.raises(DataProblem, match="differ in size"):
+        sources.load(str(folder))
+    Image.fromarray(np.full((12, 10), 1000, np.uint16)).save(broken)
+    with pytest.raises(DataProblem, match=r"100\.png has more than eight bits per channel"):
+        sources.load(str(folder))
+    (folder / "class 1 too").mkdir()
+    with pytest.raises(DataProblem, match=r"class 1 too holds no images \(\.png"):
         sources.load(str(folder))
 
 
