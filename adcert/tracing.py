@@ -216,7 +216,14 @@ def _bias(module: nn.Conv2d | nn.Linear) -> Tensor:
     return module.weight.new_zeros(module.weight.shape[0]) if module.bias is None else module.bias
 
 
+def _require_trainable(module: nn.Conv2d | nn.Linear, source: _Source) -> None:
+    # Hooks compute a weight that is no parameter (weight_norm, pruning) from others, which training would never reach.
+    weight = module.weight
+    source.require(isinstance(weight, nn.Parameter) and weight.requires_grad, "its weight is not one that is trained")
+
+
 def _convolution(module: nn.Conv2d, source: _Source) -> _Found:
+    _require_trainable(module, source)
     source.require(module.padding_mode == "zeros", "only zero padding is supported")
     source.require(not isinstance(module.padding, str), "its padding must be given in pixels")
     stride, padding = _pair(module.stride, source), _pair(module.padding, source)
@@ -229,6 +236,7 @@ def _convolution(module: nn.Conv2d, source: _Source) -> _Found:
 
 
 def _linear(module: nn.Linear, source: _Source) -> _Found:
+    _require_trainable(module, source)
     return _Found(lambda: Linear(module.weight, _bias(module)), module)
 
 

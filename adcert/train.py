@@ -104,8 +104,9 @@ def placed(model: nn.Module, device: torch.device) -> nn.Module:
 def learner(recipe: Recipe, benchmark: Benchmark, teacher: Teacher | None, device: torch.device) -> Learner:
     """Everything that the recipe trains, as it is before the first step."""
     model = build_model(recipe, benchmark, teacher)
+    # Before the weights change their order in memory: `view`, which many a model flattens by, depends on it.
+    require_agreement(model.to(device), benchmark, device)
     placed(model, device)
-    require_agreement(model, benchmark, device)
     optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), recipe)
     return Learner(model, trace(model), optimizer, AveragedModel(model) if recipe.swa_start else None)
 
@@ -261,7 +262,7 @@ def require_agreement(model: nn.Module, benchmark: Benchmark, device: torch.devi
     training = model.training
     try:
         expected = model.eval()(images)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever the user's own code raises
         raise NetworkProblem(f"the model does not take images of shape {benchmark.shape}: {error}") from None
     finally:
         model.train(training)

@@ -178,6 +178,14 @@ class Dotted(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding_mode="circular"), nn.Linear(2, 2)), "only zero padding"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Linear(2, 2)), "no running statistics"),
         (nn.Sequential(nn.BatchNorm2d(1, affine=False), nn.Linear(2, 2)), "needs affine parameters"),
+        (
+            nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(256, 5))),
+            "its weight is not one that is trained",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 3).requires_grad_(False), nn.Linear(2, 2)),
+            "cannot bound module '0' (Conv2d): its",
+        ),
         (Wrapped(lambda x: torch.add(x, x, alpha=2)), "cannot bound add() with these arguments"),
         (TwoInputs(), "cannot bound second()"),
         (Dotted(), "Dotted cannot be traced by torch.fx"),
@@ -198,6 +206,7 @@ def test_what_cannot_be_bounded_is_named(refused: nn.Module, sentence: str) -> N
         ("too_few_logits", r"yields \(3,\), not 10 logits"),
         ("in_place", "does it change values in place"),
         ("broadcast", r"only tensors of one shape can be added, not \(1, 28, 28\) and \(1, 1, 1\)"),
+        ("two_results", r"does not take images of shape \(1, 28, 28\): 'tuple' object"),
         ("along_rows", r"a linear layer takes features, not a tensor of shape \(1, 28, 28\)"),
     ],
 )
@@ -205,6 +214,14 @@ def test_models_that_do_not_fit_are_refused_before_training(function: str, sente
     recipe = recipes.load(str(recipe_file), [f"model={user_models.__file__}:{function}"])
     with pytest.raises((NetworkProblem, RecipeProblem), match=sentence):
         learner(recipe, BENCHMARKS["mnist"], None, torch.device("cpu"))
+
+
+def test_a_model_that_flattens_by_view_is_trained_as_it_is(recipe_file: Path) -> None:
+    recipe = recipes.load(str(recipe_file), [f"model={user_models.__file__}:viewed"])
+    x = torch.rand(2, 1, 28, 28)
+    student = learner(recipe, BENCHMARKS["mnist"], None, torch.device("cpu"))
+    contiguous = copy.deepcopy(student.model).to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(fold_running(student.blueprint)(x), contiguous(x))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

@@ -110,6 +110,23 @@ def too_few_logits(benchmark: Benchmark) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
 
 
+class Viewed(nn.Module):
+    """Flattens as most people do, which does not work for every order of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(1, 4, 3, stride=2)
+        self.head = nn.Linear(4 * 13 * 13, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.entry(images))
+        return self.head(x.view(x.size(0), -1))
+
+
+def viewed(benchmark: Benchmark) -> nn.Module:
+    return Viewed()
+
+
 class InPlace(nn.Module):
     """What the shortcut adds has been changed meanwhile."""
 
@@ -144,3 +161,7 @@ def along_rows(benchmark: Benchmark) -> nn.Module:
 
 def in_place(benchmark: Benchmark) -> nn.Module:
     return InPlace()
+
+
+def two_results(benchmark: Benchmark) -> nn.Module:
+    return nn.Sequential(nn.MaxPool2d(2, return_indices=True), nn.Flatten(), nn.Linear(196, 10))
