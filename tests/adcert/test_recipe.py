@@ -57,10 +57,18 @@ def test_each_objective_takes_its_own_published_settings() -> None:
     assert published("mnist-0.3", "ibp").robust_weight == 0.7
 
 
+@pytest.mark.parametrize("objective", ["pgd", "trades", "standard"])
+@pytest.mark.parametrize("name", recipes.names())
+def test_what_bounds_nothing_trains_without_what_is_there_for_bounds(name: str, objective: str) -> None:
+    recipe = published(name, objective)
+    assert (recipe.init, recipe.regularizer, recipe.robust_weight) == ("kaiming", 0, 1)
+
+
 def test_a_variant_takes_the_settings_of_its_original_and_then_its_own() -> None:
     taps, staps = published("mnist-0.3", "taps"), published("mnist-0.3", "staps")
     assert (taps.train_eps, taps.attacked_layers) == (pytest.approx(0.4), 3)
     assert (staps.train_eps, staps.attacked_layers, staps.small_box) == (0.3, 2, 0.6)
+    assert (staps.attack_steps, staps.l1) == (10, 1e-5)
     assert staps.gradient_scale == taps.gradient_scale == 4
     assert published("mnist-0.1", "ad-cert-rslad").alpha == published("mnist-0.1", "ad-cert").alpha == 0.02
 
