@@ -321,6 +321,11 @@ def _build(values: Mapping[str, Any], teacher: Recipe | None, prefix: str) -> Re
     recipe = Recipe(**values, teacher=teacher)
     if recipe.ramp_start > recipe.ramp_end:
         raise RecipeProblem(f"{prefix}ramp_start = {recipe.ramp_start} lies after ramp_end = {recipe.ramp_end}")
+    if recipe.ramp_end > recipe.epochs:
+        raise RecipeProblem(
+            f"{prefix}ramp_end = {recipe.ramp_end} lies after the last of {recipe.epochs} epochs: the radius "
+            "would never be the full one"
+        )
     if recipe.swa_start >= recipe.epochs:
         raise RecipeProblem(f"{prefix}swa_start = {recipe.swa_start} lies after the last of {recipe.epochs} epochs")
     if recipe.init == "teacher" and not (teacher and OBJECTIVES[recipe.objective].needs_teacher):

@@ -44,7 +44,7 @@ def test_a_name_of_the_library_is_no_module() -> None:
 
 
 def test_from_recipe_to_verified_file(tmp_path: Path, recipe_file: Path) -> None:
-    recipe = adcert.load_recipe(recipe_file, {"epochs": 1, "teacher": {"epochs": 1}})
+    recipe = adcert.load_recipe(recipe_file, {"epochs": 1, "ramp_end": 1, "teacher": {"epochs": 1}})
     assert recipe.epochs == 1
     trained = adcert.train_classifier(recipe, tmp_path / "run", device="cpu")
     assert 0 <= trained.held_out.clean <= 100

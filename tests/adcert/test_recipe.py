@@ -74,10 +74,10 @@ def test_a_variant_takes_the_settings_of_its_original_and_then_its_own() -> None
 
 
 def test_overrides_have_the_last_word_and_the_teacher_keeps_its_table() -> None:
-    recipe = recipes.load("cifar10-2", ["attack_steps=3", "l1=0.5", "epochs=5", "swa_start=0"])
+    recipe = recipes.load("cifar10-2", ["attack_steps=3", "l1=0.5", "epochs=90", "swa_start=0"])
     assert recipe.teacher is not None
-    assert (recipe.attack_steps, recipe.l1, recipe.epochs) == (3, 0.5, 5)
-    assert (recipe.teacher.attack_steps, recipe.teacher.l1, recipe.teacher.epochs) == (8, 2e-5, 5)
+    assert (recipe.attack_steps, recipe.l1, recipe.epochs) == (3, 0.5, 90)
+    assert (recipe.teacher.attack_steps, recipe.teacher.l1, recipe.teacher.epochs) == (8, 2e-5, 90)
     assert recipe.teacher.attack_range_scale == 2.0
 
 
@@ -96,13 +96,13 @@ def test_every_recipe_is_complete_for_every_objective(name: str, objective: str)
 
 def test_a_recipe_upon_a_base(tmp_path: Path) -> None:
     (tmp_path / "first.toml").write_text(
-        'base = "mnist-0.1"\nmodel = "cnn-small"\n[objectives.ad-cert]\nalpha = 0.5\n[teacher]\nepochs = 3'
+        'base = "mnist-0.1"\nmodel = "cnn-small"\n[objectives.ad-cert]\nalpha = 0.5\n[teacher]\nepochs = 30'
     )
     (tmp_path / "second.toml").write_text('base = "first.toml"\neps = 0.2')
     recipe = recipes.load(str(tmp_path / "second.toml"))
     assert (recipe.model, recipe.eps.text, recipe.alpha, recipe.attack_steps) == ("cnn-small", "0.2", 0.5, 10)
     assert recipe.teacher is not None
-    assert (recipe.teacher.epochs, recipe.teacher.attack_steps) == (3, 10)
+    assert (recipe.teacher.epochs, recipe.teacher.attack_steps) == (30, 10)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -185,6 +185,8 @@ def test_students_that_differ_in_their_objective_share_a_teacher() -> None:
         ("swa_start=8", "swa_start = 8 lies after the last of 8 epochs"),
         ("optimizer=lion", "optimizer = 'lion' does not exist; there are adam, adamw, radam, sgd"),
         ("objectives.ad-cert=3", "there is no setting objectives;"),
+        ("ramp_end=9", "ramp_end = 9 lies after the last of 8 epochs: the radius would never be the full one"),
+        ("teacher.ramp_end=2", "teacher.ramp_end = 2 lies after the last of 1 epochs"),
         ("ramp_start=100", "ramp_start = 100 lies after ramp_end = 1"),
     ],
 )

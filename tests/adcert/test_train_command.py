@@ -40,7 +40,8 @@ def adcert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_from_recipe_to_onnx(adcert: Command, tmp_path: Path, recipe_file: Path) -> None:
-    done = adcert("train", recipe_file, "--device", "cpu", "--seed", "4", "--set", "teacher.epochs=1")
+    short = ("--set", "teacher.epochs=1", "--set", "teacher.ramp_end=1")
+    done = adcert("train", recipe_file, "--device", "cpu", "--seed", "4", *short)
     assert done.exit_code == 0, done.stderr
     run = tmp_path / "runs" / "small"  # named after the recipe
     assert "seed = 4" in done.stderr
@@ -87,7 +88,7 @@ def test_ctrl_c_says_how_to_go_on(adcert: Command, recipe_file: Path, monkeypatc
 
 def test_tensorboard_and_quiet(adcert: Command, recipe_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
-    done = adcert("train", recipe_file, "--tensorboard", "--quiet", "--set", "epochs=1", "--set", "teacher.epochs=1")
+    done = adcert("train", recipe_file, "--tensorboard", "--quiet", "--set", "epochs=2")
     assert (done.exit_code, done.stderr) == (0, "")
     assert sorted(path.name for path in (tmp_path / "runs" / "small" / "tensorboard").iterdir()) == [
         "student",

@@ -439,7 +439,7 @@ def test_batches_larger_than_the_data(tmp_path: Path, recipe_file: Path) -> None
 
 
 def test_augmentation_and_population_statistics_change_the_weights(tmp_path: Path, recipe_file: Path) -> None:
-    shared = ("objective=ibp", "epochs=1")
+    shared = ("objective=ibp", "epochs=1", "ramp_end=1")
     variants = [(), ("augmentation=flip-crop",), ("statistics=running",), ("seed=1",)]
     states = []
     for index, variant in enumerate(variants):
