@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adcert.attack import pgd
 from adcert.intervals import Bounds, Box, Interval, box_around, margin_lower_bounds, margin_rows, propagate
+from adcert.layers import Network
 from adcert.linear_bounds import lower_bounds
 from adcert.objectives.passes import MINIMUM_RADIUS, Passes, Settings, Terms
 
@@ -94,19 +95,19 @@ def staps(passes: Passes, settings: Settings) -> Terms:
 
 def _taps(passes: Passes, settings: Settings, bounds: Bounds) -> Terms:
     last, labels = passes.network.last, passes.labels
+    head, tail = passes.network.split(settings.attacked_layers)  # at once, lest it fail when the ramp is over
     proved = F.cross_entropy(-margin_lower_bounds(bounds.features, last, labels), labels)
     if passes.ramp < 1:
         return {"ibp": proved}
-    estimated = F.cross_entropy(-_attacked_margins(passes, settings, bounds), labels)
+    attacked = _attacked_margins(passes, tail, bounds.values[len(head.steps)])
+    estimated = F.cross_entropy(-attacked, labels)
     # The value stays, the gradient is scaled.
     scaled = estimated.detach() + settings.gradient_scale * (estimated - estimated.detach())
     return {"taps": scaled * proved}
 
 
-def _attacked_margins(passes: Passes, settings: Settings, bounds: Bounds) -> Tensor:
-    """z_y - z_j (N x classes), each where an attack of its own within the box before the last layers made it small."""
-    head, tail = passes.network.split(settings.attacked_layers)
-    box = bounds.values[len(head.steps)]
+def _attacked_margins(passes: Passes, tail: Network, box: Interval) -> Tensor:
+    """z_y - z_j (N x classes), each where an attack of its own within the box before the tail made it small."""
     classes = passes.network.last.weight.shape[0]
     others = torch.arange(classes, device=passes.labels.device).repeat(len(passes.labels))
     labels = passes.labels.repeat_interleave(classes)

@@ -301,9 +301,9 @@ def test_taps_of_a_linear_tail_is_the_square_of_ibp(scale: float) -> None:
 
 def test_the_margins_that_taps_attacks_are_attained_in_the_latent_box() -> None:
     given = passes(attack=Pgd(8, restarts=2))
-    attacked = bounding._attacked_margins(given, Settings(attacked_layers=2), given.bounds)
-    assert bool((attacked >= given.margins - 1e-5).all())
     head, tail = given.network.split(2)
+    attacked = bounding._attacked_margins(given, tail, given.bounds.values[len(head.steps)])
+    assert bool((attacked >= given.margins - 1e-5).all())
     inside = margins_of(tail(head(given.images)), given.labels)
     assert bool((attacked <= inside + 1e-5).all())
     assert bool((attacked.gather(1, given.labels[:, None]) == 0).all())
@@ -324,6 +324,12 @@ def test_taps_is_ibp_while_the_radius_grows(name: str, settings: Settings) -> No
     given = passes(final_radius=0.1, attack_radius=0.0)
     terms = OBJECTIVES[name].terms(given, settings)
     assert terms["ibp"].item() == pytest.approx(ibp_loss(given), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["taps", "staps"])
+def test_a_network_that_taps_cannot_cut_is_refused_before_the_radius_has_grown(name: str) -> None:
+    with pytest.raises(NetworkProblem, match="cannot attack 9 of the"):
+        OBJECTIVES[name].terms(passes(final_radius=0.1), Settings(attacked_layers=9))
 
 
 def test_staps_is_taps_over_the_small_box() -> None:
