@@ -94,7 +94,7 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
     network = fold_running(trace(placed(trained_model(trained), device)))
-    return Teacher(network, trained.weights, trained.sha256)
+    return Teacher(network, trained.benchmark, trained.weights, trained.sha256)
 
 
 @processes.by_first

@@ -31,7 +31,7 @@ from adcert.ledger import Ledger
 from adcert.models import build
 from adcert.objectives import OBJECTIVES, Passes, Terms
 from adcert.optimization import OPTIMIZERS
-from adcert.problems import NetworkProblem, RecipeProblem
+from adcert.problems import NetworkProblem, RecipeProblem, RunProblem
 from adcert.recipe import Recipe
 from adcert.regularizer import warm_up_regularizer
 from adcert.run import Run, Stateful
@@ -54,9 +54,10 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen network, the weights of its model, and the SHA-256 of the file that these come from."""
+    """A frozen network for such images, the weights of its model, and the SHA-256 of the file that these come from."""
 
     network: Network
+    benchmark: Benchmark
     weights: dict[str, Tensor]
     sha256: str
 
@@ -114,14 +115,17 @@ def learner(recipe: Recipe, benchmark: Benchmark, teacher: Teacher | None, devic
 def train(run: Run, teacher: Teacher | None, device: torch.device, reporter: Reporter, *, phase: str) -> None:
     """Train `run` from wherever it stands to its finished weights, keeping a checkpoint after each epoch.
 
-    Raises Diverged if a loss is no longer finite, RunProblem if the folder is damaged, FileProblem if it cannot
-    be written, RecipeProblem if the batches are larger than the data, and NetworkProblem if the network is unsuitable.
+    Raises Diverged if a loss is no longer finite, RunProblem if the folder is damaged or the teacher is one for other
+    data, FileProblem if it cannot be written, RecipeProblem if the batches are larger than the data, and NetworkProblem
+    if the network is unsuitable.
     """
     recipe = run.recipe
     data = load_training_data(recipe.dataset, recipe.held_out, device)
     steps = len(data.fit) // recipe.batch_size
     if steps == 0:
         raise RecipeProblem(f"batch_size = {recipe.batch_size} is more than the {len(data.fit)} images to train on")
+    if teacher is not None:
+        _require_same_task(teacher.benchmark, data.benchmark)
     teacher_sha256 = None if teacher is None else teacher.sha256
     run.describe(device, teacher_sha256)
     student = learner(recipe, data.benchmark, teacher, device)
@@ -150,6 +154,14 @@ def train(run: Run, teacher: Teacher | None, device: torch.device, reporter: Rep
         run.finish(model, data.benchmark, held_out, teacher_sha256)
     finally:
         reporter.end()
+
+
+def _require_same_task(taught: Benchmark, wanted: Benchmark) -> None:
+    if (taught.shape, taught.classes) != (wanted.shape, wanted.classes):
+        raise RunProblem(
+            f"the teacher knows {taught.classes} classes of images of shape {taught.shape}, but the data hold "
+            f"{wanted.classes} of shape {wanted.shape}"
+        )
 
 
 def train_epoch(

@@ -187,7 +187,7 @@ class Pair:
         if self.recipe.teacher is not None and objective == "ad-cert":
             teacher_model = build(self.recipe.model, CIFAR).eval().to(device, dtype)
             frozen = train.placed(copy.deepcopy(teacher_model), device)
-            self.teacher = train.Teacher(fold_running(trace(frozen)), {}, "")
+            self.teacher = train.Teacher(fold_running(trace(frozen)), CIFAR, {}, "")
         self.learner = train.learner(self.recipe, CIFAR, None, device)
         self.learner.model.to(dtype)
         plain = copy.deepcopy(self.learner.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ from PIL import Image
 from adcert import export, session, sources
 from adcert import recipe as recipes
 from adcert.data import load_training_data
-from adcert.problems import RecipeProblem
+from adcert.problems import RecipeProblem, RunProblem
 from adcert.progress import reporter
 from adcert.run import load_trained
 from verify.datasets import DataProblem
@@ -134,6 +134,17 @@ def test_the_contents_count_where_teachers_are_cached(file: Path, recipe_file: P
     file.unlink()
     with pytest.raises(DataProblem, match="No such file"):
         recipes.key(recipe)
+
+
+def test_a_teacher_of_other_classes_under_the_same_name(file: Path, tmp_path: Path, recipe_file: Path) -> None:
+    settings = [f"dataset={file}", "model=mlp-2x256", "held_out=10", "batch_size=16"]
+    taught = session.start(tmp_path / "taught", recipes.load(str(recipe_file), [*settings, "objective=pgd"]), None)
+    session.execute(taught, torch.device("cpu"), reporter())
+    images, labels = colours()
+    np.savez(file, x=images, y=labels % 2)
+    run = session.start(tmp_path / "run", recipes.load(str(recipe_file), settings), taught.folder)
+    with pytest.raises(RunProblem, match=r"knows 3 classes of images of shape \(3, 12, 10\), but the data hold 2"):
+        session.execute(run, torch.device("cpu"), reporter())
 
 
 @pytest.mark.parametrize(
