@@ -198,8 +198,15 @@ def key(recipe: Recipe) -> str:
 
     The contents of the user's own data and of a model's file count, not only their names.
     """
-    contents = sources.fingerprint(recipe.dataset) + models.fingerprint(recipe.model)
-    return hashlib.sha256(f"{__version__}\n{to_toml(recipe)}{contents}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{__version__}\n{to_toml(recipe)}{contents(recipe)}".encode()).hexdigest()[:16]
+
+
+def contents(recipe: Recipe) -> str:
+    """What tells apart the user's own data, and models in files, that have the same names: SHA-256, empty if neither.
+
+    Raises DataProblem or RecipeProblem where they cannot be read.
+    """
+    return sources.fingerprint(recipe.dataset) + models.fingerprint(recipe.model)
 
 
 def _plain(recipe: Recipe) -> Table:

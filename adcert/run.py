@@ -17,6 +17,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,9 +94,17 @@ class Run:
     def finished(self) -> bool:
         return self.model_path.exists()
 
+    @cached_property
+    def _contents(self) -> str:
+        """Of the data and the model's file, as they were when this was first asked."""
+        return recipes.contents(self.recipe)
+
     def restore(self, state: State) -> int:
-        """Load the checkpoint if there is one and cut the metrics to it; returns the number of finished epochs."""
-        done = 0
+        """Load the checkpoint if there is one and cut the metrics to it; returns the number of finished epochs.
+
+        Raises RunProblem if it is damaged, or if the user's own data or model are no longer those it was made with.
+        """
+        done, present = 0, self._contents
         if self.checkpoint_path.exists():
             checkpoint = _load(self.checkpoint_path, "delete it to train this run from its start")
             try:
@@ -104,6 +113,9 @@ class Run:
                 done = int(checkpoint["epochs"])
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
                 raise RunProblem(f"{self.checkpoint_path} does not fit the recipe beside it") from None
+            if checkpoint.get("contents", present) != present:
+                names = f"the data {self.recipe.dataset} or the model {self.recipe.model}"
+                raise RunProblem(f"{names} changed after {self.checkpoint_path} was written: begin a new run")
         self._cut_metrics(done)
         return done
 
@@ -128,7 +140,8 @@ class Run:
     @processes.by_first
     def save_checkpoint(self, epochs: int, state: State) -> None:
         """Keep the state after `epochs` finished epochs."""
-        content = {"epochs": epochs, **{name: part.state_dict() for name, part in state.items()}}
+        parts = {name: part.state_dict() for name, part in state.items()}
+        content = {"epochs": epochs, "contents": self._contents, **parts}
         write_atomically(self.checkpoint_path, _serialized(content))
 
     @processes.by_first

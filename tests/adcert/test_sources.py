@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from adcert import export, session, sources
 from adcert import recipe as recipes
 from adcert.data import load_training_data
 from adcert.problems import RecipeProblem, RunProblem
-from adcert.progress import reporter
-from adcert.run import load_trained
+from adcert.progress import Silent, reporter
+from adcert.run import load_trained, open_run
 from verify.datasets import DataProblem
 from verify.network import load
 
@@ -145,6 +146,31 @@ def test_a_teacher_of_other_classes_under_the_same_name(file: Path, tmp_path: Pa
     run = session.start(tmp_path / "run", recipes.load(str(recipe_file), settings), taught.folder)
     with pytest.raises(RunProblem, match=r"knows 3 classes of images of shape \(3, 12, 10\), but the data hold 2"):
         session.execute(run, torch.device("cpu"), reporter())
+
+
+class Stopped(BaseException):
+    pass
+
+
+class Stopping(Silent):
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        raise Stopped
+
+
+def test_a_run_does_not_go_on_with_other_data_under_the_same_name(
+    file: Path, tmp_path: Path, recipe_file: Path
+) -> None:
+    settings = [f"dataset={file}", "model=mlp-2x256", "held_out=10", "batch_size=16", "objective=pgd"]
+    run = session.start(tmp_path / "run", recipes.load(str(recipe_file), settings), None)
+    with pytest.raises(Stopped):
+        session.execute(run, torch.device("cpu"), Stopping())
+    before = file.read_bytes()
+    images, labels = colours()
+    np.savez(file, x=255 - images, y=labels)
+    with pytest.raises(RunProblem, match=r"the data .*mine\.npz or the model mlp-2x256 changed after .*checkpoint\.pt"):
+        session.execute(open_run(run.folder), torch.device("cpu"), Silent())
+    file.write_bytes(before)
+    assert session.execute(open_run(run.folder), torch.device("cpu"), Silent()).weights
 
 
 @pytest.mark.parametrize(
