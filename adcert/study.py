@@ -119,7 +119,7 @@ def load(name: str) -> Study:
     samples = [table[key] for key in ("test_samples", "selection_samples") if key in table]
     if any(count < 1 for count in samples):
         raise StudyProblem(f"test_samples and selection_samples of the study {name} are at least 1")
-    if table.get("timeout", 1) <= 0:
+    if not table.get("timeout", 1) > 0:
         raise StudyProblem(f"the timeout of the study {name} is not positive")
     seeds = table.get("seeds", [0])
     selection_seeds = table.get("selection_seeds", seeds)
@@ -133,6 +133,11 @@ def load(name: str) -> Study:
     own = sorted({student.recipe.dataset for student in students if sources.is_own(student.recipe.dataset)})
     if own and "test" not in table:
         raise StudyProblem(f"the study {name} trains on {own[0]}: name its test set with test = FILE.npz")
+    if "test" in table and not own:
+        raise StudyProblem(f"test names the test set of data of your own, but the study {name} trains on none")
+    least = min(student.recipe.held_out for student in students)
+    if table.get("selection_samples", 1) > least:
+        raise StudyProblem(f"the study {name} selects by more images than the {least} that are held out (held_out)")
     return Study(
         name=plain_name(name),
         students=students,
@@ -154,6 +159,13 @@ def _students(table: Mapping[str, Any], seeds: list[int], folder: Path) -> Itera
             raise StudyProblem(f"the label of a [[students]] table is a text, not {entry['label']!r}")
         if not isinstance(entry.get("recipes", []), list):
             raise StudyProblem(f"the recipes of a [[students]] table are a list, not {entry['recipes']!r}")
+        if empty := [key for key, value in entry.items() if value == []]:
+            raise StudyProblem(f"{empty[0]} = [] stands for no student at all: [[]] is one whose {empty[0]} is empty")
+    for place in (table.get("settings", {}), *table["students"]):
+        if "seed" in place:
+            raise StudyProblem("the seeds of a study are its own entry: seeds = [...]")
+    if "objective" in table.get("settings", {}):
+        raise StudyProblem("each [[students]] table names its objective, so that settings cannot")
     bases = [base for entry in table["students"] for base in entry.get("recipes", table["recipes"])]
     if strange := [base for base in bases if not isinstance(base, str)]:
         raise StudyProblem(f"recipes are names of recipes, not {strange[0]!r}")
