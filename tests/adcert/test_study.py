@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,10 +17,13 @@ from adcert import recipe as recipes
 from adcert import session, train
 from adcert import study as studies
 from adcert.anchors import anchors
+from adcert.data import BENCHMARKS
 from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem
+from adcert.recipe import Recipe
 from adcert.results import TO_COME, Finding, Outcome, as_markdown, groups
+from verify import datasets
 from verify.effort import Effort
 from verify.result import Question
 
@@ -311,6 +315,35 @@ def test_students_of_a_study_that_ships_share_network_data_and_teacher(name: str
         shared = (recipe.model, recipe.dataset, recipe.eps.text, recipe.seed, repr(replace(recipe.teacher, seed=0)))
         of_recipes.setdefault(f"{student.base} {recipe.seed}", set()).add(shared)
     assert all(len(found) == 1 for found in of_recipes.values())
+
+
+def shrunk(recipe: Recipe) -> Recipe:
+    """All that an objective is told is as it was; the radius has grown after one of two epochs of two steps."""
+    teacher = recipe.teacher and shrunk(recipe.teacher)
+    short = replace(recipe, epochs=2, ramp_start=0, ramp_end=1, lr_milestones=(1,), swa_start=min(recipe.swa_start, 1))
+    return replace(
+        short, model="cnn-small", batch_size=20, held_out=40, evaluation_steps=1, swa_every=1, teacher=teacher
+    )
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_study_that_ships_runs_from_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (80, *BENCHMARKS[name].shape), np.uint8)
+    few = datasets.Dataset(name, None, images, np.arange(80) % 10)
+    monkeypatch.setattr(datasets, "load", lambda name, split, **options: few)
+    monkeypatch.setattr(session, "_draw", lambda run: None)  # takes longer than all the rest
+    study = studies.load(name)
+    one_each = {(student.base, student.recipe.objective): student for student in study.students}
+    students = tuple(replace(student, recipe=shrunk(student.recipe)) for student in list(one_each.values())[::2])
+    # Of two recipes by seven objectives, every objective once, in turn from the one and the other.
+    assert len({student.base for student in students}) == 2
+    assert {student.recipe.objective for student in students} == {
+        student.recipe.objective for student in study.students
+    }
+    short = replace(study, students=students, method="ibp", timeout=None, test_samples=2, selection_samples=2)
+    (*_, outcomes) = studies.execute(short, tmp_path, torch.device("cpu"), Silent(), lambda sentence: None)
+    assert [outcome.test.samples for outcome in outcomes if outcome.test] == [2] * len(students)
+    assert as_markdown(outcomes).decode().count("| yes |") == len(students)
 
 
 def test_mistakes_in_settings_and_names(study_file: Path) -> None:
