@@ -58,8 +58,13 @@ def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
     """Bring `run` to its end, teacher first, and return its finished weights; a finished run is only read."""
     if not run.finished:
         _set_precision(run.recipe)
-        teacher = _teach(run, device, reporter)
-        train(run, teacher, device, reporter, phase="student")
+        try:
+            teacher = _teach(run, device, reporter)
+            train(run, teacher, device, reporter, phase="student")
+        except torch.OutOfMemoryError:
+            raise RunProblem(
+                f"the GPU has too little memory for {run.folder}: a smaller batch_size takes less"
+            ) from None
         _draw(run)
     return runs.load_trained(run.folder)
 

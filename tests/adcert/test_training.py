@@ -286,6 +286,15 @@ def test_a_full_disk(tmp_path: Path, recipe_file: Path, monkeypatch: pytest.Monk
     assert finish(run).weights
 
 
+def test_a_gpu_with_too_little_memory(tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train, "train_epoch", too_large)
+    with pytest.raises(RunProblem, match=r"the GPU has too little memory for .*run: a smaller batch_size takes less"):
+        finish(start(tmp_path / "run", recipe_file, "objective=ibp"))
+
+
 def test_a_second_student_takes_its_teacher_from_the_cache(tmp_path: Path, recipe_file: Path) -> None:
     session.execute(start(tmp_path / "first", recipe_file), CPU, Silent())
     second = start(tmp_path / "second", recipe_file, "alpha=0.1")
