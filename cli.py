@@ -421,7 +421,9 @@ def bounds_command(model: Path, out: Path) -> None:
 )
 @click.option("--out", metavar="FOLDER", type=PATH, help="The new run folder. Default: runs/RECIPE.")
 @click.option("--resume", type=PATH, metavar="RUN", help="Continue the run in this folder.")
-@click.option("--teacher", metavar="RUN", type=PATH, help="Use this finished run, or its model.pt, as teacher.")
+@click.option(
+    "--teacher", metavar="RUN", type=PATH, help="Use this finished run, its model.pt, or FILE.onnx as teacher."
+)
 @device_option
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="The same as --set seed=N.")
 @click.option(

@@ -35,9 +35,8 @@ def ibp(model: nn.Module, random: torch.Generator, teacher: Weights | None) -> N
 
 def from_teacher(model: nn.Module, random: torch.Generator, teacher: Weights | None) -> None:
     """The weights of the teacher, which must have the same architecture."""
-    assert teacher is not None
     try:
-        model.load_state_dict(teacher)
+        model.load_state_dict(teacher or {})
     except RuntimeError:
         raise RecipeProblem('init = "teacher" needs a teacher of the same model as the student') from None
 

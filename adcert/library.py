@@ -66,7 +66,8 @@ def train_classifier(
     Args:
         recipe: what `load_recipe` returns.
         run: the new run folder, which is kept up to date epoch by epoch, so that `resume_training` can go on with it.
-        teacher: the finished run, or its model.pt, that teaches. Default: one from the cache, else it is trained.
+        teacher: the finished run, its model.pt, or a classifier as ONNX, that teaches. Default: one from the cache,
+            else it is trained.
         device: "cpu", "cuda", or "auto": the GPU if there is one.
         reporter: hears of every step and epoch. Default: nobody does.
 

@@ -6,7 +6,8 @@ metrics.jsonl   one line per finished epoch
 curves.svg      these metrics as a picture, once the run is finished, where matplotlib is installed
 checkpoint.pt   weights, optimiser and weight average after the last finished epoch
 model.pt        the finished weights with their recipe and held-out accuracies; its presence means "finished"
-teacher/        the run folder of the teacher, if there is one
+teacher/        the run folder of the teacher, if adcert trained one; else
+teacher.onnx    the teacher, if it was given as an ONNX file
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ class Run:
         return self.folder / "teacher"
 
     @property
+    def onnx_teacher(self) -> Path:
+        """The teacher, if it comes as an ONNX file."""
+        return self.folder / "teacher.onnx"
+
+    @property
     def finished(self) -> bool:
         return self.model_path.exists()
 
@@ -165,7 +171,8 @@ class Run:
 
 
 def create(folder: Path, recipe: Recipe, teacher: Path | None = None) -> Run:
-    """A new run folder, with the finished teacher in `teacher` (a run folder or a model.pt) copied into it.
+    """A new run folder, with the finished teacher in `teacher` (a run folder, a model.pt or an ONNX file) copied
+    into it.
 
     The folder appears complete, so that a run that was killed at any moment either exists or does not.
     """
@@ -179,7 +186,9 @@ def _write_new(folder: Path, recipe: Recipe, teacher: Path | None) -> None:
         raise RunProblem(f"{folder} exists already; continue it with --resume {folder} or choose another --out")
     with staged_folder(folder) as staging:
         (staging / "recipe.toml").write_text(recipes.to_toml(recipe), encoding="utf-8")
-        if teacher is not None:
+        if teacher is not None and teacher.suffix == ".onnx":
+            shutil.copyfile(teacher, Run(staging, recipe).onnx_teacher)
+        elif teacher is not None:
             copy_finished(teacher, staging / "teacher")
 
 

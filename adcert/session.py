@@ -19,10 +19,12 @@ from adcert.objectives import OBJECTIVES
 from adcert.problems import RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
+from adcert.teachers import Teacher, from_onnx
 from adcert.tracing import trace
-from adcert.train import Reporter, Teacher, placed, train
+from adcert.train import Reporter, placed, train
 from verify.errors import Problem
 from verify.files import write_atomically
+from verify.network import load
 
 
 def select_device(name: str) -> torch.device:
@@ -39,19 +41,27 @@ def select_device(name: str) -> torch.device:
 
 
 def start(folder: Path, recipe: Recipe, teacher: Path | None) -> Run:
-    """A new run folder; its teacher is `teacher`, else one from the cache, else it will be trained in the folder."""
+    """A new run folder. Its teacher is `teacher` (a finished run, its model.pt, or an ONNX file), else one from the
+    cache, else it will be trained in the folder."""
     if not OBJECTIVES[recipe.objective].needs_teacher:
         if teacher is not None:
             raise RunProblem(f"the objective {recipe.objective} uses no teacher")
         return runs.create(folder, recipe)
     if teacher is not None:
-        taught = runs.load_trained(teacher).recipe.dataset
-        if taught != recipe.dataset:
+        taught = _dataset_of(teacher)
+        if taught not in (None, recipe.dataset):
             raise RunProblem(f"the teacher {teacher} was trained on {taught}, the recipe is for {recipe.dataset}")
         return runs.create(folder, recipe, teacher)
     assert recipe.teacher is not None
     cached = cached_teacher(recipe.teacher)
     return runs.create(folder, recipe, cached if (cached / "model.pt").exists() else None)
+
+
+def _dataset_of(teacher: Path) -> str | None:
+    """What a teacher was trained on, as far as it says."""
+    if teacher.suffix == ".onnx":
+        return load(teacher).metadata.get("adcert.dataset")
+    return runs.load_trained(teacher).recipe.dataset
 
 
 def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
@@ -89,6 +99,8 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
     """The frozen teacher on `device`, trained in the run's own folder if it is not there yet."""
     if not OBJECTIVES[run.recipe.objective].needs_teacher:
         return None
+    if run.onnx_teacher.exists():
+        return from_onnx(run.onnx_teacher, device)
     if not processes.agreed(run.teacher_folder.exists()):
         assert run.recipe.teacher is not None
         runs.create(run.teacher_folder, run.recipe.teacher)
@@ -99,7 +111,7 @@ def _teach(run: Run, device: torch.device, reporter: Reporter) -> Teacher | None
         _publish(teacher)
     trained = runs.load_trained(teacher.folder)
     network = fold_running(trace(placed(trained_model(trained), device)))
-    return Teacher(network, trained.benchmark, trained.weights, trained.sha256)
+    return Teacher(network, trained.benchmark.shape, trained.benchmark.classes, trained.sha256, trained.weights)
 
 
 @processes.by_first

@@ -26,17 +26,18 @@ from adcert.data import (
 from adcert.evaluate import Accuracies, accuracies
 from adcert.folding import fold_batch, fold_running
 from adcert.initialization import INITIALIZATIONS
-from adcert.layers import Add, Layer, Linear, Network, apply
+from adcert.layers import Add, Layer, Linear, apply
 from adcert.ledger import Ledger
 from adcert.models import build
 from adcert.objectives import OBJECTIVES, Passes, Terms
 from adcert.optimization import OPTIMIZERS
-from adcert.problems import NetworkProblem, RecipeProblem, RunProblem
+from adcert.problems import NetworkProblem, RecipeProblem
 from adcert.recipe import Recipe
 from adcert.regularizer import warm_up_regularizer
 from adcert.run import Run, Stateful
 from adcert.schedule import LEARNING_RATES, radius_at
 from adcert.statistics import STATISTICS, population
+from adcert.teachers import Teacher
 from adcert.tracing import Blueprint, trace
 
 
@@ -50,16 +51,6 @@ class Reporter(Protocol):
     def epoch(self, metrics: dict[str, Any]) -> None: ...
 
     def end(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen network for such images, the weights of its model, and the SHA-256 of the file that these come from."""
-
-    network: Network
-    benchmark: Benchmark
-    weights: dict[str, Tensor]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -125,7 +116,7 @@ def train(run: Run, teacher: Teacher | None, device: torch.device, reporter: Rep
     if steps == 0:
         raise RecipeProblem(f"batch_size = {recipe.batch_size} is more than the {len(data.fit)} images to train on")
     if teacher is not None:
-        _require_same_task(teacher.benchmark, data.benchmark)
+        teacher.require(data.benchmark)
     teacher_sha256 = None if teacher is None else teacher.sha256
     run.describe(device, teacher_sha256)
     student = learner(recipe, data.benchmark, teacher, device)
@@ -154,14 +145,6 @@ def train(run: Run, teacher: Teacher | None, device: torch.device, reporter: Rep
         run.finish(model, data.benchmark, held_out, teacher_sha256)
     finally:
         reporter.end()
-
-
-def _require_same_task(taught: Benchmark, wanted: Benchmark) -> None:
-    if (taught.shape, taught.classes) != (wanted.shape, wanted.classes):
-        raise RunProblem(
-            f"the teacher knows {taught.classes} classes of images of shape {taught.shape}, but the data hold "
-            f"{wanted.classes} of shape {wanted.shape}"
-        )
 
 
 def train_epoch(

@@ -30,6 +30,7 @@ from adcert.data import BENCHMARKS
 from adcert.folding import fold_running
 from adcert.models import Normalization, build
 from adcert.recipe import Recipe
+from adcert.teachers import Teacher
 from adcert.tracing import trace
 
 CIFAR = BENCHMARKS["cifar10"]
@@ -187,7 +188,7 @@ class Pair:
         if self.recipe.teacher is not None and objective == "ad-cert":
             teacher_model = build(self.recipe.model, CIFAR).eval().to(device, dtype)
             frozen = train.placed(copy.deepcopy(teacher_model), device)
-            self.teacher = train.Teacher(fold_running(trace(frozen)), CIFAR, {}, "")
+            self.teacher = Teacher(fold_running(trace(frozen)), CIFAR.shape, CIFAR.classes, "")
         self.learner = train.learner(self.recipe, CIFAR, None, device)
         self.learner.model.to(dtype)
         plain = copy.deepcopy(self.learner.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -36,6 +36,8 @@ from verify.runtime import Runtime
 from verify.time_limit import OutOfTime, time_limit
 from verify.vnnlib import parse as parse_property
 
+ANSWERS = ("unsat", "sat")
+
 WRONG = {("sat", "unsat"), ("sat_f32_only", "unsat"), ("unsat", "sat")}
 """(known, found)"""
 
@@ -116,17 +118,16 @@ def summary(folder: Path, found: Sequence[Outcome]) -> dict[str, Any]:
     pairs = Counter((known[outcome["onnx"], outcome["vnnlib"]], outcome["found"]) for outcome in found)
     done = [rows[outcome["onnx"], outcome["vnnlib"]] for outcome in found]
     asked = Counter(row.get("verdict") for row in done)
-    answers = ("unsat", "sat")
     solved = pairs["unsat", "unsat"] + pairs["sat", "sat"]
     answered = asked["unsat"] + asked["sat"]
     tools = Counter(
         tool
         for row in done
-        if row.get("verdict") in answers
+        if row.get("verdict") in ANSWERS
         for tool in (row.get(f"tools_{row['verdict']}") or "").split()
     )
     best, count = tools.most_common(1)[0] if tools else ("", 0)
-    times = [outcome["time_s"] for outcome in found if outcome["found"] in answers]
+    times = [outcome["time_s"] for outcome in found if outcome["found"] in ANSWERS]
     return {
         "benchmark": folder.name,
         "instances": len(rows),
@@ -135,7 +136,7 @@ def summary(folder: Path, found: Sequence[Outcome]) -> dict[str, Any]:
         "unsat_proved": pairs["unsat", "unsat"],
         "sat_known": asked["sat"],
         "sat_found": pairs["sat", "sat"],
-        "others_decided": sum(n for (was, now), n in pairs.items() if now in answers and was not in answers),
+        "others_decided": sum(n for (was, now), n in pairs.items() if now in ANSWERS and was not in ANSWERS),
         "wrong": sum(pairs[pair] for pair in WRONG),
         "unsupported": sum(n for (_, now), n in pairs.items() if now == "unsupported"),
         "solved_percent": f"{100 * solved / answered:.1f}" if answered else "",
@@ -170,6 +171,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=60, help="seconds per instance")
     parser.add_argument("--processor-time", action="store_true", help="count that, on a machine that does other work")
     parser.add_argument("--limit", type=int, help="instances per benchmark")
+    parser.add_argument("--known", action="store_true", help="only instances whose answer is known")
     arguments = parser.parse_intermixed_args()
     if arguments.table:
         return 1 if write_table(arguments.folder, [Path(name) for name in arguments.names], arguments.table) else 0
@@ -184,6 +186,8 @@ def main() -> int:
         before = [outcome for outcome in read(arguments.out) if outcome["benchmark"] == name]
         done = {(outcome["onnx"], outcome["vnnlib"]) for outcome in before}
         rows = [row for row in instances(folder)[: arguments.limit] if (row["onnx"], row["vnnlib"]) not in done]
+        if arguments.known:
+            rows = [row for row in rows if row.get("verdict") in ANSWERS]
         found = []
         for outcome in outcomes(
             folder, rows, arguments.method, arguments.contract, arguments.timeout, arguments.processor_time

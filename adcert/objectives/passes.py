@@ -13,6 +13,7 @@ from torch import Tensor
 from adcert.attack import Loss, Pgd, cross_entropy_with, pgd
 from adcert.intervals import Bounds, Box, box_around, margin_lower_bounds, propagate
 from adcert.layers import Network
+from adcert.teachers import Frozen
 
 # Boxes of width zero say nothing about how bounds grow: the warm-up regulariser needs some width from the first step.
 MINIMUM_RADIUS = 1e-6
@@ -49,7 +50,7 @@ class Passes:
     attack_radius: float
     attack: Pgd
     random: torch.Generator
-    teacher: Network | None
+    teacher: Frozen | None
 
     @property
     def ramp(self) -> float:

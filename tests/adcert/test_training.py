@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -22,15 +24,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session, train
-from adcert.data import BENCHMARKS, load_training_data
+from adcert.data import BENCHMARKS, Benchmark, load_training_data
+from adcert.export import export
 from adcert.objectives import OBJECTIVES
 from adcert.problems import Diverged, RecipeProblem, RunProblem
 from adcert.recipe import Recipe
 from adcert.run import Run, Trained
 from adcert.statistics import population
+from adcert.teachers import from_onnx
 from adcert.tracing import trace
 from support import user_models
-from verify.errors import FileProblem
+from support.onnx_models import model, node
+from verify.errors import FileProblem, ModelProblem
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent.parent
@@ -337,6 +342,59 @@ def test_a_given_teacher_must_fit(whole: Run, tmp_path: Path, recipe_file: Path)
     with pytest.raises(RunProblem, match="holds no finished model"):
         start(tmp_path / "other", recipe_file, teacher=tmp_path)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_teacher_from_an_onnx_file_teaches_as_its_run_does(whole: Run, tmp_path: Path, recipe_file: Path) -> None:
+    path = tmp_path / "anybodys.onnx"
+    export(runs.load_trained(whole.teacher_folder), path)
+    content = path.read_bytes()
+    for objective in ("ad-cert", "cc-dist"):
+        settings = (f"objective={objective}", "epochs=1", "ramp_end=0", "lr_milestones=[]")
+        run = start(tmp_path / f"{objective}-onnx", recipe_file, *settings, teacher=path)
+        path.unlink()  # the run has its own
+        trained = finish(run)
+        assert trained.teacher_sha256 == hashlib.sha256(content).hexdigest()
+        own = start(tmp_path / objective, recipe_file, *settings, teacher=whole.teacher_folder)
+        finish(own)
+        losses, expected = (metrics(each)[0]["losses"] for each in (run, own))
+        assert losses == pytest.approx(expected, rel=1e-4)
+        path.write_bytes(content)
+
+
+def test_a_teacher_from_an_onnx_file_must_fit(whole: Run, tmp_path: Path, recipe_file: Path) -> None:
+    path = tmp_path / "teacher.onnx"
+    export(runs.load_trained(whole.teacher_folder), path)
+    with pytest.raises(RunProblem, match="was trained on mnist, the recipe is for fashion-mnist"):
+        start(tmp_path / "run", recipe_file, "dataset=fashion-mnist", teacher=path)
+    with pytest.raises(RecipeProblem, match="needs a teacher of the same model"):
+        finish(start(tmp_path / "weights", recipe_file, "init=teacher", teacher=path))
+    path.write_bytes(b"no model")
+    with pytest.raises(ModelProblem):
+        start(tmp_path / "run", recipe_file, teacher=path)
+    assert not (tmp_path / "run").exists()
+    weights = np.eye(12, 3, dtype=np.float32)
+    path.write_bytes(model([node("MatMul", ["x", "w"], "y")], ["n", 12], {"w": weights}))
+    with pytest.raises(RunProblem, match=r"knows 3 classes of images of shape \(12,\), but the data hold 10 of shape"):
+        finish(start(tmp_path / "small", recipe_file, teacher=path))
+
+
+def test_the_logits_and_features_of_an_onnx_teacher(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=size).astype(np.float32) for size in ((8, 5), (5, 3)))
+    nodes = [
+        node("MatMul", ["x", "a"], "h"),
+        node("Relu", ["h"], "r"),
+        node("MatMul", ["r", "b"], "z"),
+        node("Softmax", ["z"], "y"),
+    ]
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(model(nodes, ["n", 8], {"a": first, "b": second}))
+    teacher = from_onnx(path, CPU)
+    teacher.require(Benchmark((2, 2, 2), 3, (0.0,) * 2, (1.0,) * 2))
+    images = rng.random((4, 2, 2, 2)).astype(np.float32)
+    features = np.maximum(images.reshape(4, 8) @ first, 0)
+    np.testing.assert_allclose(teacher.network.body(torch.tensor(images)).numpy(), features, rtol=1e-5)
+    np.testing.assert_allclose(teacher.network(torch.tensor(images)).numpy(), features @ second, rtol=1e-4, atol=1e-5)
 
 
 SHORT = ("epochs=1", "ramp_end=0", "lr_milestones=[]", "teacher.epochs=1", "held_out=100")

@@ -42,7 +42,9 @@ _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3
 _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
-def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> Callable[[Values], Values]:
+def differentiable(
+    network: Network, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Callable[[Values], Values]:
     """The network's only output as a function of its only input, lanes x shape each; differentiable.
 
     Raises ModelProblem when a primitive has no rule.
@@ -51,7 +53,7 @@ def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> C
     missing = {type(t.primitive) for t in topological([output])} - {*POINT_RULES, type(source.primitive)}
     if missing:
         raise ModelProblem(f"{', '.join(sorted(kind.__name__ for kind in missing))} cannot be searched with torch")
-    constants = Constants(dtype)
+    constants = Constants(dtype, device)
 
     def rule(kind: type) -> Callable[..., Values]:
         return lambda primitive, *operands: POINT_RULES[kind](constants, primitive, *operands)
@@ -69,15 +71,15 @@ def differentiable(network: Network, *, dtype: torch.dtype = torch.float32) -> C
 class Constants:
     """Arrays of the network as tensors, converted once."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, dtype: torch.dtype, device: torch.device | None = None) -> None:
+        self._dtype, self._device = dtype, device
         self._known: dict[int, tuple[object, Values]] = {}
 
     def __call__(self, array: Array) -> Values:
-        return self._converted(array, lambda: torch.tensor(array).to(self._dtype))
+        return self._converted(array, lambda: torch.tensor(array).to(self._device, self._dtype))
 
     def index(self, array: np.ndarray) -> Values:
-        return self._converted(array, lambda: torch.tensor(array, dtype=torch.int64))
+        return self._converted(array, lambda: torch.tensor(array, dtype=torch.int64, device=self._device))
 
     def _converted(self, array: np.ndarray, convert: Callable[[], Values]) -> Values:
         if id(array) not in self._known:
