@@ -40,7 +40,7 @@ def pruned(tensor: Tensor, intervals: Intervals, elements: NDArray[np.intp] | No
             piece = replace(each, operands=operands, shape=(*each.shape[:-1], len(kept[each])))
         elif operands != each.operands:
             piece = replace(each, operands=operands)
-        if isinstance(each.primitive, Linear) and piece is not each:
+        if isinstance(each.primitive, Linear) and {each, *each.operands} & kept.keys():
             piece = replace(piece, primitive=_cut(each, kept.get(each.operands[0]), kept.get(each)))
         built[each] = piece
         parts[piece] = each, where
@@ -70,7 +70,7 @@ def _kept(order: list[Tensor], intervals: Intervals) -> dict[Tensor, NDArray[np.
             continue
         (before,) = tensor.operands
         if readers[before] == [tensor] and all(map(_is_dense, [before, *readers[tensor]])):
-            live = ~(intervals[before].upper.reshape(-1) <= 0)
+            live = ~np.all([end.reshape(-1) <= 0 for end in intervals[before]], axis=0)
             live[0] |= not live.any()
             if not live.all():
                 kept[before] = kept[tensor] = np.flatnonzero(live)

@@ -160,7 +160,8 @@ def split_bounds(
     """
     with np.errstate(all="ignore"):
         intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
-        (lower,) = lower_bounds(network.output, functionals[np.newaxis], intervals, contract)
+        part = pruned(network.output, intervals)
+        (lower,) = lower_bounds(part.tensor, functionals[np.newaxis], part.intervals(intervals), contract)
         lower = down(lower + constants)
         if len({tree.functional for tree in proof.trees}) < len(proof.trees):
             raise Rejected("several of its trees are about the same functional")

@@ -7,14 +7,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from support.onnx_models import ALL
+from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify import crown
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
-from verify.linear_bounds import relus
+from verify.linear_bounds import lower_bounds, relus
 from verify.network import Network
 from verify.primitives import POINT_RULES, topological
 from verify.pruning import neurons_of, pruned
@@ -54,6 +54,61 @@ def test_inactive_neurons_are_left_out() -> None:
     assert 0 in live
     assert [len(numbers[relu]) for relu in relus(part.tensor)] == [max(1, count) for count in live]
     assert part.tensor.shape == network.output.shape
+
+
+def test_what_follows_is_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 6)), "v": rng.normal(size=(6, 8)), "k": rng.normal(size=(3, 2, 1, 1))}
+    constants = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    constants |= {"b": np.float32([-9, 0, 0, -9, 0, 0]), "s": np.float32([1, 2] * 4), "to": np.array([1, 2, 2, 2])}
+    nodes = [
+        node("Gemm", ["x", "w", "b"], "z"),
+        node("Relu", ["z"], "r"),
+        node("MatMul", ["r", "v"], "p"),
+        node("Relu", ["p"], "q"),
+        node("Mul", ["q", "s"], "m"),
+        node("Reshape", ["m", "to"], "i"),
+        node("Conv", ["i", "k"], "c"),
+        node("Relu", ["c"], "d"),
+        node("ReduceMean", ["d"], "y", axes=[2, 3], keepdims=0),
+    ]
+    network = network_of(model(nodes, [1, 4], constants))
+    box = box_in(network, 0)
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
+    part = pruned(network.output, intervals)
+    assert sum(tensor.shape != source.shape for tensor, (source, _) in part.parts.items()) == 2
+    x = (box.lower + box.upper) / 2
+    (value,) = evaluate([part.tensor], POINT_RULES, {network.input: x})
+    np.testing.assert_allclose(value, evaluate([network.output], POINT_RULES, {network.input: x})[0], rtol=1e-12)
+    functionals, constants_added = np.eye(3)[np.newaxis, :1, np.newaxis], np.array([[1e-3]])
+    (outcome,) = search(
+        network, box, functionals, constants_added, FLOAT32_ANY_ORDER, branch=True, seconds=60.0, intervals=intervals
+    )
+    assert outcome.proof
+    assert (split_bounds(network, box, functionals[0], constants_added[0], FLOAT32_ANY_ORDER, outcome.proof) > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e6, 1e9])
+def test_the_checker_bounds_the_root_as_the_search_does(scale: float) -> None:
+    """Inactive neurons of huge magnitude cost accuracy, unless they are left out."""
+    found = ReluNetwork.random(np.random.default_rng(11), [3, 16, 8, 3], 2.0)
+    found.biases[0][::2] -= np.float32(scale)
+    network = found.network()
+    box = box_in(network, 1)
+    functionals = np.array([[[[1.0, -1.0, 0.5]]]])
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
+        part = pruned(network.output, intervals)
+        (whole,) = lower_bounds(network.output, functionals, intervals, FLOAT32_ANY_ORDER)
+        (cut,) = lower_bounds(part.tensor, functionals, part.intervals(intervals), FLOAT32_ANY_ORDER)
+    assert cut > whole
+    constants = -(whole + cut)[np.newaxis] / 2
+    (outcome,) = search(
+        network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=False, seconds=60.0, intervals=intervals
+    )
+    assert outcome.proof
+    assert (split_bounds(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER, outcome.proof) > 0).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
