@@ -7,14 +7,15 @@ nor moves of elements between two operations keep it from fusing them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.linear_maps import Dense, Diagonal
-from verify.primitives import FLOAT32, Concatenate, Linear, Reshape, Select, Sum, Tensor, topological
+from verify.linear_maps import Dense, Diagonal, Reduction
+from verify.primitives import FLOAT32, Concatenate, Linear, Product, Reshape, Select, Sum, Tensor, topological
 from verify.rounding import Array
 from verify.written_out import recognised
 
@@ -112,20 +113,33 @@ def _scale_inside_product(tensor: Tensor) -> Tensor:
     Underflow in x W is then amplified by s, and its magnitude is that of (s x) W divided by s.
     """
     primitive = tensor.primitive
-    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Dense)):
+    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Dense | Reduction)):
         return tensor
-    factor = 1.0
-    source, _ = unmoved(tensor.operands[0])
-    while isinstance(source.primitive, Linear) and isinstance(source.primitive.map, Diagonal):
-        if source.primitive.map.scale.size != 1 or source.dtype != FLOAT32:
-            break
-        factor *= abs(source.primitive.map.scale.item())
-        source, _ = unmoved(source.operands[0])
+    (operand,) = tensor.operands
+    if isinstance(primitive.map, Dense):
+        factor = _scalar_factor(operand)
+    elif isinstance(operand.primitive, Product):  # the sums of a matrix product of two values
+        factor = math.prod(map(_scalar_factor, operand.operands))
+    else:
+        return tensor
     if factor == 1.0:
         return tensor
     either_way = max(factor, 1.0 / factor) if factor else np.inf
     widened = replace(primitive, gain=primitive.gain * (1.0 + either_way), row_sum=primitive.row_sum * either_way)
     return replace(tensor, primitive=widened)
+
+
+def _scalar_factor(tensor: Tensor) -> float:
+    """The magnitude of the scalars that a tensor has been multiplied by, whose elements may have been moved since."""
+    factor = 1.0
+    while tensor.dtype == FLOAT32:
+        primitive = tensor.primitive
+        if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal) and primitive.map.scale.size == 1:
+            factor *= abs(primitive.map.scale.item())
+        elif not isinstance(primitive, Reshape | Select):
+            break
+        (tensor,) = tensor.operands
+    return factor
 
 
 def _rewritten(outputs: Outputs, rule: Callable[[Tensor], Tensor]) -> Outputs:

@@ -40,6 +40,7 @@ from verify.primitives import (
     LeakyRelu,
     Linear,
     MaxPool,
+    Product,
     Reshape,
     Round,
     Select,
@@ -113,7 +114,11 @@ class Step:
 
 
 _CACHED = 2**17
-"""Coefficients of functionals that are held at a time: few enough for the caches, and for memory."""
+"""Coefficients of functionals that are held at a time, few enough for the caches and for memory, unless so many
+functionals have more."""
+
+_AT_LEAST = 32
+"""Functionals: what is computed of intervals alone is computed anew for so many."""
 
 _OWN_UNDERFLOW = 2.0**-1030
 """More than a coefficient can lose to underflow in float64, however many products it is a sum of."""
@@ -135,8 +140,8 @@ def lower_bounds(
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     """
     lanes, count = functionals.shape[:2]
-    most = max(1, _CACHED // max(math.prod(tensor.shape) for tensor in topological([target])))
-    step = min(most, count)
+    most = max(_AT_LEAST, _CACHED // max(math.prod(tensor.shape) for tensor in topological([target])))
+    step = max(1, min(most, count))
     found = np.empty((lanes, count))
     for lane, first in product(range(0, lanes, max(1, most // step)), range(0, count, step)):
         rows, some = slice(lane, lane + max(1, most // step)), slice(first, first + step)
@@ -457,6 +462,19 @@ def _sum(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> 
     return Step((a, primitive.sign * a), np.zeros(a.shape[:2]), rounding + own)
 
 
+def _product(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    """x y differs from c y + d x - c d, for the centres c and d of their intervals, by (x - c) (y - d): at most the
+    product of the radii. This is the mean of the two planes below, and above, that touch x y (McCormick)."""
+    first, second = (intervals[operand] for operand in tensor.operands)
+    (c, radius, reach), (d, other, extent) = midpoint(first), midpoint(second)
+    rounding = kappa(1, contract.unit) * magnitude_of(intervals[tensor]) + contract.underflow
+    own = _own(tensor, 3.0 * reach * extent)
+    constant = -_dot(a, c * d)
+    return Step(
+        (a * d[:, np.newaxis], a * c[:, np.newaxis]), constant, radius * other * (1.0 + 2.0**-50) + rounding + own
+    )
+
+
 @dataclass(frozen=True)
 class Winners:
     """Of each window of a max pooling: where the element with the largest lower bound lies, whether it is always the
@@ -517,5 +535,6 @@ _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Select: _select,
     Concatenate: _concatenate,
     Sum: _sum,
+    Product: _product,
     MaxPool: _max_pool,
 }

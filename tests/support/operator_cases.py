@@ -107,6 +107,37 @@ def matmul(version: int, rng: np.random.Generator) -> list[Case]:
         _in_front("MatMul", (6, 3), floats(rng, 2, 4, 6)),
         _in_front("MatMul", (6, 3), floats(rng, 6)),
         _in_front("MatMul", (6,), floats(rng, 4, 6)),
+        *_of_two_values(),
+    ]
+
+
+def _of_two_values() -> list[Case]:
+    """Products of values that depend on the input, with scales around them, which runtimes may move."""
+    transposed = node("Transpose", ["x"], "t", perm=[0, 2, 1])
+    row = node("Gather", ["x", "zero"], "r", axis=0)
+    zero, scale, divisor = {"zero": np.array(0)}, {"s": np.float32(0.3)}, {"d": np.float32(0.01)}
+    return [
+        Case([transposed, node("MatMul", ["x", "t"], "y")], (2, 3, 6)),
+        Case([node("MatMul", ["x", "x"], "y")], (2, 4, 4)),
+        Case([row, node("MatMul", ["r", "x"], "y")], (5, 5), zero),
+        Case([row, node("MatMul", ["x", "r"], "y")], (5, 5), zero),
+        Case(
+            [row, node("MatMul", ["r", "r"], "p"), node("Reshape", ["p", "one"], "y")],
+            (5, 5),
+            zero | {"one": ints(1)},
+        ),
+        Case([row, node("MatMul", ["r", "x"], "y")], (2, 3, 3), zero),
+        Case([node("Mul", ["x", "s"], "h"), transposed, node("MatMul", ["h", "t"], "y")], (2, 3, 6), scale),
+        Case(
+            [
+                transposed,
+                node("MatMul", ["x", "t"], "p"),
+                node("Div", ["p", "d"], "q"),
+                node("Softmax", ["q"], "y", axis=-1),
+            ],
+            (2, 3, 6),
+            divisor,
+        ),
     ]
 
 

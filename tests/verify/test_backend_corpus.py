@@ -30,7 +30,6 @@ with warnings.catch_warnings():
 NEWEST = newest_opset_of_onnxruntime()
 
 REFUSED = (
-    "a product of two values that depend on the input",
     "must be constant",
     "does not depend on the input",
     "is supported on",

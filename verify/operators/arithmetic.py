@@ -116,7 +116,7 @@ def neg(node: Node, x: Operand) -> Operand:
 @product_of_quantised(lambda node, rank: rank - 1)
 def matmul(node: Node, a: Operand, b: Operand) -> Operand:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        node.refuse("a product of two values that depend on the input is not supported")
+        return _product_of_values(node, a, b)
     if isinstance(b, np.ndarray):
         return matrix_product(node, node.tensor(a), node.weights(b, "the matrix"), None)
     # a x = (x' a')': the last two axes change places (a vector stays as it is).
@@ -126,6 +126,26 @@ def matmul(node: Node, a: Operand, b: Operand) -> Operand:
             return matrix_product(node, node.tensor(_swapped(node, b)), weight, None)
         return matrix_product(node, node.tensor(b), np.swapaxes(weight, -1, -2), None)
     return _swapped(node, matrix_product(node, node.tensor(_swapped(node, b)), np.swapaxes(weight, -1, -2), None))
+
+
+def _product_of_values(node: Node, a: Tensor, b: Tensor) -> Operand:
+    """a b where both depend on the input: the products of elements, then their sums; together they round at least as
+    often as a dot product."""
+    rows = node.tensor(move(node, a, np.atleast_2d))
+    columns = node.tensor(move(node, b, lambda i: i[:, np.newaxis] if i.ndim == 1 else i))
+    if not a.shape or not b.shape or rows.shape[-1] != columns.shape[-2]:
+        node.refuse(f"operands of shapes {a.shape} and {b.shape} do not fit")
+    lead = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    shape = (*lead, rows.shape[-2], columns.shape[-1], rows.shape[-1])
+    node.require_size(shape)
+    left = node.tensor(move(node, rows, lambda i: np.broadcast_to(i[..., :, np.newaxis, :], shape)))
+    right = node.tensor(
+        move(node, columns, lambda i: np.broadcast_to(np.swapaxes(i, -1, -2)[..., np.newaxis, :, :], shape))
+    )
+    terms = node.result(Product(), left, right, shape=shape)
+    sums = node.dot(Reduction((len(shape) - 1,), shape), None, terms)
+    result = (*lead, *(() if len(a.shape) == 1 else a.shape[-2:-1]), *(() if len(b.shape) == 1 else b.shape[-1:]))
+    return move(node, node.result(sums, terms, shape=(*shape[:-1], 1)), lambda i: i.reshape(result))
 
 
 def _swapped(node: Node, x: Operand) -> Operand:

@@ -7,7 +7,7 @@ in the order of `split_trees.relus`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from verify.primitives import (
     LeakyRelu,
     Linear,
     MaxPool,
+    Product,
     Reshape,
     Round,
     Select,
@@ -46,7 +47,8 @@ class Lanes:
     functional: of the output. centre, radius: of the box. open: neurons for which the slope of the line below is a
     choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
     else 0. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and
-    above what lines without a choice bound. pools: the `Winners` of each max pooling.
+    above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
+    values, the centres of these and the product of their radii.
     """
 
     functional: Values
@@ -60,6 +62,7 @@ class Lanes:
     others: tuple[tuple[Values, ...], ...]
     curves: tuple[tuple[Values, ...], ...]
     pools: tuple[tuple[Values, ...], ...]
+    products: tuple[tuple[Values, ...], ...]
 
     def __len__(self) -> int:
         return len(self.functional)
@@ -133,7 +136,8 @@ class Backward:
         self._leaky = bool(self.slope.any())
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
-        covered = {*self.relus, *self._pools, *self._curves}
+        self._products = [t for t in self.order if isinstance(t.primitive, Product)]
+        covered = {*self.relus, *self._pools, *self._curves, *self._products}
         self._others = [
             t
             for t in self.order
@@ -178,6 +182,10 @@ class Backward:
             ),
             curves=tuple(self._around(tensor, intervals) for tensor in self._curves),
             pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
+            products=tuple(
+                through_centres(*(map(self.values, intervals[operand]) for operand in tensor.operands))
+                for tensor in self._products
+            ),
         )
 
     def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
@@ -226,6 +234,9 @@ class Backward:
                 total = total + constant
             elif tensor in self._pools:
                 operands, constant = _through_pool(tensor, a, lanes.pools[self._pools.index(tensor)])
+                total = total + constant
+            elif tensor in self._products:
+                operands, constant = through_product(a, lanes.products[self._products.index(tensor)])
                 total = total + constant
             else:
                 operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
@@ -335,6 +346,19 @@ class Backward:
 def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
     """Arrays of so many lanes, side by side."""
     return np.concatenate([np.zeros((lanes, 0)), *(value.reshape(lanes, -1) for value in values)], axis=1)
+
+
+def through_centres(first: Iterable[Values], second: Iterable[Values]) -> tuple[Values, Values, Values]:
+    """What `through_product` takes, given the ends of both intervals."""
+    (low, high), (least, largest) = first, second
+    both = torch.broadcast_tensors((low + high) / 2, (least + largest) / 2, (high - low) * (largest - least) / 4)  # type: ignore[no-untyped-call]
+    return both[0], both[1], both[2]
+
+
+def through_product(a: Values, around: Sequence[Values]) -> tuple[list[Values], Values]:
+    """As `linear_bounds` does, through the centres of both operands."""
+    first, second, deviation = around
+    return [a * second, a * first], -_dot(a, first * second) - _dot(a.abs(), deviation)
 
 
 def _dot(a: Values, x: Values) -> Values:

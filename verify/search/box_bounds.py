@@ -22,6 +22,7 @@ from verify.primitives import (
     LeakyRelu,
     Linear,
     MaxPool,
+    Product,
     Reshape,
     Select,
     Sum,
@@ -29,7 +30,7 @@ from verify.primitives import (
     topological,
 )
 from verify.rounding import REAL
-from verify.search.backward import Backward, Values
+from verify.search.backward import Backward, Values, through_centres
 from verify.search.points import POINT_RULES, Constants, mapped
 
 _ELEMENTS = 2**20
@@ -163,6 +164,10 @@ class BoxBounds:
                 flat, constant = self._backward.RULES[type(tensor.primitive)](self._backward, tensor, a.flatten(0, 1))
                 operands = [part.reshape(lanes, count, *part.shape[1:]) for part in flat]
                 total = total + (constant.reshape(lanes, count) if isinstance(constant, torch.Tensor) else constant)
+            elif isinstance(tensor.primitive, Product):
+                first, second, deviation = through_centres(*(intervals[operand] for operand in tensor.operands))
+                operands = [a * second[:, None], a * first[:, None]]
+                total = total - _dot(a, first * second) - _dot(a.abs(), deviation)
             elif isinstance(tensor.primitive, LeakyRelu | Clip | Function):
                 if tensor not in lines:
                     lines[tensor] = self._lines(tensor, intervals)
