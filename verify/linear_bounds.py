@@ -44,13 +44,18 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Softmax,
     Sum,
     Tensor,
     topological,
 )
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.softmax import plane
 
 Intervals = Mapping[Tensor, Interval]
+
+_LARGEST_JACOBIAN = 2**22
+"""Of a softmax, its entries; beyond that its interval bounds it."""
 
 _CELLS = 16
 """Into which an interval is divided to find lines around a function."""
@@ -436,8 +441,8 @@ def _select(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) 
     inside = index >= 0
     coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
     if primitive.repeats:
-        lanes, functionals = (np.arange(n) for n in a.shape[:2])
-        np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], index[inside]), flat[..., inside])
+        order, taken, first = primitive.uses
+        coefficients[..., taken] = np.add.reduceat(flat[..., order], first, axis=-1)
     else:
         coefficients[..., index[inside]] = flat[..., inside]
     constant = primitive.fill * flat[..., ~inside].sum(axis=-1)
@@ -473,6 +478,17 @@ def _product(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract)
     return Step(
         (a * d[:, np.newaxis], a * c[:, np.newaxis]), constant, radius * other * (1.0 + 2.0**-50) + rounding + own
     )
+
+
+def _softmax(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
+    primitive: Any = tensor.primitive
+    x = intervals[tensor.operands[0]]
+    if x.lower.size * tensor.shape[-1] > _LARGEST_JACOBIAN:
+        return _constant(tensor, a, intervals, contract)
+    around = plane(x.lower, x.upper, primitive.logarithm, contract)
+    coefficients = (a[..., np.newaxis, :] @ around.slope[:, np.newaxis])[..., 0, :]
+    size = (np.abs(around.slope) @ magnitude_of(x)[..., np.newaxis])[..., 0] + np.abs(around.offset)
+    return Step((coefficients,), _dot(a, around.offset), around.deviation + _own(tensor, size))
 
 
 @dataclass(frozen=True)
@@ -536,5 +552,6 @@ _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Concatenate: _concatenate,
     Sum: _sum,
     Product: _product,
+    Softmax: _softmax,
     MaxPool: _max_pool,
 }

@@ -187,6 +187,15 @@ class Select:
         return len(np.unique(taken)) < taken.size
 
     @cached_property
+    def uses(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+        """The elements of y that are elements of x, in the order of these; which elements of x those are; and where in
+        that order the uses of each begin."""
+        index = self.index.reshape(-1)
+        order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
+        taken, first = np.unique(index[order], return_index=True)
+        return order, taken, first
+
+    @cached_property
     def is_permutation(self) -> bool:
         """Whether y holds elements 0, 1, ... of x, each exactly once."""
         return np.array_equal(np.sort(self.index, axis=None), np.arange(self.index.size))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from verify.functions import EXP, LOG, OWN_ERROR, SAFETY, SIGMOID, SOFTPLUS
-from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.rounding import FLOAT64_UNIT, REAL, Array, Contract, kappa
 
 _EXP_ERROR = math.ceil(SAFETY * EXP.accuracy.measured)
 _LOG_ERROR = math.ceil(SAFETY * LOG.accuracy.measured)
@@ -45,6 +45,57 @@ def enclosure(lower: Array, upper: Array, logarithm: bool, contract: Contract) -
     relative = error.relative + 2.0 * OWN_ERROR
     constant = (error.absolute + error.proportional * reach + 2.0**-1000) * (1.0 + 2.0**-40)
     return low - (relative * np.abs(low) + constant), high + (relative * np.abs(high) + constant)
+
+
+class Plane(NamedTuple):
+    """y_i differs from slope_i x + offset_i by at most deviation_i; slope: rows x n x n, the others: rows x n."""
+
+    slope: Array
+    offset: Array
+    deviation: Array
+
+
+def plane(lower: Array, upper: Array, logarithm: bool, contract: Contract) -> Plane:
+    """For the deployed softmax, or its logarithm, over the last axis, for operands from `lower` to `upper`.
+
+    By the mean value theorem y(x) = y(c) + J(z) (x - c) for the centre c and some z between x and c, where each entry
+    of the Jacobian J is bounded by means of bounds of the softmax p:
+
+        dp_i / dx_j = p_i ([i = j] - p_j),    dlog p_i / dx_j = [i = j] - p_j.
+
+    Where the interval of y_i is narrower than what this leaves open, the slope is zero.
+    """
+    count = lower.shape[-1]
+    least, largest = (np.clip(end, 0.0, 1.0) for end in enclosure(lower, upper, False, REAL))
+    diagonal = np.eye(count, dtype=np.bool_)
+    low, high = -largest[..., np.newaxis, :], -least[..., np.newaxis, :]
+    if logarithm:
+        low, high = diagonal + low, diagonal + high
+    else:
+        ends = least * (1.0 - least), largest * (1.0 - largest)
+        top = np.where((least <= 0.5) & (largest >= 0.5), 0.25, np.maximum(*ends))
+        low = np.where(diagonal, np.minimum(*ends)[..., np.newaxis], largest[..., np.newaxis] * low)
+        high = np.where(diagonal, top[..., np.newaxis], least[..., np.newaxis] * high)
+    slope = 0.5 * (low + high)
+    open_slope = np.maximum(high - slope, slope - low) + 2.0**-50  # with what rounding these products changed
+    centre = 0.5 * (lower + upper)
+    radius = np.maximum(upper - centre, centre - lower)
+    value_low, value_high = enclosure(centre, centre, logarithm, REAL)
+    value = 0.5 * (value_low + value_high)
+    reach = np.maximum(np.abs(lower), np.abs(upper))
+    own = kappa(4 * count + 16, FLOAT64_UNIT) * ((np.abs(slope) + open_slope) @ reach[..., np.newaxis])[..., 0]
+    offset = value - (slope @ centre[..., np.newaxis])[..., 0]
+    deviation = (open_slope @ radius[..., np.newaxis])[..., 0] + (value_high - value_low) + 2.0 * own
+    interval_low, interval_high = enclosure(lower, upper, logarithm, REAL)
+    error = deployed_error(count, logarithm, contract)
+    size = np.maximum(np.abs(interval_low), np.abs(interval_high))
+    deployed = error.relative * size + error.absolute + error.proportional * reach.max(axis=-1, keepdims=True)
+    narrow = 0.5 * (interval_high - interval_low)
+    flat = ~(deviation < narrow)
+    slope = np.where(flat[..., np.newaxis], 0.0, slope)
+    offset = np.where(flat, 0.5 * (interval_low + interval_high), offset)
+    deviation = np.where(flat, narrow * (1.0 + 2.0**-40), deviation) + 2.0**-50 * (np.abs(offset) + size)
+    return Plane(slope, offset, deviation + deployed * (1.0 + 2.0**-40))
 
 
 class Error(NamedTuple):

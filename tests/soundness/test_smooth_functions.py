@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.scan_functions import WAYS, Way
@@ -18,6 +19,7 @@ from verify.linear_bounds import lower_bounds
 from verify.margins import margin_bounds
 from verify.primitives import topological
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.softmax import enclosure, plane
 
 F32 = np.float32
 SCALES = (
@@ -218,3 +220,33 @@ def test_a_final_softmax_costs_next_to_nothing(prove: Any) -> None:
     assert (probabilities[others] < logits[others]).all()
     assert (probabilities[others] > logits[others] - 1e-4).all()
     assert np.isposinf(probabilities[~others]).all()
+
+
+@pytest.mark.parametrize("logarithm", [False, True])
+@pytest.mark.parametrize("width", [0.0, 1e-6, 0.1, 1.0, 30.0])
+def test_a_softmax_stays_around_its_plane(width: float, logarithm: bool) -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 5, 17):
+        centre = rng.normal(scale=rng.choice([0.1, 3.0, 30.0], (200, 1)), size=(200, count))
+        radius = width * rng.random((200, count))
+        lower, upper = centre - radius, centre + radius
+        found = plane(lower, upper, logarithm, REAL)
+        low, high = enclosure(lower, upper, logarithm, REAL)
+        assert (found.deviation <= (high - low) / 2 * (1 + 1e-9) + 1e-9 * (1 + np.abs(low) + np.abs(high))).all()
+        for _ in range(20):
+            share = np.round(rng.random(lower.shape)) if rng.random() < 0.5 else rng.random(lower.shape)
+            x = np.clip(lower + share * (upper - lower), lower, upper)
+            others = np.stack([logsumexp(np.delete(x, i, axis=1), axis=1) for i in range(count)], axis=1)
+            y = -np.logaddexp(0.0, others - x)  # near zero more accurate than a difference
+            y = y if logarithm else np.exp(y)
+            around = (found.slope @ x[..., np.newaxis])[..., 0] + found.offset
+            assert (np.abs(y - around) <= found.deviation).all()
+
+
+def test_the_plane_of_a_softmax_is_off_by_little_over_a_small_box() -> None:
+    """By the square of the radius, while its interval is as wide as the radius."""
+    x = np.random.default_rng(0).normal(size=(50, 6))
+    for radius in (1e-2, 1e-3):
+        found = plane(x - radius, x + radius, False, REAL)
+        assert found.deviation.max() < 3 * radius**2
+        assert np.abs(found.slope).max() > 0.1

@@ -31,11 +31,13 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Softmax,
     Sum,
     Tensor,
     topological,
 )
 from verify.rounding import REAL
+from verify.softmax import Plane, plane
 
 Values = torch.Tensor
 
@@ -48,7 +50,7 @@ class Lanes:
     choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
     else 0. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and
     above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
-    values, the centres of these and the product of their radii.
+    values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`.
     """
 
     functional: Values
@@ -63,6 +65,7 @@ class Lanes:
     curves: tuple[tuple[Values, ...], ...]
     pools: tuple[tuple[Values, ...], ...]
     products: tuple[tuple[Values, ...], ...]
+    planes: tuple[tuple[Values, ...], ...]
 
     def __len__(self) -> int:
         return len(self.functional)
@@ -137,7 +140,8 @@ class Backward:
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
         self._products = [t for t in self.order if isinstance(t.primitive, Product)]
-        covered = {*self.relus, *self._pools, *self._curves, *self._products}
+        self._planes = [t for t in self.order if isinstance(t.primitive, Softmax)]
+        covered = {*self.relus, *self._pools, *self._curves, *self._products, *self._planes}
         self._others = [
             t
             for t in self.order
@@ -186,6 +190,7 @@ class Backward:
                 through_centres(*(map(self.values, intervals[operand]) for operand in tensor.operands))
                 for tensor in self._products
             ),
+            planes=tuple(tuple(map(self.values, plane_of(tensor, intervals))) for tensor in self._planes),
         )
 
     def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
@@ -238,6 +243,10 @@ class Backward:
             elif tensor in self._products:
                 operands, constant = through_product(a, lanes.products[self._products.index(tensor)])
                 total = total + constant
+            elif tensor in self._planes:
+                slope, offset, deviation = lanes.planes[self._planes.index(tensor)]
+                operands = [(a[..., None, :] @ slope)[..., 0, :]]
+                total = total + _dot(a, offset) - _dot(a.abs(), deviation)
             else:
                 operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
                 total = total + constant
@@ -346,6 +355,13 @@ class Backward:
 def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
     """Arrays of so many lanes, side by side."""
     return np.concatenate([np.zeros((lanes, 0)), *(value.reshape(lanes, -1) for value in values)], axis=1)
+
+
+def plane_of(tensor: Tensor, intervals: Mapping[Tensor, Interval]) -> Plane:
+    """Around a softmax, near enough for the search, whatever the contract."""
+    primitive: Any = tensor.primitive
+    with np.errstate(all="ignore"):
+        return plane(*intervals[tensor.operands[0]], primitive.logarithm, REAL)
 
 
 def through_centres(first: Iterable[Values], second: Iterable[Values]) -> tuple[Values, Values, Values]:

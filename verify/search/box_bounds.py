@@ -25,12 +25,13 @@ from verify.primitives import (
     Product,
     Reshape,
     Select,
+    Softmax,
     Sum,
     Tensor,
     topological,
 )
 from verify.rounding import REAL
-from verify.search.backward import Backward, Values, through_centres
+from verify.search.backward import Backward, Values, plane_of, through_centres
 from verify.search.points import POINT_RULES, Constants, mapped
 
 _ELEMENTS = 2**20
@@ -168,6 +169,15 @@ class BoxBounds:
                 first, second, deviation = through_centres(*(intervals[operand] for operand in tensor.operands))
                 operands = [a * second[:, None], a * first[:, None]]
                 total = total - _dot(a, first * second) - _dot(a.abs(), deviation)
+            elif isinstance(tensor.primitive, Softmax):
+                if tensor not in lines:
+                    exact = {
+                        each: Interval(*(end.double().numpy() for end in intervals[each])) for each in tensor.operands
+                    }
+                    lines[tensor] = tuple(map(self._backward.values, plane_of(tensor, exact)))
+                slope, offset, deviation = lines[tensor]
+                operands = [(a[..., None, :] @ slope[:, None])[..., 0, :]]
+                total = total + _dot(a, offset) - _dot(a.abs(), deviation)
             elif isinstance(tensor.primitive, LeakyRelu | Clip | Function):
                 if tensor not in lines:
                     lines[tensor] = self._lines(tensor, intervals)
