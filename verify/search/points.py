@@ -31,6 +31,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
     topological,
@@ -226,6 +227,11 @@ def _round(constants: Constants, primitive: Round, x: Values) -> Values:
     return x + (x.round() - x).detach()
 
 
+def _sign(constants: Constants, primitive: Sign, x: Values) -> Values:
+    """With the derivative of its argument, as binary networks are trained (straight-through)."""
+    return x.sign() + (x - x.detach())
+
+
 def _softmax(constants: Constants, primitive: Softmax, x: Values) -> Values:
     return functional.log_softmax(x, -1) if primitive.logarithm else functional.softmax(x, -1)
 
@@ -244,6 +250,7 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     Quotient: _quotient,
     Function: _function,
     Round: _round,
+    Sign: _sign,
     Softmax: _softmax,
 }
 """One rule per primitive: (constants, primitive, *operands) -> values."""
