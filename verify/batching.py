@@ -28,6 +28,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
     Tensor,
@@ -114,7 +115,7 @@ def _of_nothing(primitive: Constant) -> Array:
 _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
-    **dict.fromkeys((Clip, LeakyRelu, Function, Round), _unchanged),
+    **dict.fromkeys((Clip, LeakyRelu, Function, Round, Sign), _unchanged),
     **dict.fromkeys((Sum, Product, Quotient), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from verify.functions import Function
 from verify.intervals import Interval
 from verify.linear_maps import Convolution, Diagonal
-from verify.primitives import Clip, Input, LeakyRelu, Linear, Round, Select, Shape, Sum, Tensor, topological
+from verify.primitives import Clip, Input, LeakyRelu, Linear, Round, Select, Shape, Sign, Sum, Tensor, topological
 from verify.rounding import Array
 from verify.windows import Window
 
@@ -26,7 +26,7 @@ Box = tuple[slice, ...]
 Where = tuple[slice | NDArray[np.intp], ...]
 """Some elements of a tensor: along each axis, a block or the numbers of those."""
 
-_ELEMENTWISE = (LeakyRelu, Clip, Function, Round, Sum)
+_ELEMENTWISE = (LeakyRelu, Clip, Function, Round, Sign, Sum)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count, so
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
-from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Tensor, topological
+from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Sign, Tensor, topological
 from verify.pruning import pruned
 from verify.rounding import Array, Contract
 
@@ -121,7 +121,7 @@ def crown_intervals(
         if tensor is network.input:
             continue
         primitive = tensor.primitive
-        bends = isinstance(primitive, LeakyRelu | Clip | Function)
+        bends = isinstance(primitive, LeakyRelu | Clip | Function | Sign)
         if refine and bends and not exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
             intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract)

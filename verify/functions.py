@@ -8,9 +8,9 @@ limit,
 
 where `measured` is the largest ratio that `tests/support/scan_functions.py` has found, rounded up, and the other
 factors say which kind of error the usual formulas make. The figures are of x86-64 with AVX-512: onnxruntime 1.31.1 on
-every 127th float32 number, and 1.20.1 on every 1021st. The last term is for results that are subnormal, which some
-kernels clamp. A subnormal argument counts as anything from zero to the smallest normal number, as which older kernels
-for Sqrt and Log take it. A result at the contract's limit or beyond it is not bounded.
+every 127th float32 number, and 1.20.1 on every 1021st (sine and cosine: 17th and 127th). The last term is for results
+that are subnormal, which some kernels clamp. A subnormal argument counts as anything from zero to the smallest normal
+number, as which older kernels for Sqrt and Log take it. A result at the contract's limit or beyond it is not bounded.
 
 The verifier's own values come from numpy and Python's math, which promise no accuracy; theirs is below 2^-50 in
 practice. Assumed is OWN_ERROR, a thousand times that, relative to |f(x)| plus the same sum of factors.
@@ -62,7 +62,8 @@ class Function:
     """y = f(x), elementwise.
 
     parameters: what tells f from others of its name. real: f in float64. turns: where f changes from falling to rising
-    or back, near enough that f is the same up to OWN_ERROR. domain: the closed intervals that f is defined on.
+    or back, near enough that f is the same up to OWN_ERROR. period: after which all of f repeats, 0 if it does not;
+    turns are those of one period. domain: the closed intervals that f is defined on, or that it was measured on.
     curvature: for ends of intervals of the domain, a bound of |f''| between them, or infinity; but for `kinks`, where
     f' jumps.
     """
@@ -72,6 +73,7 @@ class Function:
     accuracy: Accuracy
     curvature: Callable[[Array, Array], Array]
     turns: tuple[float, ...] = ()
+    period: float = 0.0
     kinks: tuple[float, ...] = ()
     domain: _Intervals = _EVERYWHERE
     parameters: tuple[float, ...] = ()
@@ -99,7 +101,12 @@ class Function:
         least, greatest = np.minimum(at_lower, at_upper), np.maximum(at_lower, at_upper)
         for turn in self.turns:
             value = self.real(np.asarray(turn))
-            inside = (lower < turn) & (turn < upper)
+            place = np.asarray(turn)
+            if self.period:
+                # The first one from `lower` on. Where rounding takes it for the one before or after, it is so near to
+                # `lower` that f is the same there, up to OWN_ERROR.
+                place = turn + self.period * np.ceil((lower - turn) / self.period)
+            inside = (lower < place) & (place < upper)
             least = np.where(inside, np.minimum(least, value), least)
             greatest = np.where(inside, np.maximum(greatest, value), greatest)
         least = least - self.error(least, argument, contract)
@@ -146,6 +153,25 @@ MISH = Function(
     curvature=_constant(0.65),
 )
 EXP = Function("Exp", lambda x: np.exp(x), Accuracy(1.3, relative=1), curvature=lambda lower, upper: np.exp(upper))
+_FARTHEST = 2.0**15
+"""Up to which sine and cosine were measured: runtimes reduce large arguments in other ways than small ones. In units
+of the period, float64 rounds these by less than 2^-38."""
+
+
+def _trigonometric(name: str, real: Callable[[Array], Array], turn: float) -> Function:
+    return Function(
+        name,
+        real,
+        Accuracy(1.8, absolute=1),
+        turns=(turn, turn + math.pi),
+        period=2.0 * math.pi,
+        domain=((-_FARTHEST, _FARTHEST),),
+        curvature=_constant(1.0),
+    )
+
+
+SIN = _trigonometric("Sin", lambda x: np.sin(x), -0.5 * math.pi)
+COS = _trigonometric("Cos", lambda x: np.cos(x), 0.0)
 LOG = Function(
     "Log",
     lambda x: np.log(x),

@@ -30,6 +30,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
 )
@@ -57,7 +58,7 @@ def interval_rules(contract: Contract) -> Rules:
         Product: product,
         Quotient: quotient,
     }
-    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip), monotone)
+    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, Sign), monotone)
     return {
         Constant: constant,
         MaxPool: max_pool,
@@ -72,7 +73,7 @@ def constant(primitive: Constant) -> Interval:
     return Interval(primitive.apply(), primitive.apply())
 
 
-def monotone(primitive: Reshape | Select | Concatenate | Clip | LeakyRelu, *operands: Interval) -> Interval:
+def monotone(primitive: Reshape | Select | Concatenate | Clip | Sign | LeakyRelu, *operands: Interval) -> Interval:
     """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
     return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))
 

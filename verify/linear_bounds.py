@@ -44,6 +44,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
     Tensor,
@@ -353,6 +354,8 @@ def lines_around(tensor: Tensor, intervals: Intervals, contract: Contract) -> tu
     elif isinstance(primitive, Round):  # off by at most one half
         slope = np.ones_like(intervals[tensor].lower)
         below, above = Line(slope, -0.5 * slope), Line(slope, 0.5 * slope)
+    elif isinstance(primitive, Sign):
+        below, above = _around_sign(intervals[tensor.operands[0]])
     else:
         return None
     x, y = intervals[tensor.operands[0]], intervals[tensor]
@@ -391,6 +394,13 @@ def _around_function(
         Line(below.slope, below.offset - slack - moved * np.abs(below.slope)),
         Line(above.slope, above.offset + slack + moved * np.abs(above.slope)),
     )
+
+
+def _around_sign(x: Interval) -> tuple[Line, Line]:
+    """From -1 at zero to 1 at the upper end, and from -1 at the lower end to 1 at zero; rounded to less steep lines."""
+    steepest = 2.0 * (1.0 - 2.0**-50)
+    rising, falling = (steepest / np.maximum(end, 2.0**-149) for end in (x.upper, -x.lower))
+    return Line(rising, -np.ones_like(rising)), Line(falling, np.ones_like(falling))
 
 
 def _lines(
@@ -538,7 +548,7 @@ def _max_pool(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant, own)
 
 
-_BENDING = (LeakyRelu, Function, Clip, Round, MaxPool)
+_BENDING = (LeakyRelu, Function, Clip, Round, Sign, MaxPool)
 """What a functional and its negation pass backwards in different ways."""
 
 
@@ -547,6 +557,7 @@ _RULES: dict[type, Callable[[Tensor, Array, Intervals, Contract], Step]] = {
     Function: _between_lines,
     Clip: _between_lines,
     Round: _between_lines,
+    Sign: _between_lines,
     Reshape: _reshape,
     Select: _select,
     Concatenate: _concatenate,

@@ -232,6 +232,14 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """y = -1, 0 or 1, as x is negative, zero or positive."""
+
+    def apply(self, x: Array) -> Array:
+        return np.sign(x)
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """The largest element of each window; the window's own padding never wins.
 
@@ -314,6 +322,7 @@ Primitive = (
     | Concatenate
     | Clip
     | Round
+    | Sign
     | MaxPool
     | LeakyRelu
     | Function

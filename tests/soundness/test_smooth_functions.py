@@ -114,7 +114,10 @@ def test_lines_around_a_function_contain_it(way: Way, contract: Contract) -> Non
 
 @pytest.mark.parametrize(
     ("operator", "lower", "upper"),
-    [("Exp", 0, 90), ("Log", 0, 1), ("Log", -1, 1), ("Sqrt", -1e-30, 1), ("Reciprocal", -1, 1), ("Reciprocal", 0, 1)],
+    [
+        *(("Exp", 0, 90), ("Log", 0, 1), ("Log", -1, 1), ("Sqrt", -1e-30, 1), ("Reciprocal", -1, 1)),
+        *(("Reciprocal", 0, 1), ("Sin", 0, 32769), ("Cos", -32769, -32769)),
+    ],
 )
 @pytest.mark.parametrize("contract", [FLOAT32_ANY_ORDER, REAL], ids=lambda contract: contract.name)
 def test_where_a_function_is_undefined_or_overflows_nothing_is_known(
@@ -127,6 +130,42 @@ def test_where_a_function_is_undefined_or_overflows_nothing_is_known(
     else:
         assert np.isnan(low).all()
         assert np.isnan(high).all()
+
+
+@pytest.mark.parametrize("operator", ["Sin", "Cos"])
+def test_waves_lie_in_their_bounds_wherever_they_turn(operator: str) -> None:
+    """In intervals that begin or end at, just before or just behind multiples of pi / 2, of every magnitude. Over the
+    real numbers the bounds are those of many digits."""
+    rng = np.random.default_rng(0)
+    size = 400
+    content = model([node(operator, ["x"], "y")], [size], {})
+    network = network_of(content)
+    oracles = [session(content, level=level) for level in (DISABLED, ALL)]
+    for _ in range(5):
+        multiples = np.round(rng.choice([-1, 1], size) * 2 ** rng.uniform(0, np.log2(20_800), size))
+        first = (multiples * np.pi / 2).astype(F32)
+        first = first + rng.integers(-2, 3, size).astype(F32) * np.spacing(np.abs(first))
+        second = np.where(
+            rng.random(size) < 0.5,
+            first + rng.integers(0, 3, size).astype(F32) * np.spacing(np.abs(first)),
+            first + rng.choice([0.01, 1.0, 3.1, 3.2, 4.8, 6.2, 6.3, 30.0], size),
+        ).astype(F32)
+        lower, upper = np.minimum(first, second), np.maximum(first, second)
+        ((low, high),) = bounds(network, as_box(lower, upper), FLOAT32_ANY_ORDER)
+        assert np.isfinite(low).all()
+        for x in points_of(rng, lower, upper, 20):
+            for oracle in oracles:
+                y = oracle.run(None, {"x": x})[0]
+                assert ((low[0] <= y) & (y <= high[0])).all()
+        ((low, high),) = bounds(network, as_box(lower, upper), REAL)
+        wave = mpmath.sin if operator == "Sin" else mpmath.cos
+        with mpmath.workdps(40):
+            for start, end, l, u in zip(lower, upper, low[0], high[0], strict=True):
+                start, end = mpmath.mpf(float(start)), mpmath.mpf(float(end))
+                turns = range(int(mpmath.ceil(2 * start / mpmath.pi)), int(mpmath.floor(2 * end / mpmath.pi)) + 1)
+                values = [wave(start), wave(end), *(wave(k * mpmath.pi / 2) for k in turns)]
+                assert mpmath.mpf(float(l)) <= min(values) <= mpmath.mpf(float(l)) + 1e-10
+                assert mpmath.mpf(float(u)) - 1e-10 <= max(values) <= mpmath.mpf(float(u))
 
 
 def test_bounds_are_not_clipped_to_the_range_of_the_function() -> None:

@@ -414,6 +414,52 @@ def pad(version: int, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+@_for("Upsample")
+def upsample(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(shape: Shape, *scales: float, **attributes: Any) -> Case:
+        return _single("Upsample", shape, {"s": np.float32(scales)}, **attributes)
+
+    behind = [node("Conv", ["x", "w"], "c"), node("Upsample", ["c", "s"], "u"), node("Conv", ["u", "v"], "y")]
+    constants = {"w": floats(rng, 3, 2, 2, 2), "v": floats(rng, 4, 3, 3, 3), "s": np.float32([1, 1, 2, 2])}
+    return [
+        case((1, 3, 4, 5), 1, 1, 2, 2),
+        case((1, 3, 4, 5), 1, 1, 3, 1, mode="nearest"),
+        case((2, 3, 4), 2, 5, 7),
+        Case(behind, (1, 2, 5, 4), constants),
+    ]
+
+
+@_for("Resize")
+def resize(version: int, rng: np.random.Generator) -> list[Case]:
+    if version == 10:
+        return [Case([node("Resize", ["x", "s"], "y")], case.shape, case.constants) for case in upsample(9, rng)[:3]]
+    exact = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    none = "" if version >= 13 else "none"  # optional operands were empty ones
+
+    def scaled(shape: Shape, *scales: float, **attributes: Any) -> Case:
+        constants = {"none": np.float32([]), "s": np.float32(scales)}
+        return Case([node("Resize", ["x", none, "s"], "y", **exact, **attributes)], shape, constants)
+
+    def sized(shape: Shape, *sizes: int, **attributes: Any) -> Case:
+        constants = {"none": np.float32([]), "s": ints(*sizes)}
+        return Case([node("Resize", ["x", none, none, "s"], "y", **exact, **attributes)], shape, constants)
+
+    cases = [
+        scaled((1, 3, 4, 5), 1, 1, 2, 2, cubic_coeff_a=-0.75),
+        scaled((1, 3, 4, 5), 1, 1, 3, 4),
+        scaled((2, 3, 4), 2, 5, 7),
+        scaled((3,), 100),
+        sized((1, 2, 3, 2), 1, 2, 3, 10),
+    ]
+    if version >= 13:
+        on_integers = node("Resize", ["q", "", "f"], "r", **exact)
+        cases.append(_on_integers((1, 2, 3, 2), [on_integers], {"f": np.float32([1, 1, 2, 2])}))
+    if version >= 18:
+        cases.append(scaled((1, 2, 3, 2), 3, 2, axes=[-1, 2], antialias=0))
+        cases.append(sized((1, 2, 3, 2), 9, axes=[2], keep_aspect_ratio_policy="stretch"))
+    return cases
+
+
 @_for("Identity")
 def identity(version: int, rng: np.random.Generator) -> list[Case]:
     return [_single("Identity", (2, 3))]
@@ -541,6 +587,8 @@ def _smooth(operator: str, *alphas: float) -> Callable[[int, np.random.Generator
 
 
 for _operator in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish", "HardSwish", "Exp", "Abs"):
+    CASES[_operator] = _smooth(_operator)
+for _operator in ("Sin", "Cos", "Sign"):
     CASES[_operator] = _smooth(_operator)
 for _operator in ("Log", "Sqrt", "Reciprocal"):
     CASES[_operator] = _positive(_operator)

@@ -105,6 +105,8 @@ WAYS = [
     _op("Selu", functions.exponential_linear(float(F32(1.6732632)), scale=float(F32(1.050701)))),
     *(_op("Celu", functions.exponential_linear(alpha, width=alpha), alpha=alpha) for alpha in (1.0, 0.25, 4.0)),
     _op("Exp", functions.EXP),
+    _op("Sin", functions.SIN),
+    _op("Cos", functions.COS),
     _op("Log", functions.LOG),
     _op("Sqrt", functions.SQRT),
     _op("Reciprocal", functions.RECIPROCAL),

@@ -114,6 +114,24 @@ def test_only_one_of_many_cases_holds_a_counterexample(detector: bytes) -> None:
     assert witness.x[0] >= 0.9
 
 
+def test_neither_signs_nor_a_saturated_softmax_hide_a_counterexample() -> None:
+    """Class 1 wins where at least 38 of 40 inputs exceed one half: in no corner that one comes by at random, and the
+    derivatives of the network are zero."""
+    votes = np.zeros((40, 2), F32)
+    votes[:, 1] = 100
+    constants = {"half": F32(0.5), "w": votes, "b": F32([0, -3550])}
+    nodes = [
+        *(node("Sub", ["x", "half"], "p"), node("Sign", ["p"], "s")),
+        *(node("Gemm", ["s", "w", "b"], "z"), node("Softmax", ["z"], "y")),
+    ]
+    content = model(nodes, ["n", 40], constants)
+    network = network_of(content)
+    property = parse((declared(40, 2) + boxed("-1", "1", 40) + "(assert (>= Y_1 Y_0))").encode())
+    witness = witness_search(network, property, Runtime(content, network))(cases_for(network, property), Stage.FIRST)
+    assert witness is not None
+    assert (witness.x > 0.5).sum() >= 38
+
+
 class Liar:
     """Claims outputs that the network does not have."""
 

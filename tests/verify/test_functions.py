@@ -48,6 +48,8 @@ def exactly(name: str, x: mpmath.mpf) -> mpmath.mpf:
         "Mish": lambda: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
         "HardSwish": lambda: x * max(mpmath.mpf(0), min(mpmath.mpf(1), x / 6 + mpmath.mpf(0.5))),
         "Exp": lambda: mpmath.exp(x),
+        "Sin": lambda: mpmath.sin(x),
+        "Cos": lambda: mpmath.cos(x),
         "Log": lambda: mpmath.log(x),
         "Sqrt": lambda: mpmath.sqrt(x),
         "Reciprocal": lambda: 1 / x,
@@ -75,8 +77,10 @@ def test_own_values_are_more_accurate_than_assumed(name: str) -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_functions_turn_where_the_table_says_and_nowhere_else(name: str) -> None:
     function = BY_NAME[name].function
+    periods = range(-10, 11) if function.period else [0]
+    turns = [turn + count * function.period for count in periods for turn in function.turns]
     for first, last in function.domain:
-        ends = [max(first, -60.0), *function.turns, min(last, 60.0)]
+        ends = [max(first, -60.0), *(turn for turn in turns if abs(turn) < 60), min(last, 60.0)]
         for low, high in pairwise(ends):
             values = function.apply(np.linspace(low, high, 20_001))
             values = values[np.isfinite(values)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, node, run
 from support.operator_cases import CASES, Case, cases_of
@@ -24,6 +25,7 @@ REQUIRED = (
     *("ConstantOfShape", "Shape"),
     *("Sigmoid", "Tanh", "Softplus", "Softsign", "Elu", "Selu", "Celu", "Erf", "Gelu", "Mish", "Swish", "HardSigmoid"),
     *("HardSwish", "Softmax", "LogSoftmax", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Abs", "Min", "Max"),
+    *("Sin", "Cos", "Sign", "Resize"),
 )
 
 
@@ -196,6 +198,66 @@ def test_what_runtimes_read_otherwise_or_not_at_all_is_refused(what: str) -> Non
     nodes, shape, constants, opset, reason = MISREAD[what]
     with pytest.raises(ModelProblem, match=reason):
         network_of(model(nodes, shape, constants, opset=opset))
+
+
+COPIES = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+@pytest.mark.parametrize(
+    ("constants", "attributes", "reason"),
+    [
+        ({"s": np.float32([1, 2])}, COPIES | {"mode": "linear"}, "'nearest', which repeats elements, is"),
+        ({"s": np.float32([1, 2])}, COPIES | {"mode": b"\xff"}, "do not fit"),
+        ({"s": np.float32([1, 2])}, {"nearest_mode": "floor"}, "'asymmetric', which repeats elements, is"),
+        ({"s": np.float32([1, 2])}, {"coordinate_transformation_mode": "asymmetric"}, "'floor', which repeats"),
+        ({"s": np.float32([1, 2])}, COPIES | {"antialias": 1}, "antialias is not supported"),
+        ({"s": np.float32([1, 2])}, COPIES | {"antialias": 2}, "rather than 0 or 1"),
+        ({"s": np.float32([1, 2])}, COPIES | {"exclude_outside": 1}, "exclude_outside is not supported"),
+        ({"s": np.float32([1, 2])}, COPIES | {"extrapolation_value": np.nan}, "not a number"),
+        ({"l": np.array([1, 6])}, COPIES | {"keep_aspect_ratio_policy": "not_larger"}, "'stretch', which"),
+        *(({"s": np.float32([1, scale])}, COPIES, "whole numbers") for scale in (0, 0.5, 1.5, -2)),
+        ({"s": np.float32([1, np.nextafter(np.float32(2), np.float32(3))])}, COPIES, "whole numbers"),
+        ({"s": np.float32([1, 1e30])}, COPIES, "too large"),
+        ({"s": np.float32([1, 2**21])}, COPIES, "too long an axis"),
+        ({"s": np.float32([2])}, COPIES, "1 factors do not fit 2 axes"),
+        ({"s": np.float32([2, 2])}, COPIES | {"axes": [1, -1]}, "2 factors do not fit 2 axes"),
+        ({"s": np.float32([2])}, COPIES | {"axes": [2]}, "outside an array"),
+        ({"s": np.array([1, 2])}, COPIES, "only float32"),
+        ({"l": np.array([1, 7])}, COPIES, "whole numbers"),
+        ({"l": np.array([1, 0])}, COPIES, "whole numbers"),
+        ({"l": np.array([1, 2**63 - 1])}, COPIES, "too large"),
+        ({"l": np.array([6])}, COPIES, "do not fit"),
+        ({"s": np.float32([1, 2]), "l": np.array([1, 6])}, COPIES, "either scales or sizes"),
+        ({"s": np.float32([])}, COPIES, "either scales or sizes"),
+    ],
+)
+def test_resizing_that_does_more_than_repeat_elements_is_refused(
+    constants: dict[str, NDArray[Any]], attributes: dict[str, Any], reason: str
+) -> None:
+    names = ["x", "", *(name if name in constants else "" for name in ("s", "l"))]
+    content = model([node("Resize", names, "y", **attributes)], [1, 3], constants, opset=18)
+    with pytest.raises(ModelProblem, match=reason):
+        network_of(content)
+
+
+def test_scales_that_the_input_tells_are_refused() -> None:
+    for opset, names in ((9, ["x", "s"]), (18, ["x", "", "s"])):
+        operator = "Upsample" if opset == 9 else "Resize"
+        nodes = [node("Relu", ["x"], "s"), node(operator, names, "y", **(COPIES if opset > 9 else {}))]
+        with pytest.raises(ModelProblem, match="must be constant"):
+            network_of(model(nodes, [1], {}, opset=opset))
+
+
+def test_upsample_with_its_scales_in_an_attribute() -> None:
+    """As before opset 9, which the other tests begin with."""
+    content = model([node("Upsample", ["x"], "y", scales=[1.0, 1.0, 2.0, 3.0])], [1, 2, 3, 4], {}, opset=8)
+    x = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
+    (ours,) = values(network_of(content), x[np.newaxis].astype(np.float64))
+    for level in (DISABLED, ALL):
+        assert np.array_equal(run(content, x, level=level)[0], ours[0])
+    for scale in (np.nan, np.inf, 2.5):
+        with pytest.raises(ModelProblem, match="whole numbers"):
+            network_of(model([node("Upsample", ["x"], "y", scales=[1.0, scale])], [1, 2], {}, opset=8))
 
 
 def test_a_shape_that_the_file_makes_up_is_refused() -> None:

@@ -57,7 +57,8 @@ def _power(graph: GraphWriter, x: str, exponent: float) -> str:
 
 
 WRITTEN: Mapping[str, Callable[..., str]] = {
-    **{name: _operator(name) for name in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish", "Exp", "Log")},
+    **{name: _operator(name) for name in ("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Mish")},
+    **{name: _operator(name) for name in ("Exp", "Log", "Sin", "Cos")},
     "Gelu": _gelu,
     "Gelu (tanh)": _gelu_tanh,
     "HardSwish": _hard_swish,

@@ -96,6 +96,12 @@ def round(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     return Ends(value, lower, upper, float(np.rint(x.reach)))
 
 
+def sign(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
+    """Exact and monotone."""
+    value, lower, upper = (writer.node("Sign", name) for name in (x.value, *writer.ends(x)))
+    return Ends(value, lower, upper, 1.0)
+
+
 def max_pool(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Bounded:
     """Exact and monotone. Padding that a runtime may merge into the window counts for the upper end only."""
     primitive: Any = tensor.primitive

@@ -47,9 +47,13 @@ def function(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     value, *at_ends = (write(writer, name, *primitive.parameters) for name in (x.value, lower, upper))
     lowest, highest = writer.node("Min", *at_ends), writer.node("Max", *at_ends)
     for turn in primitive.turns:
-        place, there = np.float32(turn), writer.scalar(float(primitive.real(np.asarray(turn))))
-        before, after = (writer.scalar(float(np.nextafter(place, np.float32(way)))) for way in (-np.inf, np.inf))
-        inside = writer.node("And", writer.node("Less", lower, after), writer.node("Less", before, upper))
+        there = writer.scalar(float(primitive.real(np.asarray(turn))))
+        if primitive.period:
+            inside = _recurs(writer, turn, primitive.period, lower, upper, max(-least, most))
+        else:
+            place = np.float32(turn)
+            before, after = (writer.scalar(float(np.nextafter(place, np.float32(way)))) for way in (-np.inf, np.inf))
+            inside = writer.node("And", writer.node("Less", lower, after), writer.node("Less", before, upper))
         lowest = writer.node("Where", inside, writer.node("Min", lowest, there), lowest)
         highest = writer.node("Where", inside, writer.node("Max", highest, there), highest)
     share = 2.0 * SAFETY * primitive.accuracy.measured * UNIT * (1 + 2.0**-10)
@@ -70,12 +74,22 @@ def function(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Ends:
     return writer.outward(value, *ends, result)
 
 
+def _recurs(writer: BoundsWriter, turn: float, period: float, lower: str, upper: str, reach: float) -> str:
+    """Whether a turn lies inside or near, some periods away; for ends of magnitudes up to `reach`. Their distances from
+    the turn, in periods, are off by less than six roundings."""
+    slack = writer.scalar(8 * UNIT * (reach + abs(turn)) / period)
+    low, high = (writer.scaled(writer.node("Sub", end, writer.scalar(turn)), 1.0 / period) for end in (lower, upper))
+    first = writer.node("Ceil", writer.node("Sub", low, slack))
+    last = writer.node("Floor", writer.node("Add", high, slack))
+    return writer.node("LessOrEqual", first, last)
+
+
 def _arguments(function: Function, reach: float) -> tuple[float, float, float]:
     """Between which arguments, of magnitudes up to `reach`, values of the function are far from overflow, and a bound
     of their magnitudes with that of what the graph adds to them; in the wrong order if there are none. These are
     magnitudes, too, where zero alone is excluded."""
-    first = function.domain[-1][0]
-    least, most = (max(first, -reach) if first <= 0 else _NORMAL), reach
+    first, last = function.domain[-1]
+    least, most = (max(first, -reach) if first <= 0 else _NORMAL), min(last, reach)
     while True:
         ends = np.array([least, most])
         with np.errstate(all="ignore"):

@@ -1,6 +1,16 @@
 """The ONNX operators that adcert understands; importing this package fills the registry's table."""
 
-from verify.operators import activations, arithmetic, constants, extremes, integer, movement, pooling, quantised
+from verify.operators import (
+    activations,
+    arithmetic,
+    constants,
+    extremes,
+    integer,
+    movement,
+    pooling,
+    quantised,
+    resizing,
+)
 from verify.operators.registry import LARGEST, Operand, express, require_supported, supported
 
 __all__ = [
@@ -16,5 +26,6 @@ __all__ = [
     "pooling",
     "quantised",
     "require_supported",
+    "resizing",
     "supported",
 ]

@@ -8,7 +8,7 @@ from verify import functions
 from verify.functions import Function
 from verify.operators.movement import move, reduced
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Clip, LeakyRelu, Linear, Primitive, Softmax, Tensor
+from verify.primitives import Clip, LeakyRelu, Linear, Primitive, Sign, Softmax, Tensor
 
 
 def _elementwise(node: Node, x: Operand, primitive: Primitive, *, integers: bool = False) -> Tensor:
@@ -39,6 +39,11 @@ def absolute(node: Node, x: Operand) -> Tensor:
     return _elementwise(node, x, LeakyRelu(-1.0))
 
 
+@operator("Sign", 9, 13)
+def sign(node: Node, x: Operand) -> Tensor:
+    return _elementwise(node, x, Sign())
+
+
 @operator("Clip", 6, 11, 12, 13)
 def clip(node: Node, x: Operand, low: Operand | None = None, high: Operand | None = None) -> Tensor:
     if node.version == 6:
@@ -66,6 +71,8 @@ for _name, _versions, _function in (
     ("Mish", (18, 22), functions.MISH),
     ("HardSwish", (14, 22), functions.hard_swish()),
     ("Exp", (6, 13), functions.EXP),
+    ("Sin", (7, 22), functions.SIN),
+    ("Cos", (7, 22), functions.COS),
     ("Log", (6, 13), functions.LOG),
     ("Sqrt", (6, 13), functions.SQRT),
     ("Reciprocal", (6, 13), functions.RECIPROCAL),

@@ -31,6 +31,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
     Tensor,
@@ -384,7 +385,8 @@ def _dot(a: Values, x: Values) -> Values:
 
 def _is_curve(tensor: Tensor) -> bool:
     primitive = tensor.primitive
-    return isinstance(primitive, Function | Clip | Round) or (isinstance(primitive, LeakyRelu) and primitive.slope < 0)
+    negative = isinstance(primitive, LeakyRelu) and primitive.slope < 0
+    return negative or isinstance(primitive, Function | Clip | Round | Sign)
 
 
 def _between_lines(a: Values, lines: tuple[Values, ...]) -> tuple[list[Values], Values]:

@@ -25,6 +25,7 @@ from verify.primitives import (
     Product,
     Reshape,
     Select,
+    Sign,
     Softmax,
     Sum,
     Tensor,
@@ -37,7 +38,8 @@ from verify.search.points import POINT_RULES, Constants, mapped
 _ELEMENTS = 2**20
 """Coefficients of functionals that are held at a time."""
 
-_MONOTONE = (Reshape, Select, Concatenate, Clip, MaxPool)
+_BENT = (LeakyRelu, Clip, Function, Sign)
+_MONOTONE = (Reshape, Select, Concatenate, Clip, Sign, MaxPool)
 
 
 class Ends(NamedTuple):
@@ -70,7 +72,7 @@ class BoxBounds:
         self._bent = {
             tensor.operands[0]
             for tensor in self._order
-            if isinstance(tensor.primitive, LeakyRelu | Clip | Function) and not exact_by_intervals(tensor.operands[0])
+            if isinstance(tensor.primitive, _BENT) and not exact_by_intervals(tensor.operands[0])
         }
         elements = max(math.prod(tensor.shape) for tensor in self._order)
         widest = max((math.prod(tensor.shape) for tensor in self._bent), default=1)
@@ -178,7 +180,7 @@ class BoxBounds:
                 slope, offset, deviation = lines[tensor]
                 operands = [(a[..., None, :] @ slope[:, None])[..., 0, :]]
                 total = total + _dot(a, offset) - _dot(a.abs(), deviation)
-            elif isinstance(tensor.primitive, LeakyRelu | Clip | Function):
+            elif isinstance(tensor.primitive, _BENT):
                 if tensor not in lines:
                     lines[tensor] = self._lines(tensor, intervals)
                 below, low, above, high = lines[tensor]

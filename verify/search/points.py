@@ -31,6 +31,7 @@ from verify.primitives import (
     Reshape,
     Round,
     Select,
+    Sign,
     Softmax,
     Sum,
     topological,
@@ -226,8 +227,19 @@ def _round(constants: Constants, primitive: Round, x: Values) -> Values:
     return x + (x.round() - x).detach()
 
 
+def _sign(constants: Constants, primitive: Sign, x: Values) -> Values:
+    """With the derivative of its argument, as binary networks are trained (straight-through)."""
+    return x.sign() + (x - x.detach())
+
+
 def _softmax(constants: Constants, primitive: Softmax, x: Values) -> Values:
-    return functional.log_softmax(x, -1) if primitive.logarithm else functional.softmax(x, -1)
+    """With the derivative at operands that are drawn together to within ten: elsewhere all but one of the probabilities
+    round to zero, and so do the derivatives."""
+    if primitive.logarithm:
+        return functional.log_softmax(x, -1)
+    spread = (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True)).detach()
+    softened = functional.softmax(x / (spread / 10).clamp(min=1), -1)
+    return functional.softmax(x, -1).detach() + (softened - softened.detach())
 
 
 POINT_RULES: Mapping[type, Callable[..., Values]] = {
@@ -244,6 +256,7 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     Quotient: _quotient,
     Function: _function,
     Round: _round,
+    Sign: _sign,
     Softmax: _softmax,
 }
 """One rule per primitive: (constants, primitive, *operands) -> values."""
