@@ -17,7 +17,8 @@ from verify.crown import margin_functionals
 from verify.intervals import Interval
 from verify.network import Network
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
-from verify.search.branch_and_bound import Ending, Outcome, search
+from verify.search.branch_and_bound import Outcome, search
+from verify.search.trees import Ending
 from verify.split_trees import split_bounds
 
 NEAR_TIE = 1e-3

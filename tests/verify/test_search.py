@@ -18,7 +18,8 @@ from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward
-from verify.search.branch_and_bound import Ending, Outcome, search
+from verify.search.branch_and_bound import Outcome, search
+from verify.search.trees import Ending
 from verify.split_trees import Path, leaf_bounds, split_bounds
 
 

@@ -13,8 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, groupby
 
@@ -22,19 +21,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.cones import Cone
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, neuron_count, relus
+from verify.linear_bounds import lower_bounds, relus
 from verify.network import Network
 from verify.primitives import Tensor
-from verify.pruning import neurons_of, pruned
+from verify.pruning import pruned
 from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.points import differentiable
-from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree, leaf_bounds, leaves_at_a_time
+from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
+from verify.split_trees import LEAF, Refinement, SplitProof, leaf_bounds, leaves_at_a_time
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -59,15 +58,6 @@ Refute = Callable[[int, NDArray[np.float32]], bool]
 """Told a box and an input in it at which a bound is lowest: whether that settles the box, and no proof is needed."""
 
 
-class Ending(StrEnum):
-    """How the search about a box ended."""
-
-    PROVED = "proved"
-    REFUTED = "refuted"
-    UNDECIDED = "undecided"
-    TIMEOUT = "timeout"
-
-
 @dataclass(frozen=True)
 class Outcome:
     """About one box. proof: when proved. bound: the least lower bound that was found of any functional, approximately.
@@ -87,53 +77,6 @@ class Outcome:
     def branched(self) -> bool:
         """Whether the proof splits anything."""
         return self.proof is not None and any(len(tree.nodes) > 1 for tree in self.proof.trees)
-
-
-@dataclass(eq=False)
-class _Node:
-    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's open neurons. bound: approximate. ends: how
-    often nothing was left to split."""
-
-    path: Path
-    slopes: NDArray[np.uint8]
-    multipliers: NDArray[np.float32]
-    bound: float = -math.inf
-    neuron: int = LEAF
-    parts: tuple[_Node, ...] = ()
-    ends: int = 0
-
-
-@dataclass(eq=False)
-class _Box:
-    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
-    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work.
-    refined: whether its leaves may be split."""
-
-    index: int
-    intervals: dict[Tensor, Interval] = field(init=False)
-    lanes: Lanes = field(init=False)
-    neurons: NDArray[np.bool_] = field(init=False)
-    tasks: list[_Task] = field(default_factory=list)
-    refinements: list[Refinement] = field(default_factory=list)
-    slack: float = 0.0
-    spent_s: float = 0.0
-    refined: bool = False
-    ending: Ending | None = None
-
-
-@dataclass(eq=False)
-class _Task:
-    """One functional over one box; its leaves that are not proved wait in a heap."""
-
-    box: _Box
-    row: int
-    functional: Array
-    constant: float
-    root: _Node
-    waiting: list[tuple[float, int, _Node]] = field(default_factory=list)
-
-
-_Leaves = Sequence[tuple[_Task, _Node]]
 
 
 def search(
@@ -167,25 +110,8 @@ def search(
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     for outcome in search.run(branch):
-        proof = outcome.proof and part and _about_the_whole(outcome.proof, part, output)
+        proof = outcome.proof and part and about_the_whole(outcome.proof, part, output)
         yield replace(outcome, proof=proof or outcome.proof)
-
-
-def _about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof:
-    """The proof about a part of the network as one about the whole, whose neurons have other numbers."""
-    numbers_of = neurons_of(part, output)
-    numbers = np.concatenate([np.zeros(0, np.intp), *(numbers_of[relu] for relu in relus(part.tensor))]).astype(
-        np.int32
-    )
-    neurons = np.zeros(neuron_count(output), np.bool_)
-    neurons[numbers[proof.neurons]] = True
-    refinements = tuple(replace(each, neurons=numbers[each.neurons]) for each in proof.refinements)
-    trees = []
-    for tree in proof.trees:
-        nodes = tree.nodes.copy()
-        nodes[nodes != LEAF] = numbers[nodes[nodes != LEAF]]
-        trees.append(replace(tree, nodes=nodes))
-    return SplitProof(neurons, refinements, tuple(trees))
 
 
 class _Search:
@@ -208,7 +134,7 @@ class _Search:
         self.opening_s, self.interrupts = 0.0, False
         self.function = differentiable(network) if refute else None
         self.order = count()
-        self.boxes: list[_Box] = []
+        self.boxes: list[Box] = []
 
     def run(self, branch: bool) -> Iterator[Outcome]:
         done = 0
@@ -233,19 +159,19 @@ class _Search:
             if not branch and not self._ended(box):
                 box.ending = Ending.UNDECIDED
             return
-        roots: list[tuple[_Task, _Node]] = []
+        roots: list[tuple[Task, Node]] = []
         while len(roots) < self.backward.width and len(self.boxes) < len(self.box.lower):
             self.boxes.append(self._opened(len(self.boxes)))
             roots += [(task, task.root) for task in self.boxes[-1].tasks]
         self._bound(roots, AT_ROOT)
 
-    def _opened(self, index: int) -> _Box:
+    def _opened(self, index: int) -> Box:
         """A box with a task for every functional that CROWN does not prove."""
-        box = _Box(index, spent_s=self.opening_s)
+        box = Box(index, spent_s=self.opening_s)
         self._work_on(box, lambda: self._begin(box, self.intervals or self._bounded(box)))
         return box
 
-    def _work_on(self, box: _Box, work: Callable[[], None]) -> None:
+    def _work_on(self, box: Box, work: Callable[[], None]) -> None:
         """Do work that ends when the time for the box does, and is charged to it; none if its time is over."""
         began = time.perf_counter()
         left = self.seconds - box.spent_s
@@ -257,13 +183,13 @@ class _Search:
         finally:
             box.spent_s += time.perf_counter() - began
 
-    def _bounded(self, box: _Box, choose: Choose = lambda relu, intervals: None) -> dict[Tensor, Interval]:
+    def _bounded(self, box: Box, choose: Choose = lambda relu, intervals: None) -> dict[Tensor, Interval]:
         """Rigorous bounds of what the box's neurons read."""
         around = Interval(*(end[box.index : box.index + 1] for end in self.box))
         with np.errstate(all="ignore"):
             return crown_intervals(self.network, around, self.contract, choose=choose)
 
-    def _begin(self, box: _Box, intervals: dict[Tensor, Interval]) -> None:
+    def _begin(self, box: Box, intervals: dict[Tensor, Interval]) -> None:
         """Begin with the box's tasks, over these intervals."""
         functionals, constants = self.functionals[box.index], self.constants[box.index]
         with np.errstate(all="ignore"):
@@ -275,10 +201,10 @@ class _Search:
         start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
         box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
-            root = _Node([], start, np.zeros(0, np.float32))
-            box.tasks.append(_Task(box, int(row), functionals[row], float(constants[row]), root))
+            root = Node([], start, np.zeros(0, np.float32))
+            box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root))
 
-    def _refine(self, box: _Box) -> None:
+    def _refine(self, box: Box) -> None:
         """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
         box.refined = True
         if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
@@ -337,7 +263,7 @@ class _Search:
                 found[end, start : start + len(part)] = best.slopes.cpu().numpy()
         return found
 
-    def _ended(self, box: _Box) -> bool:
+    def _ended(self, box: Box) -> bool:
         """Whether nothing is left to do about a box, or no time for it."""
         if box.ending is None and not any(task.waiting for task in box.tasks):
             box.ending = Ending.PROVED
@@ -345,9 +271,9 @@ class _Search:
             box.ending = Ending.TIMEOUT
         return box.ending is not None
 
-    def _picked(self) -> list[tuple[_Task, _Node]]:
+    def _picked(self) -> list[tuple[Task, Node]]:
         """The worst leaves of the first open box, and of later ones as far as there are lanes for both halves."""
-        picked: list[tuple[_Task, _Node]] = []
+        picked: list[tuple[Task, Node]] = []
         for box in self.boxes:
             if self._ended(box) or not box.refined:
                 continue
@@ -356,7 +282,7 @@ class _Search:
                 picked.append((task, heapq.heappop(task.waiting)[2]))
         return picked
 
-    def _split(self, picked: _Leaves) -> tuple[_Leaves, _Leaves]:
+    def _split(self, picked: Leaves) -> tuple[Leaves, Leaves]:
         """Both halves of each leaf, at the neurons that promise most; and the leaves in which nothing is left to split,
         where only better multipliers can help."""
         began = time.perf_counter()
@@ -364,8 +290,8 @@ class _Search:
         if self.refute:
             self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
         neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
-        parts: list[tuple[_Task, _Node]] = []
-        whole: list[tuple[_Task, _Node]] = []
+        parts: list[tuple[Task, Node]] = []
+        whole: list[tuple[Task, Node]] = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
             if neuron == LEAF:
                 node.ends += 1
@@ -376,13 +302,13 @@ class _Search:
             node.neuron = neuron
             multiplier = np.append(node.multipliers, np.float32(0))
             node.parts = tuple(
-                _Node([*node.path, (neuron, side)], node.slopes, multiplier, node.bound) for side in (1, -1)
+                Node([*node.path, (neuron, side)], node.slopes, multiplier, node.bound) for side in (1, -1)
             )
             parts += [(task, part) for part in node.parts]
         self._charge([task for task, _ in picked], time.perf_counter() - began)
         return parts, whole
 
-    def _attack(self, picked: _Leaves, direction: Values) -> None:
+    def _attack(self, picked: Leaves, direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
         nearly one."""
         assert self.refute
@@ -398,7 +324,7 @@ class _Search:
             if near and task.box.ending is None and self.refute(task.box.index, point):
                 task.box.ending = Ending.REFUTED
 
-    def _bound(self, leaves: _Leaves, settings: Settings) -> None:
+    def _bound(self, leaves: Leaves, settings: Settings) -> None:
         """Bound leaves, and queue those that are not proved."""
         for start in range(0, len(leaves), self.backward.width):
             part = [leaf for leaf in leaves[start : start + self.backward.width] if leaf[0].box.ending is None]
@@ -421,14 +347,14 @@ class _Search:
             self._charge(tasks, time.perf_counter() - began)
             self._keep(part, chosen, found)
 
-    def _keep(self, leaves: _Leaves, chosen: Values, found: Found) -> None:
+    def _keep(self, leaves: Leaves, chosen: Values, found: Found) -> None:
         """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
         bounds, slopes, multipliers, neurons = (
             values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers, chosen)
         )
         place = np.zeros(self.backward.neurons, np.intp)
         place[neurons] = np.arange(len(neurons))
-        likely: dict[_Task, list[_Node]] = {}
+        likely: dict[Task, list[Node]] = {}
         for lane, (task, node) in enumerate(leaves):
             box = task.box
             node.bound = float(bounds[lane]) + task.constant
@@ -443,7 +369,7 @@ class _Search:
             for start in range(0, len(nodes), step):
                 self._work_on(task.box, partial(self._settle, task, nodes[start : start + step]))
 
-    def _settle(self, task: _Task, nodes: Sequence[_Node]) -> None:
+    def _settle(self, task: Task, nodes: Sequence[Node]) -> None:
         """Queue those of the leaves that rigorous bounds do not prove."""
         box = task.box
         with np.errstate(all="ignore"):
@@ -466,10 +392,10 @@ class _Search:
             node.bound = bound if math.isfinite(bound) else -math.inf
             self._queue(task, node)
 
-    def _queue(self, task: _Task, node: _Node) -> None:
+    def _queue(self, task: Task, node: Node) -> None:
         heapq.heappush(task.waiting, (node.bound, next(self.order), node))
 
-    def _lanes(self, leaves: _Leaves) -> tuple[Lanes, Values, Values, Values]:
+    def _lanes(self, leaves: Leaves) -> tuple[Lanes, Values, Values, Values]:
         """The leaves as lanes, with their chosen neurons, slopes and multipliers."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
@@ -487,7 +413,7 @@ class _Search:
         start, multiplier = (self.backward.values(values)[:, chosen] for values in (slopes, multipliers))
         return lanes, chosen, start / 255.0, multiplier
 
-    def _late(self, tasks: Sequence[_Task], began: float) -> bool:
+    def _late(self, tasks: Sequence[Task], began: float) -> bool:
         """Whether some box has no time left, given that the work on these tasks began then."""
         elapsed = time.perf_counter() - began
         return any(
@@ -495,33 +421,16 @@ class _Search:
             for box, lanes in Counter(task.box for task in tasks).items()
         )
 
-    def _charge(self, tasks: Sequence[_Task], elapsed: float) -> None:
+    def _charge(self, tasks: Sequence[Task], elapsed: float) -> None:
         for task in tasks:
             task.box.spent_s += elapsed / len(tasks)
 
-    def _outcome(self, box: _Box) -> Outcome:
+    def _outcome(self, box: Box) -> Outcome:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
         assert box.ending
         proof = (
-            SplitProof(box.neurons, tuple(box.refinements), tuple(map(_tree, box.tasks)))
+            SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)))
             if box.ending is Ending.PROVED
             else None
         )
         return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
-
-
-def _tree(task: _Task) -> Tree:
-    """The tree of a task whose leaves are all proved."""
-    nodes, leaves, stack = [], [], [task.root]
-    while stack:
-        node = stack.pop()
-        nodes.append(node.neuron)
-        stack.extend(reversed(node.parts))
-        if not node.parts:
-            leaves.append(node)
-    return Tree(
-        task.row,
-        np.array(nodes, np.int32),
-        np.stack([leaf.slopes for leaf in leaves]),
-        np.concatenate([leaf.multipliers for leaf in leaves]),
-    )
