@@ -1,4 +1,4 @@
-"""What a search over splits of neurons keeps: boxes, functionals over them, and a tree of parts for each functional; and
+"""What a search over splits of neurons keeps: boxes, functionals over them, and a tree of parts for each of these; and
 the proofs that these become."""
 
 from __future__ import annotations
