@@ -23,15 +23,20 @@ _SMALLEST_DIVISOR = 2.0**-60
 def input(writer: BoundsWriter, tensor: Tensor) -> Bounded:
     """x -+ eps, within the input range: subtraction rounds to nearest, so that no float32 number within eps of x
     is lost."""
-    lower, upper = writer.node("Sub", "x", "eps"), writer.node("Add", "x", "eps")
+    layout = layout_of(tensor.shape)
+    # onnxruntime adds a scalar element by element where the last axis has length one.
+    row = (math.prod(layout),) if layout[-1:] == (1,) else layout
+    x = writer.laid_out("x", layout, row)
+    lower, upper = writer.node("Sub", x, "eps"), writer.node("Add", x, "eps")
     reach = np.inf
     if writer.input_range:
         low, high = (float(np.float32(end)) for end in writer.input_range)
         lower, upper = writer.node("Max", lower, writer.scalar(low)), writer.node("Min", upper, writer.scalar(high))
         reach = max(abs(low), abs(high))
-    ordered = writer.node("And", writer.node("LessOrEqual", lower, "x"), writer.node("LessOrEqual", "x", upper))
+    ordered = writer.node("And", writer.node("LessOrEqual", lower, x), writer.node("LessOrEqual", x, upper))
     writer.require(ordered, tensor.shape)
-    return writer.within(Ends("x", lower, upper, reach), _UNBOUNDED_INPUT, tensor.shape)
+    found = writer.within(Ends(x, lower, upper, reach), _UNBOUNDED_INPUT, tensor.shape)
+    return each(found, lambda name: writer.laid_out(name, row, layout))
 
 
 def constant(writer: BoundsWriter, tensor: Tensor) -> Bounded:
