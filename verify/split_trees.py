@@ -108,6 +108,12 @@ def leaf_paths(nodes: NDArray[np.int32], splits: int) -> Iterator[Path]:
         raise Rejected("one of its trees has multipliers for more splits than it has")
 
 
+def splits_of(paths: Sequence[Path]) -> NDArray[np.intp]:
+    """The splits of all paths, one path after the other, in three rows: the number of the path, neuron and side."""
+    pairs = np.array([split for path in paths for split in path], np.intp).reshape(-1, 2)
+    return np.stack([np.repeat(np.arange(len(paths)), [len(path) for path in paths]), *pairs.T])
+
+
 def leaf_bounds(
     output: Tensor,
     functional: Array,
@@ -126,11 +132,8 @@ def leaf_bounds(
     slope = np.full((len(paths), len(neurons)), np.nan)
     slope[:, neurons] = slopes / 255.0
     sign, multiplier = np.zeros_like(slope), np.zeros_like(slope)
-    start = 0
-    for leaf, path in enumerate(paths):
-        for (neuron, side), beta in zip(path, multipliers[start : start + len(path)].tolist(), strict=True):
-            sign[leaf, neuron], multiplier[leaf, neuron] = side, beta
-        start += len(path)
+    leaf, neuron, side = splits_of(paths)
+    sign[leaf, neuron], multiplier[leaf, neuron] = side, multipliers
     part = pruned(output, intervals)
     choices = {
         relu: Choice(

@@ -33,7 +33,7 @@ from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.points import differentiable
 from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
-from verify.split_trees import LEAF, Refinement, SplitProof, leaf_bounds, leaves_at_a_time
+from verify.split_trees import LEAF, Refinement, SplitProof, leaf_bounds, leaves_at_a_time, splits_of
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -333,6 +333,7 @@ class _Search:
             began = time.perf_counter()
             lanes, chosen, slopes, multipliers = self._lanes(part)
             tasks = [task for task, _ in part]
+            shares = {box: lanes / len(part) for box, lanes in Counter(task.box for task in tasks).items()}
             target = [task.box.slack - task.constant for task in tasks]
             found = optimised(
                 self.backward,
@@ -342,7 +343,7 @@ class _Search:
                 multipliers,
                 settings,
                 target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
-                stop=partial(self._late, tasks, began),
+                stop=partial(self._late, shares, began),
             )
             self._charge(tasks, time.perf_counter() - began)
             self._keep(part, chosen, found)
@@ -354,16 +355,19 @@ class _Search:
         )
         place = np.zeros(self.backward.neurons, np.intp)
         place[neurons] = np.arange(len(neurons))
+        lane, neuron, _ = splits_of([node.path for _, node in leaves])
+        of_splits = multipliers[lane, place[neuron]].astype(np.float32)
+        ends = np.cumsum([len(node.path) for _, node in leaves])
         likely: dict[Task, list[Node]] = {}
-        for lane, (task, node) in enumerate(leaves):
-            box = task.box
-            node.bound = float(bounds[lane]) + task.constant
-            node.slopes = slopes[lane, place[box.neurons]]
-            node.multipliers = multipliers[lane, place[[neuron for neuron, _ in node.path]]].astype(np.float32)
-            if node.bound > box.slack:
-                likely.setdefault(task, []).append(node)
-            else:
-                self._queue(task, node)
+        for box, rows in _by_box(leaves):
+            own = slopes[rows][:, place[box.neurons]]
+            parts = zip(leaves[rows], bounds[rows].tolist(), own, np.split(of_splits, ends)[rows], strict=True)
+            for (task, node), bound, of_neurons, of_path in parts:
+                node.bound, node.slopes, node.multipliers = bound + task.constant, of_neurons.copy(), of_path.copy()
+                if node.bound > box.slack:
+                    likely.setdefault(task, []).append(node)
+                else:
+                    self._queue(task, node)
         step = leaves_at_a_time(self.output)
         for task, nodes in likely.items():
             for start in range(0, len(nodes), step):
@@ -399,11 +403,13 @@ class _Search:
         """The leaves as lanes, with their chosen neurons, slopes and multipliers."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
-        for lane, (task, node) in enumerate(leaves):
-            slopes[lane, task.box.neurons] = node.slopes
-            for (neuron, side), multiplier in zip(node.path, node.multipliers, strict=True):
-                sides[lane, neuron], multipliers[lane, neuron] = side, multiplier
-        parts = [box.lanes.repeated(len(list(same))) for box, same in groupby(leaves, key=lambda leaf: leaf[0].box)]
+        parts = []
+        for box, rows in _by_box(leaves):
+            slopes[rows, box.neurons] = np.stack([node.slopes for _, node in leaves[rows]])
+            parts.append(box.lanes.repeated(rows.stop - rows.start))
+        lane, neuron, side = splits_of([node.path for _, node in leaves])
+        sides[lane, neuron] = side
+        multipliers[lane, neuron] = np.concatenate([node.multipliers for _, node in leaves])
         functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
         lanes = replace(Lanes.joined(parts), functional=functional)
         lanes = lanes.split(self.backward.values(sides), self.backward.slope)
@@ -413,13 +419,10 @@ class _Search:
         start, multiplier = (self.backward.values(values)[:, chosen] for values in (slopes, multipliers))
         return lanes, chosen, start / 255.0, multiplier
 
-    def _late(self, tasks: Sequence[Task], began: float) -> bool:
-        """Whether some box has no time left, given that the work on these tasks began then."""
+    def _late(self, shares: Mapping[Box, float], began: float) -> bool:
+        """Whether some box has no time left, given their shares of the work that began then."""
         elapsed = time.perf_counter() - began
-        return any(
-            box.spent_s + elapsed * lanes / len(tasks) > self.seconds
-            for box, lanes in Counter(task.box for task in tasks).items()
-        )
+        return any(box.spent_s + elapsed * share > self.seconds for box, share in shares.items())
 
     def _charge(self, tasks: Sequence[Task], elapsed: float) -> None:
         for task in tasks:
@@ -434,3 +437,11 @@ class _Search:
             else None
         )
         return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
+
+
+def _by_box(leaves: Leaves) -> Iterator[tuple[Box, slice]]:
+    """The boxes of the leaves, and which of these are each one's: those of a box stand side by side."""
+    first = 0
+    for box, same in groupby(leaves, key=lambda leaf: leaf[0].box):
+        rows = slice(first, first := first + len(list(same)))
+        yield box, rows
