@@ -84,10 +84,12 @@ def unmoved(tensor: Tensor) -> tuple[Tensor, _ANY_ORDER | None]:
     """The tensor whose elements, each exactly once, `tensor` holds in another order or shape; and, for each of its
     elements, the flat index that it has there (None: the same tensor)."""
     index = None
-    while isinstance(tensor.primitive, Reshape) or (
-        isinstance(tensor.primitive, Select) and tensor.primitive.is_permutation
-    ):
+    while isinstance(tensor.primitive, Reshape | Select):
         (source,) = tensor.operands
+        if isinstance(tensor.primitive, Select) and not (
+            tensor.primitive.is_permutation and tensor.primitive.index.size == math.prod(source.shape)
+        ):
+            break
         order = (
             tensor.primitive.index.reshape(-1)
             if isinstance(tensor.primitive, Select)
@@ -124,18 +126,19 @@ def _scale_inside_product(tensor: Tensor) -> Tensor:
         return tensor
     if factor == 1.0:
         return tensor
-    either_way = max(factor, 1.0 / factor) if factor else np.inf
-    widened = replace(primitive, gain=primitive.gain * (1.0 + either_way), row_sum=primitive.row_sum * either_way)
+    widened = replace(primitive, gain=primitive.gain * (1.0 + factor), row_sum=primitive.row_sum * factor)
     return replace(tensor, primitive=widened)
 
 
 def _scalar_factor(tensor: Tensor) -> float:
-    """The magnitude of the scalars that a tensor has been multiplied by, whose elements may have been moved since."""
+    """By how much, at most, one or several of the scalars that a tensor has been multiplied by, whose elements may have
+    been moved since, change magnitudes: a runtime may move any of them, and leave the others."""
     factor = 1.0
     while tensor.dtype == FLOAT32:
         primitive = tensor.primitive
         if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal) and primitive.map.scale.size == 1:
-            factor *= abs(primitive.map.scale.item())
+            scalar = abs(primitive.map.scale.item())
+            factor *= max(scalar, 1.0 / scalar) if scalar else math.inf
         elif not isinstance(primitive, Reshape | Select):
             break
         (tensor,) = tensor.operands

@@ -51,12 +51,9 @@ from verify.primitives import (
     topological,
 )
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
-from verify.softmax import plane
+from verify.softmax import has_plane, plane
 
 Intervals = Mapping[Tensor, Interval]
-
-_LARGEST_JACOBIAN = 2**22
-"""Of a softmax, its entries; beyond that its interval bounds it."""
 
 _CELLS = 16
 """Into which an interval is divided to find lines around a function."""
@@ -493,7 +490,7 @@ def _product(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract)
 def _softmax(tensor: Tensor, a: Array, intervals: Intervals, contract: Contract) -> Step:
     primitive: Any = tensor.primitive
     x = intervals[tensor.operands[0]]
-    if x.lower.size * tensor.shape[-1] > _LARGEST_JACOBIAN:
+    if not has_plane(tensor.shape):
         return _constant(tensor, a, intervals, contract)
     around = plane(x.lower, x.upper, primitive.logarithm, contract)
     coefficients = (a[..., np.newaxis, :] @ around.slope[:, np.newaxis])[..., 0, :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple
         results = express(proto, file.opset, operands)
         for name, result in zip(proto.output, results, strict=False):
             _require_declared(name, result.shape, file.declared)
-            room -= _bytes(result)
+            room -= _bytes(result, operands)
         if room < 0:
             raise ModelProblem("the constants and indices that the model computes are too large")
         values.update(zip(proto.output, results, strict=False))
@@ -103,11 +103,18 @@ def _require_declared(name: str, shape: Shape, declared: Mapping[str, tuple[int 
         raise ModelProblem(f"the model declares the shape {said} for {name!r}, which has the shape {shape}")
 
 
-def _bytes(result: Operand) -> int:
-    """What a value takes once the network is read."""
-    if isinstance(result, Tensor):
-        return result.primitive.index.nbytes if isinstance(result.primitive, Select) else 0
-    return result.nbytes
+def _bytes(result: Operand, operands: Sequence[Operand | None]) -> int:
+    """What a value, and all between it and the operands of its node, takes once the network is read."""
+    if not isinstance(result, Tensor):
+        return result.nbytes
+    total, waiting, seen = 0, [result], {operand for operand in operands if isinstance(operand, Tensor)}
+    while waiting:
+        tensor = waiting.pop()
+        if tensor not in seen:
+            seen.add(tensor)
+            total += tensor.primitive.index.nbytes if isinstance(tensor.primitive, Select) else 0
+            waiting.extend(tensor.operands)
+    return total
 
 
 def _value(values: Mapping[str, Operand], name: str) -> Operand:

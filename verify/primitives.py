@@ -197,7 +197,7 @@ class Select:
 
     @cached_property
     def is_permutation(self) -> bool:
-        """Whether y holds elements 0, 1, ... of x, each exactly once."""
+        """Whether y holds as many elements of x as it has, from the first one on, each exactly once."""
         return np.array_equal(np.sort(self.index, axis=None), np.arange(self.index.size))
 
 

@@ -27,6 +27,9 @@ from verify.functions import EXP, LOG, OWN_ERROR, SAFETY, SIGMOID, SOFTPLUS
 from verify.rounding import FLOAT64_UNIT, REAL, Array, Contract, kappa
 
 _EXP_ERROR = math.ceil(SAFETY * EXP.accuracy.measured)
+_LARGEST_JACOBIAN = 2**18
+"""Entries for one execution."""
+
 _LOG_ERROR = math.ceil(SAFETY * LOG.accuracy.measured)
 
 
@@ -45,6 +48,11 @@ def enclosure(lower: Array, upper: Array, logarithm: bool, contract: Contract) -
     relative = error.relative + 2.0 * OWN_ERROR
     constant = (error.absolute + error.proportional * reach + 2.0**-1000) * (1.0 + 2.0**-40)
     return low - (relative * np.abs(low) + constant), high + (relative * np.abs(high) + constant)
+
+
+def has_plane(shape: tuple[int, ...]) -> bool:
+    """Whether a softmax of that shape is small enough for `plane`, rather than its interval, to bound it."""
+    return math.prod(shape) * shape[-1] <= _LARGEST_JACOBIAN
 
 
 class Plane(NamedTuple):

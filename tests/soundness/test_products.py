@@ -11,9 +11,11 @@ import torch
 
 from support.executions import executions, sampled_points
 from support.onnx_models import model, network_of, node
+from verify import network as reading
 from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.crown import crown_bounds, crown_intervals
+from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
@@ -91,3 +93,106 @@ def test_the_search_bounds_products_as_the_checker_does() -> None:
     over_boxes = BoxBounds(network.output)(*(end.astype(np.float32) for end in box))
     anew = over_boxes(torch.tensor(functionals, dtype=torch.float32)).bounds[:, 0]
     np.testing.assert_allclose(anew.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+SCALES = {"big": np.float32(1e30), "small": np.float32(1e-30), "one": np.float32(1), "rows": np.array([0, 0, 1])}
+TURNED = node("Transpose", ["b"], "t", perm=[0, 2, 1])
+
+
+@pytest.mark.parametrize("size", [1e5, 1e-8])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [
+            node("Mul", ["x", "small"], "a"),
+            node("Mul", ["x", "big"], "c"),
+            node("Gather", ["c", "rows"], "b", axis=1),
+            TURNED,
+            node("MatMul", ["a", "t"], "y"),
+        ],
+        [
+            node("Mul", ["x", "big"], "a"),
+            node("Mul", ["x", "small"], "c"),
+            node("Gather", ["c", "rows"], "b", axis=1),
+            TURNED,
+            node("MatMul", ["a", "t"], "y"),
+        ],
+        [
+            node("Mul", ["x", "big"], "c"),
+            node("Add", ["c", "one"], "d"),
+            node("Mul", ["d", "small"], "a"),
+            node("Transpose", ["x"], "t", perm=[0, 2, 1]),
+            node("MatMul", ["a", "t"], "y"),
+        ],
+    ],
+    ids=["small and big", "big and small", "one after the other"],
+)
+def test_a_runtime_may_move_one_of_two_scalars_that_cancel(nodes: list[onnx.NodeProto], size: float) -> None:
+    content = model(nodes, ["n", 2, 3], {name: SCALES[name] for each in nodes for name in each.input if name in SCALES})
+    network = network_of(content)
+    x = np.full((1, 1, 2, 3), size, np.float32)
+    ((lower, upper),) = bounds(network, box_around(x, Fraction(0), None), FLOAT32_ANY_ORDER)
+    for y in executions(content, x[:, 0]):
+        assert not (y[0] < lower[0, 0]).any()
+        assert not (y[0] > upper[0, 0]).any()
+        assert np.isfinite(y).all() or np.isnan(lower).any()
+
+
+def test_several_heads_are_taken_from_one_product() -> None:
+    """Of which only the first part is scaled."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("MatMul", ["x", "w"], "h"),
+        node("Reshape", ["h", "heads"], "g"),
+        node("Transpose", ["g"], "f", perm=[2, 0, 3, 1, 4]),
+        *(node("Gather", ["f", f"i{i}"], name, axis=0) for i, name in enumerate("qkv")),
+        node("Mul", ["q", "s"], "qs"),
+        node("Transpose", ["k"], "kt", perm=[0, 1, 3, 2]),
+        node("MatMul", ["qs", "kt"], "a"),
+        node("Softmax", ["a"], "p", axis=-1),
+        node("MatMul", ["p", "v"], "o"),
+        node("Reshape", ["o", "flat"], "y"),
+    ]
+    constants = {"w": rng.normal(size=(8, 24)).astype(np.float32), "s": np.float32(0.5)}
+    constants |= {f"i{i}": np.array(i) for i in range(3)}
+    constants |= {"heads": np.array([-1, 3, 3, 2, 4]), "flat": np.array([-1, 24])}
+    content = model(nodes, ["n", 3, 8], constants)
+    network = network_of(content)
+    box = box_around(rng.normal(size=(1, 1, 3, 8)).astype(np.float32), Fraction(1, 50), None)
+    rows = np.concatenate([np.eye(24), -np.eye(24)]).reshape(1, 48, *network.output.shape)
+    with np.errstate(all="ignore"):
+        linear = crown_bounds(network, box, rows, FLOAT32_ANY_ORDER)
+    assert np.isfinite(linear).all()
+    for y in executions(content, sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 40)):
+        assert (np.concatenate([y, -y], axis=1) >= linear).all()
+
+
+def test_a_wide_softmax_is_bounded_by_its_interval() -> None:
+    """In every lane alike, and by the search as well."""
+    width = 600
+    nodes = [node("Softmax", ["x"], "p", axis=-1), node("MatMul", ["p", "w"], "y")]
+    weights = {"w": np.random.default_rng(0).normal(size=(width, 1)).astype(np.float32)}
+    network = network_of(model(nodes, ["n", width], weights))
+    boxes = box_around(np.random.default_rng(1).random((2, 1, width)).astype(np.float32), Fraction(1, 10), None)
+    row = np.ones((2, 1, *network.output.shape))
+    with np.errstate(all="ignore"):
+        both = crown_bounds(network, boxes, row, REAL)
+        alone = crown_bounds(network, Interval(boxes.lower[:1], boxes.upper[:1]), row[:1], REAL)
+        intervals = crown_intervals(network, boxes, REAL)
+    np.testing.assert_allclose(both[:1], alone, rtol=1e-12)
+    backward = Backward(network.output, torch.device("cpu"))
+    none = torch.zeros(2, 0)
+    found = backward.bounds(backward.lanes(intervals, row[:, 0]), torch.zeros(0, dtype=torch.int64), none, none).bounds
+    np.testing.assert_allclose(found.numpy(), both[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_small_file_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products of a MatMul are counted where it is read, though its results are few."""
+    transposed = node("Transpose", ["x"], "t", perm=[0, 2, 1])
+    content = model(
+        [transposed, *(node("MatMul", ["t", "x"], f"y{i}") for i in range(20))], [1, 1, 300], {}, outputs=["y0"]
+    )
+    network_of(content)
+    monkeypatch.setattr(reading, "_LARGEST_TOTAL", 2**24)
+    with pytest.raises(ModelProblem, match="too large"):
+        network_of(content)

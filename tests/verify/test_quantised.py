@@ -37,6 +37,7 @@ CONSTANTS: Constants = {
     "near": np.float32(0.03) * np.float32(0.01) * np.float32(1 + 2.0**-20),
     "f": RNG.normal(size=4).astype(np.float32),
     "v": RNG.normal(size=(6, 4)).astype(np.float32),
+    "half": np.full((2, 4), 0.3, np.float32),
     "one": np.float32(1),
     **{"zero": np.array([0]), "two": np.array([2]), "one64": np.array([1])},
 }
@@ -94,6 +95,14 @@ NOT_AS_WRITTEN: dict[str, tuple[list[onnx.NodeProto], str]] = {
     ),
     "float weights behind an Identity": (
         [*QUANTISE, node("Identity", ["d"], "i"), node("Gemm", ["i", "v", "f"], "p"), *END],
+        "or neither",
+    ),
+    "float weights behind a Slice": (
+        [*QUANTISE, node("Slice", ["d", "zero", "two", "one64"], "i"), node("MatMul", ["i", "half"], "p"), *END],
+        "or neither",
+    ),
+    "weights of two values behind a Slice": (
+        [*QUANTISE, node("Slice", ["d", "zero", "one64", "one64"], "i"), node("MatMul", ["i", "i"], "p"), *END],
         "or neither",
     ),
     "weights alone behind an Identity": (

@@ -146,10 +146,13 @@ def _require_faithful(node: Node, x: Tensor, grid: Grid) -> None:
 
 def _may_be_quantised(x: Tensor) -> bool:
     """Whether a runtime might come to see a DequantizeLinear directly before x."""
-    source = _before_what_does_nothing(x)
-    while isinstance(source.primitive, MaxPool):
-        source = _before_what_does_nothing(source.operands[0])
-    return source.grid is not None
+    while x.grid is None:
+        primitive = x.primitive
+        moves = isinstance(primitive, Reshape | Select | MaxPool)
+        if not moves and not (isinstance(primitive, Linear) and _does_nothing(primitive)):
+            return False
+        (x,) = x.operands
+    return True
 
 
 def _before_what_does_nothing(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from verify.primitives import (
     topological,
 )
 from verify.rounding import REAL
-from verify.softmax import Plane, plane
+from verify.softmax import Plane, has_plane, plane
 
 Values = torch.Tensor
 
@@ -133,7 +133,7 @@ class Backward:
         self.relus = list(self._slices)
         # Few enough lanes at a time for memory, and on a CPU for its caches.
         elements = 2**20 if device.type == "cpu" else 2**26
-        self.width = max(2, min(1024, elements // sum(math.prod(tensor.shape) for tensor in self.order)))
+        self.width = max(2, min(1024, elements // sum(map(_size, self.order))))
         self.neurons = neuron_count(output)
         slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.relus]
         self.slope = self.values(_flat(slopes, 1)[0])
@@ -141,7 +141,7 @@ class Backward:
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
         self._products = [t for t in self.order if isinstance(t.primitive, Product)]
-        self._planes = [t for t in self.order if isinstance(t.primitive, Softmax)]
+        self._planes = [t for t in self.order if isinstance(t.primitive, Softmax) and has_plane(t.shape)]
         covered = {*self.relus, *self._pools, *self._curves, *self._products, *self._planes}
         self._others = [
             t
@@ -351,6 +351,12 @@ class Backward:
 
     def values(self, value: np.ndarray[Any, Any]) -> Values:
         return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
+
+
+def _size(tensor: Tensor) -> int:
+    """How many numbers a lane holds of it."""
+    planar = isinstance(tensor.primitive, Softmax) and has_plane(tensor.shape)
+    return math.prod(tensor.shape) * (tensor.shape[-1] if planar else 1)
 
 
 def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:

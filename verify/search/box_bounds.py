@@ -34,6 +34,7 @@ from verify.primitives import (
 from verify.rounding import REAL
 from verify.search.backward import Backward, Values, plane_of, through_centres
 from verify.search.points import POINT_RULES, Constants, mapped
+from verify.softmax import has_plane
 
 _ELEMENTS = 2**20
 """Coefficients of functionals that are held at a time."""
@@ -171,7 +172,7 @@ class BoxBounds:
                 first, second, deviation = through_centres(*(intervals[operand] for operand in tensor.operands))
                 operands = [a * second[:, None], a * first[:, None]]
                 total = total - _dot(a, first * second) - _dot(a.abs(), deviation)
-            elif isinstance(tensor.primitive, Softmax):
+            elif isinstance(tensor.primitive, Softmax) and has_plane(tensor.shape):
                 if tensor not in lines:
                     exact = {
                         each: Interval(*(end.double().numpy() for end in intervals[each])) for each in tensor.operands
