@@ -109,8 +109,8 @@ def broken(tmp_path: Path, what: str) -> list[str]:
         (tmp_path / "text.onnx").write_text("hello")
         return [str(tmp_path / "text.onnx")]
     if what == "unsupported":
-        (tmp_path / "sin.onnx").write_bytes(model([node("Sin", ["x"], "y")], [1, 2], {}))
-        return [str(tmp_path / "sin.onnx"), "--eps", "0.1", "--data", "mnist"]
+        (tmp_path / "tan.onnx").write_bytes(model([node("Tan", ["x"], "y")], [1, 2], {}))
+        return [str(tmp_path / "tan.onnx"), "--eps", "0.1", "--data", "mnist"]
     if what == "no data set":
         (tmp_path / "plain.onnx").write_bytes(model([node("Relu", ["x"], "y")], [1, 2], {}))
         return [str(tmp_path / "plain.onnx"), "--eps", "0.1"]
