@@ -97,12 +97,11 @@ def tree_of(task: Task) -> Tree:
 def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof:
     """The proof about a part of the network as one about the whole, whose neurons have other numbers."""
     numbers_of = neurons_of(part, output)
-    numbers = np.concatenate([np.zeros(0, np.intp), *(numbers_of[relu] for relu in relus(part.tensor))]).astype(
-        np.int32
-    )
+    each = [numbers_of[relu].astype(np.int32) for relu in relus(part.tensor)]
+    numbers = np.concatenate([np.zeros(0, np.int32), *each])
     neurons = np.zeros(neuron_count(output), np.bool_)
     neurons[numbers[proof.neurons]] = True
-    refinements = tuple(replace(each, neurons=numbers[each.neurons]) for each in proof.refinements)
+    refinements = tuple(replace(found, neurons=numbers[found.neurons]) for found in proof.refinements)
     trees = []
     for tree in proof.trees:
         nodes = tree.nodes.copy()
