@@ -6,16 +6,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import bounds
-from verify.cones import Cone, cone, spatial_blocks, whole
+from verify.cones import Cone, Part, Tiles, intervals_of, tilings, whole
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import Choice, Choices, lower_bounds, neuron_count, some_lanes, two_sided_bounds
+from verify.linear_bounds import (
+    Choice,
+    Choices,
+    Relaxation,
+    Relaxed,
+    lower_bounds,
+    neuron_count,
+    relaxation,
+    two_sided_bounds,
+)
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.network import Network
@@ -29,8 +39,11 @@ WORKSPACE = 2**23
 _CACHED = 2**19
 """As many of them as should be held at a time, for the caches (4 MiB), unless that is just a few functionals."""
 
-_OVERHEAD = 2**17
-"""Of the bounds of a block, in the time that as many coefficients take."""
+_OVERHEAD = 2**16
+"""Of the bounds of blocks of a kind, in the time that as many coefficients take."""
+
+_PER_BLOCK = 1
+"""Of a block, for what depends on its intervals alone, in the time that so many functionals take."""
 
 
 def crown_margins(network: Network, box: Interval, labels: Labels, contract: Contract, *, refine: bool = True) -> Array:
@@ -90,14 +103,19 @@ class Slopes:
     below: Mapping[Tensor, NDArray[np.intp]]
     slopes: NDArray[np.uint8]
 
-    def choices(self, part: NDArray[np.intp]) -> Choices:
-        """For the functionals of some of the elements: their lower bounds, then their upper ones."""
+    def choices(self, elements: NDArray[np.intp], part: Part) -> Choices:
+        """For the functionals of some of the elements, lanes x elements: their lower bounds, then their upper ones."""
+        row = np.minimum(np.searchsorted(self.elements, elements), len(self.elements) - 1)[..., np.newaxis]
         chosen, first = {}, 0
+        columns = {}
         for tensor, neurons in self.below.items():
-            slopes = self.slopes[:, part, first : (first := first + len(neurons))]
-            slope = np.full((2 * slopes.shape[1], math.prod(tensor.shape)), np.nan)
-            slope[:, neurons] = slopes.reshape(len(slope), -1) / 255.0
-            chosen[tensor] = Choice(slope.reshape(1, -1, *tensor.shape))
+            columns[tensor] = np.full((1, *tensor.shape), -1)
+            columns[tensor].reshape(-1)[neurons] = np.arange(first, first := first + len(neurons))
+        for piece, (source, _) in part.parts.items():
+            if source in columns and isinstance(piece.primitive, LeakyRelu):
+                column = part.cut(piece, columns[source]).reshape(-1, 1, math.prod(piece.shape))
+                slope = np.where(column < 0, np.nan, self.slopes[:, row, column] / 255.0)
+                chosen[piece] = Choice(np.concatenate(list(slope), axis=1).reshape(len(row), -1, *piece.shape))
         return chosen
 
 
@@ -117,6 +135,13 @@ def crown_intervals(
     with slopes as chosen, if any are (for a single lane)."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
+    known: dict[Tensor, Relaxation] = {}
+
+    def relaxed(tensor: Tensor) -> Relaxation:
+        if tensor not in known:
+            known[tensor] = relaxation(tensor, intervals, contract)
+        return known[tensor]
+
     for tensor in topological([network.output]):
         if tensor is network.input:
             continue
@@ -124,11 +149,12 @@ def crown_intervals(
         bends = isinstance(primitive, LeakyRelu | Clip | Function | Sign)
         if refine and bends and not exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
-            intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract)
+            intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract, relaxed)
             if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
                 wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
                 wanted[:, chosen.elements] = True
-                intervals[operand] = _refined(operand, wanted, intervals, contract, chosen)
+                intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, chosen)
+            known.pop(operand, None)  # which was found with wider intervals
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
@@ -139,35 +165,50 @@ def _refined(
     wanted: NDArray[np.bool_],
     intervals: dict[Tensor, Interval],
     contract: Contract,
+    relaxed: Relaxed,
     chosen: Slopes | None = None,
 ) -> Interval:
     """The tensor's interval, intersected with linear bounds of the elements that are wanted (lanes x elements), with
-    slopes as chosen."""
+    slopes as chosen. relaxed: the relaxations that follow from these intervals, or wider ones."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
-    for part, inside in _blocks(tensor, wanted):
-        lanes, step = _at_a_time(part, int(wanted[:, inside].sum(axis=1).max()))
-        for lane in range(0, len(lower), lanes):
-            rows = np.s_[lane : lane + lanes]
-            seen, elements = part, _listed(wanted[rows, inside])
-            own = {each: Interval(*(some_lanes(end, rows) for end in ends)) for each, ends in intervals.items()}
-            place = elements
-            if lanes == 1 and part.tensor is tensor:
-                seen = pruned(tensor, own, elements[0])
+    for tiles in _tilings(tensor, wanted):
+        asked = wanted[:, tiles.inside]
+        lanes, blocks = np.nonzero(asked.any(axis=2))
+        asked = asked[lanes, blocks]
+        waiting = np.argsort(-asked.sum(axis=1), kind="stable")  # blocks side by side have nearly as many elements
+        count, step = _at_a_time(tiles.cone, int(asked.sum(axis=1).max(initial=0)))
+        while len(waiting):
+            some, waiting = waiting[:count], waiting[count:]
+            place = _listed(asked[some])
+            numbers = np.take_along_axis(tiles.inside[blocks[some]], place, axis=1)
+            seen: Part = tiles.at(lanes[some], blocks[some])
+            find = partial(_relaxed_part, seen, relaxed)
+            if len(some) == 1 and seen.tensor is tensor:
+                known = intervals_of(seen, intervals)
+                seen = pruned(tensor, known, place[0])
                 if seen.tensor.shape != tensor.shape:
-                    place = np.arange(elements.size)[np.newaxis]
-            known = seen.intervals(own)
-            for start in range(0, elements.shape[1], step):
-                some = np.s_[start : start + step]
-                functionals = _units(place[:, some], seen.tensor)
-                numbers = inside[elements[:, some]]
-                choices = _choices(chosen, np.searchsorted(chosen.elements, numbers[0]), seen) if chosen else {}
-                found = two_sided_bounds(seen.tensor, functionals, known, contract, choices)
+                    place = np.arange(place.size)[np.newaxis]
+                find = partial(relaxation, intervals=intervals_of(seen, known), contract=contract)
+            found_once = cache(find)
+            for start in range(0, place.shape[1], step):
+                part = np.s_[:, start : start + step]
+                functionals = _units(place[part], seen.tensor)
+                choices = chosen.choices(numbers[part], seen) if chosen else {}
+                found = two_sided_bounds(seen.tensor, functionals, found_once, choices)
                 # Both bounds hold where they are numbers: fmax and fmin pass over NaN. Elements that only fill the rows
-                # are left as they are, so that what is found of a lane does not depend on the lanes beside it.
-                at = lane + np.arange(len(numbers))[:, np.newaxis], numbers
+                # are left as they are, so that what is found of a block does not depend on those beside it.
+                at = lanes[some][:, np.newaxis], numbers[part]
                 lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
                 upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
+
+
+def _relaxed_part(part: Part, relaxed: Relaxed, piece: Tensor) -> Relaxation:
+    """The relaxation of a piece of the network, given those of the network."""
+    source, _ = part.parts[piece]
+    around = relaxed(source)
+    same = type(piece.primitive) is type(source.primitive)
+    return (around if same else around.moved).mapped(partial(part.cut, piece))
 
 
 def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
@@ -177,36 +218,18 @@ def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
     return functionals.reshape(*numbers.shape, *tensor.shape)
 
 
-def _choices(chosen: Slopes, elements: NDArray[np.intp], part: Cone) -> Choices:
-    """The slopes that are chosen for some of the elements, in a part of the network."""
-    whole = chosen.choices(elements)
-    return {
-        piece: Choice(whole[source].slope[:, :, *where])
-        for piece, (source, where) in part.parts.items()
-        if source in whole and type(piece.primitive) is LeakyRelu
-    }
+def _tilings(tensor: Tensor, wanted: NDArray[np.bool_]) -> tuple[Tiles, ...]:
+    """The tensor in blocks, so that bounds of its wanted elements take little work."""
+    edges = [edge for edge in (16, 8, 4, 2, 1) if edge < max(tensor.shape[2:], default=0)]
+    return min(((whole(tensor),), *(tilings(tensor, edge) for edge in edges)), key=partial(_work, wanted))
 
 
-def _blocks(tensor: Tensor, wanted: NDArray[np.bool_]) -> list[tuple[Cone, NDArray[np.intp]]]:
-    """The tensor in blocks, so that bounds of its wanted elements take little work; with the numbers of the elements of
-    each. Leaves out blocks of which none is wanted."""
-    numbers = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
-    best = [(whole(tensor), numbers.reshape(-1))]
-    least = _work(best, wanted)
-    for edge in (16, 8, 4):
-        if edge < max(tensor.shape[2:], default=0):
-            blocks = [
-                (cone(tensor, box), inside)
-                for box in spatial_blocks(tensor, edge)
-                if wanted[:, inside := numbers[box].reshape(-1)].any()
-            ]
-            if (work := _work(blocks, wanted)) < least:
-                best, least = blocks, work
-    return best
-
-
-def _work(blocks: list[tuple[Cone, NDArray[np.intp]]], wanted: NDArray[np.bool_]) -> int:
-    return sum(part.size * int(wanted[:, inside].sum()) + _OVERHEAD for part, inside in blocks)
+def _work(wanted: NDArray[np.bool_], each: tuple[Tiles, ...]) -> int:
+    work = 0
+    for tiles in each:
+        counts = wanted[:, tiles.inside].sum(axis=2)
+        work += _OVERHEAD * bool(counts.any()) + tiles.cone.size * int((counts + _PER_BLOCK * (counts > 0)).sum())
+    return work
 
 
 def _listed(wanted: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -20,6 +20,11 @@ _WORKSPACE = 2**19
 """Elements of the unfolded windows that a convolution holds at a time (4 MiB, for the caches), or else one lane's."""
 
 
+_SPREAD = 1.3
+"""The adjoint of a convolution adds each window to where it came from, rather than gather windows of the result, if
+that has so many times as many positions: windows at its rim are mostly padding."""
+
+
 class LinearMap(Protocol):
     """y = A x."""
 
@@ -163,26 +168,29 @@ class Convolution:
         kernel = np.flip(kernel, tuple(range(3, kernel.ndim)))
         return Convolution(kernel.reshape(-1, *kernel.shape[2:]), reversed_, self.groups)
 
+    @cached_property
+    def _of_taps(self) -> Array:
+        """The weights as a matrix for each group: (taps and channels) x outputs."""
+        kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, self.weight.shape[1], -1)
+        return np.ascontiguousarray(kernel.transpose(0, 3, 2, 1)).reshape(self.groups, -1, kernel.shape[1])
+
     def adjoint(self, y: Array, shape: tuple[int, ...]) -> Array:
-        if self._mirrored:
-            return self._mirrored(y).reshape(len(y), *shape)
         axes = len(self.window.kernel)
-        channels, spatial, output = shape[-axes - 1], shape[-axes:], y.shape[-axes:]
+        spatial, output = shape[-axes:], y.shape[-axes:]
+        places, positions = int(np.prod(spatial)), int(np.prod(output))
+        if self._mirrored and places < _SPREAD * positions:
+            return self._mirrored(y).reshape(len(y), *shape)
+        channels, taps = self.weight.shape[1], int(np.prod(self.window.kernel))
         outputs = len(self.weight) // self.groups
-        kernel = self.weight.reshape(self.groups, outputs, channels // self.groups, -1)
-        samples = y.reshape(-1, self.groups, outputs, int(np.prod(output)))
-        chunk = max(1, _WORKSPACE // max(1, max(len(self.weight), channels) * int(np.prod(spatial))))
-        result = np.empty((len(samples), self.groups, channels // self.groups, *spatial))
+        samples = y.reshape(-1, self.groups, outputs, positions)
+        chunk = max(1, _WORKSPACE // max(1, len(self.weight) * positions, channels * max(places, taps * positions)))
+        result = np.empty((len(samples), self.groups, channels, *spatial))
         for start in range(0, len(samples), chunk):
             part = samples[start : start + chunk]
-            rows = np.ascontiguousarray(part.transpose(1, 3, 0, 2))  # groups x positions x lanes x outputs
-            for group in range(self.groups):
-                flat = rows[group].reshape(-1, outputs)
-                taps = (
-                    (flat @ kernel[group, :, :, tap]).reshape(*output, len(part), -1) for tap in range(kernel.shape[3])
-                )
-                found = self.window.scattered(taps, (*spatial, len(part), channels // self.groups))
-                result[start : start + chunk, group] = np.moveaxis(found, (-2, -1), (0, 1))
+            columns = np.ascontiguousarray(part.transpose(1, 2, 3, 0)).reshape(self.groups, outputs, -1)
+            products = (self._of_taps @ columns).reshape(self.groups, taps, channels, *output, len(part))
+            found = self.window.scattered(products.swapaxes(0, 1), spatial)
+            result[start : start + chunk] = np.moveaxis(found, -1, 0)
         return result.reshape(len(y), *shape)
 
     def scaled(self, scale: Array) -> LinearMap:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.cones import Cone, Where
-from verify.linear_bounds import Intervals, relus
+from verify.linear_bounds import relus
 from verify.linear_maps import Dense
+from verify.lines import Intervals
 from verify.primitives import LeakyRelu, Linear, Tensor, topological
 
 

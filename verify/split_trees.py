@@ -21,10 +21,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.cones import intervals_of
 from verify.crown import WORKSPACE, Choose, Slopes, crown_intervals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, Intervals, lower_bounds, neuron_count, relus
+from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
+from verify.lines import Intervals
 from verify.network import Network
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of, pruned
@@ -143,7 +145,7 @@ def leaf_bounds(
         for relu, numbers in neurons_of(part, output).items()
     }
     functionals = np.broadcast_to(functional, (len(paths), 1, *output.shape))
-    found = lower_bounds(part.tensor, functionals, part.intervals(intervals), contract, choices)[:, 0]
+    found = lower_bounds(part.tensor, functionals, intervals_of(part, intervals), contract, choices)[:, 0]
     return np.where(np.isfinite(found), found, np.nan)
 
 
@@ -164,7 +166,7 @@ def split_bounds(
     with np.errstate(all="ignore"):
         intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
         part = pruned(network.output, intervals)
-        (lower,) = lower_bounds(part.tensor, functionals[np.newaxis], part.intervals(intervals), contract)
+        (lower,) = lower_bounds(part.tensor, functionals[np.newaxis], intervals_of(part, intervals), contract)
         lower = down(lower + constants)
         if len({tree.functional for tree in proof.trees}) < len(proof.trees):
             raise Rejected("several of its trees are about the same functional")

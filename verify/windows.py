@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -50,14 +50,14 @@ class Window:
         for cut in self._cuts(spatial):
             yield x[(..., *cut)]
 
-    def scattered(self, taps: Iterable[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The adjoint of `taps`, with the spatial axes in front, so that long runs of memory are added: adds each tap's
-        elements to where they came from in an array of that shape."""
-        spatial, rest = shape[: len(self.kernel)], shape[len(self.kernel) :]
-        padded = np.zeros((*self._padded(spatial), *rest))
+    def scattered(self, taps: NDArray[np.float64], spatial: tuple[int, ...]) -> NDArray[np.float64]:
+        """The adjoint of `taps`, with the spatial axes before the last one, so that long runs of memory are added: adds
+        each tap's elements (taps x ... x windows x samples) to where they came from, in ... x spatial x samples."""
+        before = taps.shape[1 : -len(spatial) - 1]
+        padded = np.zeros((*before, *self._padded(spatial), taps.shape[-1]))
         for cut, tap in zip(self._cuts(spatial), taps, strict=True):
-            padded[cut] += tap
-        return np.asarray(padded[self._inside(spatial)])
+            padded[(..., *cut, slice(None))] += tap
+        return np.asarray(padded[(..., *self._inside(spatial), slice(None))])
 
     def _padded(self, spatial: tuple[int, ...]) -> list[int]:
         return [n + b + e for n, b, e in zip(spatial, self.begin, self.end, strict=True)]

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from support.executions import box_of
 from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
 from verify import crown
-from verify.cones import Cone, cone, spatial_blocks
+from verify.cones import cone, spatial_blocks, tilings
 from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
@@ -32,11 +31,6 @@ def points_of(network: Network, seed: int, count: int) -> dict[Tensor, Array]:
         return dict(zip(order, evaluate(order, POINT_RULES, {network.input: x}), strict=True))
 
 
-def blocks_of(tensor: Tensor, edge: int) -> list[tuple[Cone, NDArray[np.intp]]]:
-    numbers = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
-    return [(cone(tensor, box), numbers[box].reshape(-1)) for box in spatial_blocks(tensor, edge)]
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_a_cone_computes_its_block(seed: int) -> None:
     content, _ = random_network(seed)
@@ -47,7 +41,7 @@ def test_a_cone_computes_its_block(seed: int) -> None:
             continue
         blocks = spatial_blocks(tensor, 3)
         covered = np.zeros(tensor.shape, np.intp)
-        for block in blocks:
+        for block in map(blocks.box, range(len(blocks.start))):
             covered[block] += 1
             part = cone(tensor, block)
             known = {
@@ -63,6 +57,35 @@ def test_a_cone_computes_its_block(seed: int) -> None:
         assert (covered == 1).all()
 
 
+@pytest.mark.parametrize("edge", [1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_of_one_kind_compute_the_network_each_in_its_place(seed: int, edge: int) -> None:
+    content, _ = random_network(seed)
+    network = network_of(content)
+    expected = points_of(network, seed, 2)
+    for tensor in expected:
+        if tensor is network.input or not tensor.varies:
+            continue
+        covered = np.zeros(math.prod(tensor.shape), np.intp)
+        for tiles in tilings(tensor, edge):
+            np.add.at(covered, tiles.inside, 1)
+            blocks = np.arange(len(tiles.inside))
+            seen = tiles.at(blocks % 2, blocks)
+            known = {
+                piece: seen.cut(piece, expected[source])
+                for piece, (source, _) in seen.parts.items()
+                if source is network.input and not piece.operands
+            }
+            with np.errstate(all="ignore"):
+                pieces = evaluate(list(seen.parts), POINT_RULES, known)
+            for piece, value in zip(seen.parts, pieces, strict=True):
+                found = seen.cut(piece, expected[seen.parts[piece][0]])
+                np.testing.assert_allclose(*np.broadcast_arrays(value, found), rtol=1e-9, atol=1e-12)
+            result = expected[tensor].reshape(2, -1)[(blocks % 2)[:, np.newaxis], tiles.inside]
+            np.testing.assert_array_equal(seen.cut(seen.tensor, expected[tensor]).reshape(-1), result.reshape(-1))
+        assert (covered == 1).all()
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     content, _ = random_network(seed)
@@ -70,7 +93,7 @@ def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.M
     box = box_of(seed, network.input.shape)
 
     def intervals_in_blocks(edge: int) -> dict[Tensor, Interval]:
-        monkeypatch.setattr(crown, "_blocks", lambda tensor, wanted: blocks_of(tensor, edge))
+        monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, edge))
         with np.errstate(all="ignore"):
             return crown_intervals(network, box, FLOAT32_ANY_ORDER)
 
@@ -107,7 +130,7 @@ def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], monkeypatch: p
     network = network_of(model([*START, *middle, *END], [1, 1, 8, 8], weights))
     x = RANDOM.random((3, *network.input.shape))
     monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other
-    monkeypatch.setattr(crown, "_blocks", lambda tensor, wanted: blocks_of(tensor, 4))
+    monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, 4))
     found = crown_intervals(network, Interval(x - 0.1, x + 0.1), FLOAT32_ANY_ORDER)
     for share in RANDOM.random((20, *x.shape)):
         order = list(topological([network.output]))

@@ -11,6 +11,7 @@ from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify import crown
 from verify.boxes import box_around
+from verify.cones import intervals_of
 from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
@@ -101,7 +102,7 @@ def test_the_checker_bounds_the_root_as_the_search_does(scale: float) -> None:
         intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
         part = pruned(network.output, intervals)
         (whole,) = lower_bounds(network.output, functionals, intervals, FLOAT32_ANY_ORDER)
-        (cut,) = lower_bounds(part.tensor, functionals, part.intervals(intervals), FLOAT32_ANY_ORDER)
+        (cut,) = lower_bounds(part.tensor, functionals, intervals_of(part, intervals), FLOAT32_ANY_ORDER)
     assert cut > whole
     constants = -(whole + cut)[np.newaxis] / 2
     (outcome,) = search(

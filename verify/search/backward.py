@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from verify.functions import Function
 from verify.intervals import Interval
-from verify.linear_bounds import Winners, lines_around, neuron_count, relus, winners
+from verify.linear_bounds import neuron_count, relus
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.lines import Winners, lines_around, winners
 from verify.primitives import (
     Clip,
     Concatenate,

@@ -13,7 +13,7 @@ import torch
 from verify.crown import exact_by_intervals
 from verify.functions import Function
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import lines_around
+from verify.lines import lines_around
 from verify.primitives import (
     Clip,
     Concatenate,

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.cones import intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds, relus
@@ -106,7 +107,7 @@ def search(
     output, part = network.output, None
     if intervals:
         part = pruned(output, intervals)
-        network, intervals = replace(network, outputs=(part.tensor,)), part.intervals(intervals)
+        network, intervals = replace(network, outputs=(part.tensor,)), intervals_of(part, intervals)
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     for outcome in search.run(branch):
