@@ -1,6 +1,8 @@
 """Bounds by adcert and by auto_LiRPA on the same files, boxes and functionals, side by side in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python [--network NAME] [--csv FILE]
+    OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python --model FILE.onnx --eps 2/255 \
+        [--data FILE.npz]
 
 auto_LiRPA is the copy inside the package `neuralsat`, in a process of its own (`peer_worker.py` says how to install
 it); it works in float32. The two take turns, and medians are compared. Where auto_LiRPA has two ways to represent
@@ -38,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from vnncomp import content_of
@@ -85,16 +88,21 @@ WORKER = Path(__file__).with_name("peer_worker.py")
 @dataclass(frozen=True)
 class Setup:
     """A network and what to bound of it. content: of the file, given the folder with the corpus. batches: sizes, for
-    each method."""
+    each method. data: samples, in [0, 1]."""
 
     content: Callable[[Path], bytes]
     eps: Fraction
     input_range: InputRange | None
     batches: dict[str, tuple[int, ...]]
+    data: Path | None = None
 
 
 def _stored(name: str, folder: Path) -> bytes:
     return (ROOT / "exported" / name).read_bytes()
+
+
+def _at(path: Path, folder: Path) -> bytes:
+    return path.read_bytes()
 
 
 def _of_corpus(benchmark: str, name: str, folder: Path) -> bytes:
@@ -160,9 +168,21 @@ def alpha_crown(network: Network, box: Interval, functionals: Array, contract: C
     return torch.cat(found).reshape(functionals.shape[:2]).numpy()
 
 
-def inputs_for(network: Network, count: int) -> NDArray[np.float32]:
-    """Images of MNIST's test set where they fit, random numbers in [0, 1] elsewhere."""
+def with_batch_axes(content: bytes) -> bytes:
+    """The model with constants of a number per channel that have a batch axis, as auto_LiRPA's patches need them."""
+    model = onnx.load_model_from_string(content)
+    for constant in model.graph.initializer:
+        if len(constant.dims) == 3 and constant.dims[1:] == [1, 1]:
+            constant.dims.insert(0, 1)
+    return bytes(model.SerializeToString())
+
+
+def inputs_for(network: Network, count: int, data: Path | None) -> NDArray[np.float32]:
+    """The first samples of the data; without any, images of MNIST's test set where they fit, random numbers in [0, 1]
+    elsewhere."""
     shape = network.input.shape
+    if data:
+        return np.asarray(np.load(data)["x"][:count].reshape(count, *shape), np.float32)
     if np.prod(shape) == 784:
         images = load_data("mnist", "test", download=False).images[:count]
         return np.asarray(images.reshape(count, *shape), np.float32) / np.float32(255)
@@ -185,7 +205,7 @@ def own_bounds(
 
 def measured(setup: Setup, network: Network, peer: Peer, path: str, method: str, batch: int) -> dict[str, Any]:
     """One row of the table."""
-    x = inputs_for(network, batch)
+    x = inputs_for(network, batch, setup.data)
     box = box_around(x, setup.eps, setup.input_range)
     labels = values(network, x.astype(np.float64))[0].reshape(batch, -1).argmax(axis=1)
     every, _ = margin_functionals(network, labels)
@@ -235,6 +255,9 @@ def main() -> None:
     parser.add_argument("--peer-python", required=True)
     parser.add_argument("--corpus", type=Path, help="the folder that vnncomp.py reads, for networks from there")
     parser.add_argument("--network", choices=list(SETUPS), action="append")
+    parser.add_argument("--model", type=Path, help="a network of your own, instead, at --eps, around --data")
+    parser.add_argument("--eps", type=Fraction, default=Fraction(2, 255))
+    parser.add_argument("--data", type=Path, help="FILE.npz with x, in [0, 1]")
     parser.add_argument("--method", choices=list(PEER_METHODS), action="append")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     options = parser.parse_args()
@@ -243,10 +266,14 @@ def main() -> None:
     print(f"torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
     print("  ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
     rows = []
+    setups = {name: SETUPS[name] for name in options.network or SETUPS}
+    if options.model:
+        batches = {"ibp": (1, 16), "ibp-onnx": (1, 16), "crown-ibp": (1, 4), "crown": (1,), "alpha-crown": (1,)}
+        own = Setup(partial(_at, options.model), options.eps, (0.0, 1.0), batches, options.data)
+        setups = {options.model.stem: own}
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        for name in options.network or SETUPS:
-            setup = SETUPS[name]
-            content = setup.content(options.corpus)
+        for name, setup in setups.items():
+            content = with_batch_axes(setup.content(options.corpus))
             Path(file.name).write_bytes(content)
             parsed = build(parse(content, name))
             for method in options.method or setup.batches:
