@@ -130,19 +130,30 @@ SETUPS = {
 
 
 class Peer:
-    """The process of auto_LiRPA."""
+    """The process of auto_LiRPA. A new one is begun when it ends, as it does where it runs out of memory."""
 
     def __init__(self, python: str) -> None:
+        self._python = python
+        self._begin()
+
+    def _begin(self) -> None:
         self._process = subprocess.Popen(
-            [python, str(WORKER), "bounds"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [self._python, str(WORKER), "bounds"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         self.description = str(self._answer())
 
     def ask(self, *request: Any) -> Any:
-        assert self._process.stdin
-        pickle.dump(request, self._process.stdin)
-        self._process.stdin.flush()
-        return self._answer()
+        try:
+            assert self._process.stdin
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+            return self._answer()
+        except (EOFError, BrokenPipeError):
+            self._begin()
+            return "its process ended"
 
     def _answer(self) -> Any:
         assert self._process.stdout
@@ -196,7 +207,7 @@ def own_bounds(
     if method == "ibp":
         return partial(functional_bounds, network, box, functionals)
     if method == "ibp-onnx":
-        engine = CompiledEngine(network, setup.eps, setup.input_range)
+        engine = CompiledEngine(network, setup.eps, setup.input_range, threads=torch.get_num_threads())
         return lambda contract: engine(x)[1]
     if method.startswith("alpha-crown"):
         return partial(alpha_crown, network, box, functionals)
@@ -268,7 +279,7 @@ def main() -> None:
     rows = []
     setups = {name: SETUPS[name] for name in options.network or SETUPS}
     if options.model:
-        batches = {"ibp": (1, 16), "ibp-onnx": (1, 16), "crown-ibp": (1, 4), "crown": (1,), "alpha-crown": (1,)}
+        batches = {"ibp": (1, 16), "ibp-onnx": (1, 16), "crown-ibp": (1, 4), "crown": (1,)}
         own = Setup(partial(_at, options.model), options.eps, (0.0, 1.0), batches, options.data)
         setups = {options.model.stem: own}
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:

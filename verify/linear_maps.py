@@ -7,6 +7,7 @@ scaling.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -17,8 +18,11 @@ from verify.rounding import Array
 from verify.windows import Window
 
 _WORKSPACE = 2**19
-"""Elements of the unfolded windows that a convolution holds at a time (4 MiB, for the caches), or else one lane's."""
+"""Elements that the adjoint of a convolution holds at a time (4 MiB, for the caches), or else one sample's."""
 
+
+_UNROLLED = 2**16
+"""Elements of rows of windows that a convolution holds at a time (512 KiB, for the caches), or else one sample's."""
 
 _SPREAD = 1.3
 """The adjoint of a convolution adds each window to where it came from, rather than gather windows of the result, if
@@ -139,24 +143,36 @@ class Convolution:
     def largest(self) -> float:
         return _largest(self.weight)
 
+    @cached_property
+    def _of_rows(self) -> Array:
+        """The weights as a matrix for each tap of all spatial axes but the last, and each group: outputs x (taps of the
+        last axis and channels)."""
+        outputs, channels = len(self.weight) // self.groups, self.weight.shape[1]
+        kernel = self.weight.reshape(self.groups, outputs, channels, -1, self.window.kernel[-1])
+        kernel = np.ascontiguousarray(kernel.transpose(3, 0, 1, 4, 2))
+        return kernel.reshape(len(kernel), self.groups, outputs, -1)
+
     def __call__(self, x: Array) -> Array:
         axes = len(self.window.kernel)
         lead, channels, spatial = x.shape[: -axes - 1], x.shape[-axes - 1], x.shape[-axes:]
-        samples = x.reshape(-1, channels, *spatial)
-        output = self.window.output(spatial)
-        positions, taps = int(np.prod(output)), int(np.prod(self.window.kernel))
-        kernel = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1)
-        result = np.empty((len(samples), self.groups, kernel.shape[1], positions))
-        chunk = int(np.clip(_WORKSPACE // max(1, channels * taps * positions), 1, max(1, len(samples))))
-        columns = np.empty((chunk, channels, taps, *output))
+        samples = x.reshape(-1, self.groups, channels // self.groups, *spatial)
+        output, unrolled = self.window.output(spatial), self.window.unrolled(spatial)
+        shape = self.groups, self.window.kernel[-1], samples.shape[2], *unrolled
+        chunk = int(np.clip(_UNROLLED // max(1, math.prod(shape)), 1, max(1, len(samples))))
+        columns = np.zeros((chunk, *shape))
+        sums = np.empty((len(samples), self.groups, self._of_rows.shape[2], math.prod(output)))
+        products = np.empty((chunk, *sums.shape[1:]))
         for start in range(0, len(samples), chunk):
             part = samples[start : start + chunk]
-            windows = columns[: len(part)]
-            for index, tap in enumerate(self.window.taps(part, 0.0)):
-                windows[:, :, index] = tap
-            unfolded = windows.reshape(len(part), self.groups, -1, positions)
-            np.matmul(kernel, unfolded, out=result[start : start + chunk])
-        return result.reshape(*lead, len(self.weight), *output)
+            count = len(part)
+            self.window.unroll(part, columns[:count])
+            for tap, cut in enumerate(self.window.leading_cuts(spatial)):
+                rows = columns[(slice(count), ..., *cut, slice(None))].reshape(count, self.groups, -1, sums.shape[-1])
+                if tap == 0:
+                    np.matmul(self._of_rows[tap], rows, out=sums[start : start + count])
+                else:
+                    sums[start : start + count] += np.matmul(self._of_rows[tap], rows, out=products[:count])
+        return sums.reshape(*lead, len(self.weight), *output)
 
     @cached_property
     def _mirrored(self) -> Convolution | None:

@@ -59,6 +59,26 @@ class Window:
             padded[(..., *cut, slice(None))] += tap
         return np.asarray(padded[(..., *self._inside(spatial), slice(None))])
 
+    def unrolled(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """The spatial shape of what `unroll` makes."""
+        return *self._padded(spatial)[:-1], self.output(spatial)[-1]
+
+    def unroll(self, x: NDArray[np.float64], rows: NDArray[np.float64]) -> None:
+        """Write, for each tap of the last axis, the elements of `x` (samples x groups x channels x spatial) under it;
+        `rows` (samples x groups x taps x channels x `unrolled`) keeps what it has where the padding is."""
+        size, stride, inside = x.shape[-1], self.strides[-1], self._inside(x.shape[-len(self.kernel) :])[:-1]
+        for tap in range(self.kernel[-1]):
+            first = tap * self.dilations[-1] - self.begin[-1]  # what the first window has under the tap
+            start, stop = max(0, -(first // stride)), min(rows.shape[-1], (size - 1 - first) // stride + 1)
+            if start < stop:
+                source = slice(start * stride + first, (stop - 1) * stride + first + 1, stride)
+                rows[(slice(None), slice(None), tap, slice(None), *inside, slice(start, stop))] = x[..., source]
+
+    def leading_cuts(self, spatial: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+        """For each tap of all axes but the last, in C order, where its elements lie in what `unroll` makes."""
+        lead = Window(*(each[:-1] for each in (self.kernel, self.strides, self.dilations, self.begin, self.end)))
+        return lead._cuts(spatial[:-1])
+
     def _padded(self, spatial: tuple[int, ...]) -> list[int]:
         return [n + b + e for n, b, e in zip(spatial, self.begin, self.end, strict=True)]
 

@@ -26,14 +26,16 @@ class CompiledEngine:
 
     way, proof = "ibp-onnx", "ibp"
 
-    def __init__(self, network: Network, eps: Fraction, input_range: InputRange | None) -> None:
-        """Raises ModelProblem for a network whose bounds cannot be compiled, Problem where onnxruntime is missing."""
+    def __init__(self, network: Network, eps: Fraction, input_range: InputRange | None, *, threads: int = 0) -> None:
+        """threads: 0 for one per core. Raises ModelProblem for a network whose bounds cannot be compiled, Problem where
+        onnxruntime is missing."""
         try:
             import onnxruntime
         except ImportError as error:
             raise Problem("the engine onnx needs onnxruntime, which is not installed") from error
         graph = compile_bounds(network, input_range).SerializeToString()
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._shape = network.input.shape[1:] if network.input.shape[:1] == (1,) else network.input.shape
