@@ -138,13 +138,11 @@ def whole(tensor: Tensor) -> Tiles:
 def tilings(tensor: Tensor, edge: int) -> tuple[Tiles, ...]:
     """Blocks of that edge along the spatial axes that together make up the result of a convolution, or of sums of such;
     by what they have in common. A single block for other tensors."""
-    blocks = spatial_blocks(tensor, edge)
-    needed = _needed(tensor, blocks)
+    blocks, needed, kinds = _kinds(tensor, edge)
     numbers = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
-    _, kinds = np.unique(_signature(needed), axis=0, return_inverse=True)
     found = []
     for kind in range(kinds.max() + 1):
-        members = np.flatnonzero(kinds.reshape(-1) == kind)
+        members = np.flatnonzero(kinds == kind)
         first = cone(tensor, blocks.box(int(members[0])))
         starts = {
             piece: needed[source].start[members] - needed[source].start[members[0]] + _begin(where)
@@ -153,6 +151,22 @@ def tilings(tensor: Tensor, edge: int) -> tuple[Tiles, ...]:
         inside = np.stack([numbers[blocks.box(member)].reshape(-1) for member in members.tolist()])
         found.append(Tiles(first, starts, inside))
     return tuple(found)
+
+
+def count_of_kinds(tensor: Tensor, edge: int) -> int:
+    """How many `tilings` has, which takes far less time."""
+    return int(_kinds(tensor, edge)[2].max()) + 1
+
+
+@lru_cache(maxsize=64)
+def _kinds(tensor: Tensor, edge: int) -> tuple[Blocks, dict[Tensor, Blocks], NDArray[np.intp]]:
+    """The blocks, what each needs of every tensor, and the number of its kind."""
+    blocks = spatial_blocks(tensor, edge)
+    needed = _needed(tensor, blocks)
+    # A block of padding alone is taken from all of the tensor.
+    taken = [blocks.extent, blocks.start - needed[tensor].start]
+    _, kinds = np.unique(np.concatenate([*taken, _signature(needed)], axis=1), axis=0, return_inverse=True)
+    return blocks, needed, kinds.reshape(-1)
 
 
 def spatial_blocks(tensor: Tensor, edge: int) -> Blocks:

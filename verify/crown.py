@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import bounds
-from verify.cones import Cone, Part, Tiles, intervals_of, tilings, whole
+from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, tilings, whole
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
@@ -109,8 +109,9 @@ class Slopes:
         chosen, first = {}, 0
         columns = {}
         for tensor, neurons in self.below.items():
-            columns[tensor] = np.full((1, *tensor.shape), -1)
-            columns[tensor].reshape(-1)[neurons] = np.arange(first, first := first + len(neurons))
+            if len(neurons):  # CROWN decides about the others
+                columns[tensor] = np.full((1, *tensor.shape), -1)
+                columns[tensor].reshape(-1)[neurons] = np.arange(first, first := first + len(neurons))
         for piece, (source, _) in part.parts.items():
             if source in columns and isinstance(piece.primitive, LeakyRelu):
                 column = part.cut(piece, columns[source]).reshape(-1, 1, math.prod(piece.shape))
@@ -150,11 +151,12 @@ def crown_intervals(
         if refine and bends and not exact_by_intervals(tensor.operands[0]):
             (operand,) = tensor.operands
             intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract, relaxed)
+            known.pop(operand, None)  # which was found with wider intervals
             if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
                 wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
                 wanted[:, chosen.elements] = True
                 intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, chosen)
-            known.pop(operand, None)  # which was found with wider intervals
+                known.pop(operand, None)
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
@@ -220,8 +222,14 @@ def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
 
 def _tilings(tensor: Tensor, wanted: NDArray[np.bool_]) -> tuple[Tiles, ...]:
     """The tensor in blocks, so that bounds of its wanted elements take little work."""
-    edges = [edge for edge in (16, 8, 4, 2, 1) if edge < max(tensor.shape[2:], default=0)]
-    return min(((whole(tensor),), *(tilings(tensor, edge) for edge in edges)), key=partial(_work, wanted))
+    best: tuple[Tiles, ...] = (whole(tensor),)
+    least = _work(wanted, best)
+    for edge in (16, 8, 4, 2, 1):
+        if edge < max(tensor.shape[2:], default=0) and _OVERHEAD * count_of_kinds(tensor, edge) < least:
+            each = tilings(tensor, edge)
+            if (work := _work(wanted, each)) < least:
+                best, least = each, work
+    return best
 
 
 def _work(wanted: NDArray[np.bool_], each: tuple[Tiles, ...]) -> int:

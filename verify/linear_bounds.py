@@ -24,7 +24,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -162,22 +161,27 @@ def lower_bounds(
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     """
 
-    @cache
-    def relaxed(tensor: Tensor) -> Relaxation:
-        return constant(tensor, intervals) if tensor is stop else relaxation(tensor, intervals, contract)
+    def relaxed_in(rows: slice) -> Relaxed:
+        known = {tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in intervals.items()}
+
+        @cache
+        def relaxed(tensor: Tensor) -> Relaxation:
+            return constant(tensor, known) if tensor is stop else relaxation(tensor, known, contract)
+
+        return relaxed
 
     lanes, count = functionals.shape[:2]
     most = max(_AT_LEAST, _CACHED // max(math.prod(tensor.shape) for tensor in topological([target])))
     step = max(1, min(most, count))
     found = np.empty((lanes, count))
-    for lane, first in product(range(0, lanes, max(1, most // step)), range(0, count, step)):
-        rows, some = slice(lane, lane + max(1, most // step)), slice(first, first + step)
-        chosen = {tensor: choice.part(rows, some) for tensor, choice in choices.items()}
-
-        def in_rows(tensor: Tensor, rows: slice = rows) -> Relaxation:
-            return relaxed(tensor).mapped(lambda values: some_lanes(values, rows))
-
-        found[rows, some] = _substituted(target, functionals[rows, some], in_rows, chosen)
+    shared = None if any(len(ends.lower) > 1 for ends in intervals.values()) else relaxed_in(slice(None))
+    for lane in range(0, lanes, max(1, most // step)):
+        rows = slice(lane, lane + max(1, most // step))
+        relaxed = shared or relaxed_in(rows)
+        for first in range(0, count, step):
+            some = slice(first, first + step)
+            chosen = {tensor: choice.part(rows, some) for tensor, choice in choices.items()}
+            found[rows, some] = _substituted(target, functionals[rows, some], relaxed, chosen)
     return found
 
 
@@ -311,14 +315,15 @@ def _leaky_relu(tensor: Tensor, intervals: Intervals, contract: Contract) -> Rel
         return _between_lines(tensor, intervals, contract)
     x = intervals[tensor.operands[0]]
     below, above = slopes(primitive, x)
-    loss = _own(tensor, magnitude_of(x)) + leaky_rounding(primitive, x, contract)
-    return _charged(tensor, intervals, _through_relu, loss, below, above.slope, above.offset)
+    own = _own(tensor, magnitude_of(x))
+    lines = below, above.slope, above.offset, *((own,) if primitive.slope else ())
+    return _charged(tensor, intervals, _through_relu, own + leaky_rounding(primitive, x, contract), *lines)
 
 
 def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
     primitive: Any = tensor.primitive
     slope = primitive.slope
-    lowest, highest, offset = around.lines
+    lowest, highest, offset, *own = around.lines
     below, above = lowest[:, np.newaxis], highest[:, np.newaxis]
     added: Array | None = None
     if choice:
@@ -340,7 +345,7 @@ def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
     coefficients += negative
     if added is not None:
         coefficients += added
-        constant = constant - _dot(np.abs(added), around.charge)
+        constant = constant - _dot(np.abs(added), *own or (around.charge,))
     return Step((coefficients,), constant)
 
 

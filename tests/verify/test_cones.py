@@ -111,26 +111,31 @@ WEIGHTS = {
     "w1": RANDOM.normal(size=(2, 1, 3, 3)).astype(np.float32),
     "w2": RANDOM.normal(size=(2, 2, 1, 1)).astype(np.float32),
     "w3": RANDOM.normal(size=(2, 3, 3, 3)).astype(np.float32),
-    "k": RANDOM.normal(size=(1, 1, 8, 8)).astype(np.float32),
+    "k": RANDOM.normal(size=(1, 1, 7, 7)).astype(np.float32),
+    "v": RANDOM.normal(size=(1, 1, 9, 1)).astype(np.float32),
 }
 START = [node("Conv", ["x", "w1"], "a", pads=[1] * 4), node("Relu", ["a"], "b")]
 END = [node("GlobalAveragePool", ["d"], "g"), node("Flatten", ["g"], "y")]
 ODD = {
     "blocks of padding alone": [node("Conv", ["b", "w2"], "c", pads=[12] * 4), node("Relu", ["c"], "d")],
+    "padding alone below a bias that varies": [
+        *(node("Conv", ["b", "w2"], "n", pads=[1] * 4), node("Add", ["n", "v"], "c"), node("Sigmoid", ["c"], "d")),
+    ],
     "a constant beside several lanes": [
         *(node("Concat", ["b", "k"], "l", axis=1), node("Conv", ["l", "w3"], "c"), node("Relu", ["c"], "d")),
     ],
 }
 
 
+@pytest.mark.parametrize("edge", [1, 2, 3, 4])
 @pytest.mark.parametrize("middle", ODD.values(), ids=ODD)
-def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
     used = {name for each in (*START, *middle) for name in each.input}
     weights = {name: value for name, value in WEIGHTS.items() if name in used}
-    network = network_of(model([*START, *middle, *END], [1, 1, 8, 8], weights))
+    network = network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights))
     x = RANDOM.random((3, *network.input.shape))
     monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other
-    monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, 4))
+    monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, edge))
     found = crown_intervals(network, Interval(x - 0.1, x + 0.1), FLOAT32_ANY_ORDER)
     for share in RANDOM.random((20, *x.shape)):
         order = list(topological([network.output]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.onnx_models import ALL, network_of, run
+from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
 from verify.boxes import box_around
@@ -154,3 +154,27 @@ def test_a_proof_of_something_else_proves_nothing() -> None:
     own = Interval(*(end[:1] for end in BOX))
     for proof in (replace(outcome.proof, trees=()), replace(outcome.proof, trees=outcome.proof.trees[:0])):
         assert not (split_bounds(NETWORK, own, functionals[0], constants[0], FLOAT32_ANY_ORDER, proof) > 0).all()
+
+
+def test_neurons_above_none_that_are_open_are_searched() -> None:
+    """The first layer is active everywhere, so that no bound of the second one has a slope to choose."""
+    rng = np.random.default_rng(0)
+    second = rng.normal(size=(4, 4))
+    weights = {
+        "w1": rng.normal(size=(3, 4)).astype(np.float32),
+        "b1": np.full(4, 100, np.float32),
+        "w2": (second - second.mean(axis=0)).astype(np.float32),
+        "b2": np.zeros(4, np.float32),
+        "w3": rng.normal(size=(4, 2)).astype(np.float32),
+    }
+    layers = [
+        *(node("Gemm", ["x", "w1", "b1"], "a"), node("Relu", ["a"], "b"), node("Gemm", ["b", "w2", "b2"], "c")),
+        *(node("Relu", ["c"], "d"), node("MatMul", ["d", "w3"], "y")),
+    ]
+    network = network_of(model(layers, [1, 3], weights))
+    x = rng.random((1, 1, 3))
+    box = Interval(x - 0.5, x + 0.5)
+    functionals = np.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(1, 2, *network.output.shape)
+    for constant in (0.0, 6.0, 10.0):
+        (found,) = search(network, box, functionals, np.full((1, 2), constant), REAL, branch=True, seconds=5)
+        assert found.ending is (Ending.PROVED if constant == 10.0 else Ending.UNDECIDED)
