@@ -20,7 +20,7 @@ from verify.intervals import Interval
 from verify.margins import classes
 from verify.methods import PROOFS
 from verify.network import Network
-from verify.reachability import excluding, unreachable, unreachable_over_trees
+from verify.reachability import Exclusion, unreachable, unreachable_over_trees
 from verify.rounding import CONTRACTS
 from verify.split_trees import SplitProof, split_bounds
 
@@ -78,7 +78,7 @@ def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -
         return unreachable_over_trees(network, certificate.box, claim.alternatives, contract, proof)
     flat = Interval(*(end.reshape(1, -1) for end in certificate.box))
     if isinstance(proof, InputSplits):
-        proves = excluding(network, claim.alternatives, contract, proof.way)
+        proves = Exclusion(network, claim.alternatives, contract, proof.way)
         return not any(missing.size for missing in unproved(network, flat, proof, proves))
     (proved,) = unreachable(network, flat, [claim.alternatives], contract, proof)
     return proved

@@ -18,17 +18,17 @@ from verify.certificate import Proof
 from verify.crown import crown_intervals
 from verify.environment import require_ieee_arithmetic
 from verify.errors import ModelProblem, Rejected
-from verify.input_splits import InputSplits, remembered, unproved
+from verify.input_splits import InputSplits, unproved
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
 from verify.properties import Case, cases, holds, largest_indices
 from verify.reachability import (
+    Exclusion,
     Row,
     bounded_constraints,
     constraint_functionals,
-    excluding,
     unreachable,
     unreachable_over_trees,
 )
@@ -242,20 +242,12 @@ def _over_inputs(
     functionals, constants = constraint_functionals(network, rows)
     numbers = np.array([row.alternative for row in rows])
     ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
-    search = input_splitting()(network, ends, functionals, constants, numbers, refute)
-    box = Interval(case.lower[np.newaxis], case.upper[np.newaxis])
-    proves = remembered(excluding(network, case.alternatives, contract, _WAY))
-    while search.run(deadline):
-        proof = search.proof(_WAY)
-        missing: list[int] = []
-        for some in unproved(network, box, proof, proves):
-            missing += some.tolist()
-            if time.perf_counter() > deadline:
-                return True
-        if not missing:
-            return proof
-        search.reopen(missing)
-    return search.late
+    exclusion = Exclusion(network, case.alternatives, contract, _WAY)
+    search = input_splitting()(network, ends, functionals, constants, numbers, contract, exclusion, refute)
+    if not search.run(deadline):
+        return search.late
+    box, proof = Interval(case.lower[np.newaxis], case.upper[np.newaxis]), search.proof(_WAY)
+    return False if any(missing.size for missing in unproved(network, box, proof, exclusion)) else proof
 
 
 def _over_neurons(

@@ -88,20 +88,3 @@ def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves
         first += len(some)
     if proof.weights is not None and len(proof.weights) != first:
         raise Rejected("it has weights for more leaves than its tree has")
-
-
-def remembered(proves: Proves) -> Proves:
-    """The same, but asks only once about what is proved."""
-    known: set[bytes] = set()
-
-    def again(boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
-        content = *boxes, *(() if weights is None else (weights,))
-        keys = [b"".join(each.tobytes() for each in lane) for lane in zip(*content, strict=True)]
-        new = np.array([key not in known for key in keys])
-        proved = ~new
-        if new.any():
-            proved[new] = proves(Interval(*(end[new] for end in boxes)), None if weights is None else weights[new])
-        known.update(key for key, done in zip(keys, proved, strict=True) if done)
-        return proved
-
-    return again

@@ -37,6 +37,7 @@ from verify.lines import Intervals, leaky_rounding, lines_around, slopes, winner
 from verify.primitives import (
     Clip,
     Concatenate,
+    Input,
     LeakyRelu,
     Linear,
     MaxPool,
@@ -153,12 +154,14 @@ def lower_bounds(
     choices: Choices = MappingProxyType({}),
     *,
     stop: Tensor | None = None,
+    directions: Array | None = None,
 ) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
     functionals: lanes x functionals x target's shape. intervals: of every tensor that the target depends on, the input
     included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on; in one
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
+    directions: where the coefficients of the input are written that the bounds come from, lanes x functionals x inputs.
     """
 
     def relaxed_in(rows: slice) -> Relaxed:
@@ -181,7 +184,8 @@ def lower_bounds(
         for first in range(0, count, step):
             some = slice(first, first + step)
             chosen = {tensor: choice.part(rows, some) for tensor, choice in choices.items()}
-            found[rows, some] = _substituted(target, functionals[rows, some], relaxed, chosen)
+            direction = None if directions is None else directions[rows, some]
+            found[rows, some] = _substituted(target, functionals[rows, some], relaxed, chosen, direction=direction)
     return found
 
 
@@ -204,9 +208,15 @@ def two_sided_bounds(
 
 
 def _substituted(
-    target: Tensor, functionals: Array, relaxed: Relaxed, choices: Choices, *, mirrored: bool = False
+    target: Tensor,
+    functionals: Array,
+    relaxed: Relaxed,
+    choices: Choices,
+    *,
+    mirrored: bool = False,
+    direction: Array | None = None,
 ) -> Array:
-    """mirrored: bound the functionals, then their negations."""
+    """mirrored: bound the functionals, then their negations. direction: where to write the input's coefficients."""
     waiting: dict[Tensor, Array] = {target: functionals}
     constant = np.zeros(functionals.shape[:2])
     loss, size = np.zeros_like(constant), np.zeros_like(constant)
@@ -219,6 +229,8 @@ def _substituted(
         a = waiting.pop(tensor, None)
         if a is None:
             continue
+        if direction is not None and isinstance(tensor.primitive, Input):
+            direction[:] = a.reshape(direction.shape)
         around = relaxed(tensor)
         step = around.through(tensor, a, around, choices.get(tensor))
         summands, longest = summands + 1 + len(step.operands), max(longest, math.prod(tensor.shape))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.errors import Rejected
-from verify.input_splits import Proves
 from verify.intervals import Interval
 from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
@@ -114,28 +113,78 @@ def unreachable_over_trees(
     )
 
 
-def excluding(network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> Proves:
+class Exclusion:
     """Tells of boxes whether this way of bounding proves each alternative impossible there: by one constraint of each,
-    or by the sum of several with the given weights, of all bounded constraints in order."""
-    rows = bounded_constraints(alternatives)
-    known: dict[bytes, list[Conjunction]] = {}
+    or by the sum of several with the given weights, of all bounded constraints in order. Remembers what is proved."""
 
-    def combined(weights: NDArray[np.uint8]) -> list[Conjunction]:
-        key = weights.tobytes()
-        if key not in known:
-            parts: list[list[tuple[int, Constraint]]] = [[] for _ in alternatives]
-            for weight, row in zip(weights.tolist(), rows, strict=True):
-                parts[row.alternative].append((weight, row.constraint))
-            known[key] = [(Constraint.sum(part),) for part in parts]
-        return known[key]
+    def __init__(self, network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> None:
+        self._network, self._alternatives, self._contract, self._way = network, alternatives, contract, way
+        self._rows = bounded_constraints(alternatives)
+        self._sums: dict[bytes, list[Conjunction]] = {}
+        self._proved: set[bytes] = set()
 
-    def excludes(boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
-        if weights is None:
-            each = [alternatives] * len(boxes.lower)
-        elif weights.shape[1] != len(rows):
+    def __call__(self, boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
+        """boxes: lanes x inputs. weights: lanes x constraints."""
+        if weights is not None and weights.shape[1] != len(self._rows):
             raise Rejected("it does not have one weight for each constraint")
-        else:
-            each = [combined(lane) for lane in weights]
-        return np.array(unreachable(network, boxes, each, contract, way))
+        keys = _keys(boxes, weights)
+        new = [lane for lane, key in enumerate(keys) if key not in self._proved]
+        if new:
+            parts = Interval(*(end[new] for end in boxes))
+            each = [self._alternatives if weights is None else self._summed(weights[lane]) for lane in new]
+            done = unreachable(self._network, parts, each, self._contract, self._way)
+            self._proved.update(keys[lane] for lane, proved in zip(new, done, strict=True) if proved)
+        return np.array([key in self._proved for key in keys])
 
-    return excludes
+    def sums(self, weights: NDArray[np.uint8]) -> tuple[Array, Array]:
+        """Of the weighted sums the left sides, lanes x alternatives x outputs, NaN where float64 cannot hold them; and
+        constants, as `constraint_functionals` has them."""
+        found = np.zeros((len(weights), len(self._alternatives), int(np.prod(self._network.output.shape))))
+        constants = np.zeros(found.shape[:2])
+        for lane, each in enumerate(weights):
+            for alternative, (constraint,) in enumerate(self._summed(each)):
+                constants[lane, alternative] = -float(constraint.bound)
+                if not _is_exact(constraint):
+                    found[lane, alternative] = np.nan
+                    continue
+                for index, coefficient in constraint.outputs:
+                    found[lane, alternative, index] = int(coefficient)
+        return found, down(constants)
+
+    def settle(self, boxes: Interval, weights: NDArray[np.uint8] | None, lower: Array) -> NDArray[np.bool_]:
+        """The same, given rigorous lower bounds: of the left sides of all bounded constraints in order, lanes x
+        constraints; or with weights, of the sums, lanes x alternatives."""
+        settled = []
+        for lane, bounds in enumerate(lower.tolist()):
+            if weights is None:
+                each, least = self._alternatives, self._least(bounds)
+            else:
+                each = self._summed(weights[lane])
+                least = [[bound if total.outputs else 0.0] for (total,), bound in zip(each, bounds, strict=True)]
+            settled.append(all(excluded(list(each), Interval(*(end[lane] for end in boxes)), least)))
+        keys = _keys(boxes, weights)
+        self._proved.update(key for key, proved in zip(keys, settled, strict=True) if proved)
+        return np.array(settled, np.bool_)
+
+    def _least(self, bounds: list[float]) -> list[list[float]]:
+        """The bound of each constraint's left side, as far as it is one of outputs; NaN for those not bounded."""
+        known, bounded = iter(bounds), {id(row.constraint) for row in self._rows}
+        return [
+            [next(known) if id(each) in bounded else np.nan if each.outputs else 0.0 for each in conjunction]
+            for conjunction in self._alternatives
+        ]
+
+    def _summed(self, weights: NDArray[np.uint8]) -> list[Conjunction]:
+        key = weights.tobytes()
+        if key not in self._sums:
+            parts: list[list[tuple[int, Constraint]]] = [[] for _ in self._alternatives]
+            for weight, row in zip(weights.tolist(), self._rows, strict=True):
+                parts[row.alternative].append((weight, row.constraint))
+            self._sums[key] = [(Constraint.sum(part),) for part in parts]
+        return self._sums[key]
+
+
+def _keys(boxes: Interval, weights: NDArray[np.uint8] | None) -> list[bytes]:
+    """What tells boxes with their weights apart."""
+    content = *boxes, *(() if weights is None else (weights,))
+    return [b"".join(each.tobytes() for each in lane) for lane in zip(*content, strict=True)]

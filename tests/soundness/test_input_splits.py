@@ -26,8 +26,10 @@ from verify.decision import Answer, cases_for, decide
 from verify.errors import Rejected
 from verify.input_splits import InputSplits, parts
 from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds
 from verify.network import Network
 from verify.properties import Constraint
+from verify.reachability import Exclusion
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import LEAF
 from verify.vnnlib import Property, parse
@@ -154,6 +156,42 @@ def test_what_is_found_of_a_part_does_not_depend_on_the_parts_beside_it(network:
     for tensor, own in alone.items():
         for end, other in zip(own, together[tensor], strict=True):
             np.testing.assert_allclose(end[0], other[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_linear_function_that_a_bound_comes_from_is_below_everywhere(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    made = ReluNetwork.random(rng, [3, 8, 8, 2], 2.0)
+    network = made.network()
+    lower = rng.random((4, 3))
+    boxes = Interval(*(end.reshape(-1, *network.input.shape) for end in (lower, lower + 0.2)))
+    functionals = rng.normal(size=(4, 5, *network.output.shape))
+    directions = np.full((4, 5, 3), np.nan)
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, boxes, FLOAT32_ANY_ORDER)
+        found = lower_bounds(network.output, functionals, intervals, FLOAT32_ANY_ORDER, directions=directions)
+    least = np.minimum(directions * lower[:, None], directions * (lower + 0.2)[:, None]).sum(axis=2)
+    for lane in range(4):
+        points = (lower[lane] + 0.2 * rng.random((200, 3))).astype(F32)
+        y = made.run(points, ALL)[0].astype(np.float64) @ functionals[lane].reshape(5, -1).T
+        assert (y >= found[lane] - least[lane] + points @ directions[lane].T - 1e-9).all()
+
+
+def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
+    """Exactly: y0 <= 0.1 is excluded by a bound above the decimal, and not by the float64 number below it."""
+    property = property_of(2, 2, "(or (<= Y_0 0.1) (and (<= Y_0 -5) (<= Y_1 -5)))")
+    (case,) = cases_for(network, property)
+    boxes = Interval(*(np.tile(end, (4, 1)) for end in (case.lower, case.upper)))
+    above = float(np.nextafter(0.1, 1.0))  # the float64 nearest to 0.1 is above the decimal, too
+    below = float(np.nextafter(0.1, 0.0))
+    lower = np.array([[above, -9.0, 0.0], [below, 9.0, 9.0], [np.nan, 9.0, 9.0], [9.0, -5.0, -5.0]])
+    exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
+    assert exclusion.settle(boxes, None, lower).tolist() == [True, False, False, False]
+    weights = np.array([[255, 128, 128], [255, 0, 0], [1, 0, 255], [0, 1, 1]], np.uint8)
+    sums, constants = exclusion.sums(weights)
+    np.testing.assert_array_equal(sums[:, 1], [[1, 1], [0, 0], [0, 1], [1, 1]])
+    settled = exclusion.settle(boxes, weights, -constants + np.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]))
+    assert settled.tolist() == [True, False, False, False]
 
 
 def test_a_sum_of_no_constraints_excludes_nothing() -> None:

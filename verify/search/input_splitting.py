@@ -5,11 +5,13 @@ together, each along the input that the bound depends on most: by the magnitude 
 
 A part is proved for an alternative, a conjunction of constraints, by one linear combination of these: where none of
 them is violated throughout the part, a sum of them often is, since their linear bounds do not fall in the same corner.
+Bounds are the rigorous ones that the checker computes, so that a part which is proved stays so.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,11 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.crown import crown_intervals
 from verify.input_splits import InputSplits
+from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds
 from verify.network import Network
-from verify.rounding import Array
+from verify.primitives import Tensor, topological
+from verify.reachability import Exclusion
+from verify.rounding import Array, Contract
 from verify.search.backward import Values
-from verify.search.box_bounds import BoxBounds
 from verify.search.points import differentiable
 from verify.split_trees import LEAF
 
@@ -36,9 +42,12 @@ _NEAR = 1e-4
 _SHOWN = 4
 """Points of a round that are shown to it at most."""
 
-_SLACK = 1e-5
-"""How much more than zero an approximate bound must be, relative to the largest one, for the rigorous one to follow;
-four times as much whenever that turns out to be too little."""
+_ROOM = 1e-9
+"""How much more than zero a bound must be, relative to the largest one, so that whoever computes it anew, with other
+parts beside it and so in another order, finds it positive, too."""
+
+_ELEMENTS = 2**20
+"""Coefficients of functionals that are held at a time."""
 
 Refute = Callable[[NDArray[np.float32]], bool]
 """Told a flat input: whether it is a counterexample, so that no proof is needed."""
@@ -71,22 +80,22 @@ class InputSplitting:
         functionals: Array,
         constants: Array,
         alternatives: NDArray[np.intp],
+        contract: Contract,
+        exclusion: Exclusion,
         refute: Refute,
     ) -> None:
-        self._shape = network.input.shape
-        self._bounds = BoxBounds(network.output)
+        self._network, self._contract, self._exclusion, self._refute = network, contract, exclusion, refute
         self._function = differentiable(network)
-        self._functionals, self._constants = (torch.tensor(x, dtype=torch.float32) for x in (functionals, constants))
-        self._outputs = network.output.shape
-        self._members = torch.tensor(alternatives == np.unique(alternatives)[:, np.newaxis])
-        self._combines = bool((self._members.sum(1) > 1).any())
-        self._refute = refute
+        self._functionals, self._constants = functionals, constants
+        self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
+        self._combines = bool((self._members.sum(axis=1) > 1).any())
+        sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
+        self._at_a_time = max(1, _ELEMENTS // (2 * max(sizes) ** 2))
         self._width = box[1] - box[0]
         self._order = count()
         self._waiting: list[tuple[float, int, _Part]] = []
         self._root = _Part(*box)
         self._new = [self._root]
-        self._slack = _SLACK
         self.late = False
 
     def run(self, deadline: float) -> bool:
@@ -97,14 +106,14 @@ class InputSplitting:
             if self.late:
                 return False
             halves = self._new
-            while self._waiting and len(halves) < max(2, self._bounds.width):
+            while self._waiting and len(halves) < max(2, self._at_a_time):
                 (_, _, part) = heapq.heappop(self._waiting)
                 if not self._split(part):
                     return False
                 halves += part.halves
             self._new = []
-            for start in range(0, len(halves), self._bounds.width):
-                if self._examined(halves[start : start + self._bounds.width]):
+            for start in range(0, len(halves), self._at_a_time):
+                if self._examined(halves[start : start + self._at_a_time]):
                     return False
         return True
 
@@ -119,13 +128,6 @@ class InputSplitting:
                 weights.append(part.weights)
         combined = np.stack(weights) if weights else None
         return InputSplits(np.array(nodes, np.int32), np.array(cuts, np.float32), way, combined)
-
-    def reopen(self, leaves: Iterable[int]) -> None:
-        """Split leaves of the last proof further, given by their numbers."""
-        self._slack *= 4
-        every = [part for part in self._preorder() if not part.halves]
-        for leaf in leaves:
-            heapq.heappush(self._waiting, (0.0, next(self._order), every[leaf]))
 
     def _preorder(self) -> Iterable[_Part]:
         stack = [self._root]
@@ -144,64 +146,79 @@ class InputSplitting:
         part.halves = (_Part(part.lower, below), _Part(above, part.upper))
         return True
 
-    @torch.no_grad()
     def _examined(self, parts: list[_Part]) -> bool:
         """Bound the parts, queue those that are not proved, and look for counterexamples in these."""
         lower, upper = (np.stack([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
-        radius = torch.tensor(upper - lower) / 2
-        bounds_of = self._bounds(*(end.reshape(-1, *self._shape) for end in (lower, upper)))
-        found = bounds_of(self._functionals[None])
-        bounds = torch.nan_to_num(found.bounds + self._constants, nan=-torch.inf)
-        slack = self._slack * float(bounds[bounds.isfinite()].abs().amax()) if bounds.isfinite().any() else 0.0
+        boxes = Interval(lower.astype(np.float64), upper.astype(np.float64))
+        around = Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+        with np.errstate(all="ignore"):
+            intervals = crown_intervals(self._network, around, self._contract)
+        each = np.broadcast_to(self._functionals, (len(parts), *self._functionals.shape))
+        bounds, direction = self._bounded(each, intervals)
+        value, weights = np.nan_to_num(bounds + self._constants, nan=-np.inf), None
         if self._combines:
-            shares = self._shares(bounds, found.direction, radius)
-            for part, weights in zip(parts, (255.0 * shares.sum(1)).to(torch.uint8).numpy(), strict=True):
-                part.weights = weights
-            combined = bounds_of((shares @ self._functionals.flatten(1)).reshape(*shares.shape[:2], *self._outputs))
-            value = torch.nan_to_num(combined.bounds + shares @ self._constants, nan=-torch.inf)
-            direction = combined.direction
+            weights = self._weights(value, direction, (boxes.upper - boxes.lower) / 2)
+            for part, own in zip(parts, weights, strict=True):
+                part.weights = own
+            share = weights[:, np.newaxis] * self._members
+            sums, constants = self._exclusion.sums(weights)
             # What the combined functionals depend on, though in combination they may not.
-            magnitude = shares @ found.direction.abs()
+            magnitude = share @ np.abs(direction)
+            sums = sums.reshape(*share.shape[:2], *self._network.output.shape)
+            bounds, direction = self._bounded(sums, intervals)
+            value = np.nan_to_num(bounds + constants, nan=-np.inf)
         else:
-            only = self._members.int().argmax(1)
-            value, direction = bounds[:, only], found.direction[:, only]
-            magnitude = direction.abs()
-        worst, alternative = value.min(1)
-        lanes = torch.arange(len(parts))
-        along = direction[lanes, alternative].numpy()
-        dependence = np.nan_to_num(magnitude[lanes, alternative].numpy())
+            only = self._members.argmax(axis=1)
+            value, direction = value[:, only], direction[:, only]
+            magnitude = np.abs(direction)
+        worst, alternative = value.min(axis=1), value.argmin(axis=1)
+        finite = np.abs(value[np.isfinite(value)])
+        proved = worst > _ROOM * finite.max(initial=0.0)
+        proved[proved] = self._exclusion.settle(
+            Interval(*(end[proved] for end in boxes)), None if weights is None else weights[proved], bounds[proved]
+        )
+        lanes = np.arange(len(parts))
+        along = direction[lanes, alternative]
+        dependence = np.nan_to_num(magnitude[lanes, alternative])
         middle = ((lower.astype(np.float64) + upper) / 2).astype(np.float32)
         width = upper - lower
-        share = width / np.where(self._width > 0, self._width, 1.0)
-        gain = dependence * width + _FLOOR * share * (dependence * self._width).sum(1, keepdims=True)
+        relative = width / np.where(self._width > 0, self._width, 1.0)
+        gain = dependence * width + _FLOOR * relative * (dependence * self._width).sum(1, keepdims=True)
         gain = np.where((lower < middle) & (middle < upper), gain, -1.0)
         axis = gain.argmax(1)
         cut = middle[lanes, axis]
         axis = np.where(gain[lanes, axis] >= 0, axis, LEAF)
         for part, *where in zip(parts, axis.tolist(), cut.tolist(), strict=True):
             part.promising, part.cut = where
-        waiting = (~(worst > slack)).numpy().nonzero()[0]
+        waiting = np.flatnonzero(~proved)
         for lane in waiting.tolist():
             heapq.heappush(self._waiting, (float(worst[lane]), next(self._order), parts[lane]))
         lowest = np.where(along > 0, lower, upper)
         return len(waiting) > 0 and self._refuted(np.concatenate([lowest[waiting], middle[waiting]]))
 
-    def _shares(self, bounds: Values, direction: Values, radius: Values) -> Values:
-        """The combination of each alternative's functionals that promises most, in whole 255ths: lanes x alternatives x
-        functionals."""
-        centre = bounds + (direction.abs() @ radius[..., None])[..., 0]
-        shares = torch.zeros(len(bounds), *self._members.shape)
-        for alternative, members in enumerate(self._members):
-            best = combinations(centre[:, members], direction[:, members], radius)
-            shares[:, alternative, members] = (best * 255.0).round() / 255.0
-        return shares
+    def _bounded(self, functionals: Array, intervals: dict[Tensor, Interval]) -> tuple[Array, Array]:
+        """Lower bounds, lanes x functionals, and the coefficients of the input that they come from."""
+        direction = np.zeros((*functionals.shape[:2], math.prod(self._network.input.shape)))
+        with np.errstate(all="ignore"):
+            found = lower_bounds(self._network.output, functionals, intervals, self._contract, directions=direction)
+        return found, direction
+
+    def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
+        """The combination of each alternative's functionals that promises most, in 255ths: lanes x functionals."""
+        lower, along, extent = (torch.tensor(each) for each in (bounds, direction, radius))
+        centre = lower + (along.abs() @ extent[..., None])[..., 0]
+        weights = np.zeros(bounds.shape, np.uint8)
+        for members in self._members:
+            best = combinations(centre[:, members], along[:, members], extent)
+            weights[:, members] = (best.nan_to_num() * 255.0).round().numpy()
+        return weights
 
     @torch.no_grad()
     def _refuted(self, points: NDArray[np.float32]) -> bool:
         """Whether one of the most promising points is a counterexample."""
-        y = self._function(torch.tensor(points.reshape(-1, *self._shape)))
-        value = y.flatten(1) @ self._functionals.flatten(1).T + self._constants
-        excess = torch.where(self._members, value[:, None], -torch.inf).amax(2).amin(1)
+        y = self._function(torch.tensor(points.reshape(-1, *self._network.input.shape))).flatten(1).double().numpy()
+        value = y @ self._functionals.reshape(len(self._functionals), -1).T + self._constants
+        excess = np.where(self._members, value[:, np.newaxis], -np.inf).max(axis=2).min(axis=1)
         near = excess.argsort()[:_SHOWN].tolist()
         return any(excess[point] < _NEAR and self._refute(points[point]) for point in near)
 
