@@ -194,6 +194,12 @@ def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
     assert settled.tolist() == [True, False, False, False]
 
 
+def test_a_bound_far_away_does_not_hinder_another_alternative(network: Network) -> None:
+    property = property_of(2, 2, f"(or (<= Y_0 {LEAST - 0.05}) (<= Y_1 -1e12))")
+    decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete", seconds=20)
+    assert decision.answer is Answer.UNSAT
+
+
 def test_a_sum_of_no_constraints_excludes_nothing() -> None:
     """0 < 0 is false, which does not prove anything."""
     strict = Constraint.of((), ((0, Fraction(1)),), Fraction(-1), strict=True)

@@ -43,11 +43,11 @@ _SHOWN = 4
 """Points of a round that are shown to it at most."""
 
 _ROOM = 1e-9
-"""How much more than zero a bound must be, relative to the largest one, so that whoever computes it anew, with other
-parts beside it and so in another order, finds it positive, too."""
+"""How much more than zero a bound must be, relative to the largest one of its alternative, so that whoever computes it
+anew, with other parts beside it and so in another order, finds it positive, too."""
 
-_ELEMENTS = 2**20
-"""Coefficients of functionals that are held at a time."""
+_MOST, _ELEMENTS = 256, 2**16
+"""Parts that are bounded together, and elements of a tensor, or of all alternatives' constraints, that they have."""
 
 Refute = Callable[[NDArray[np.float32]], bool]
 """Told a flat input: whether it is a counterexample, so that no proof is needed."""
@@ -90,8 +90,8 @@ class InputSplitting:
         self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
         self._combines = bool((self._members.sum(axis=1) > 1).any())
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
-        self._at_a_time = max(1, _ELEMENTS // (2 * max(sizes) ** 2))
-        self._width = box[1] - box[0]
+        self._at_a_time = int(np.clip(_ELEMENTS // max(*sizes, self._members.size), 1, _MOST))
+        self._width = box[1].astype(np.float64) - box[0]
         self._order = count()
         self._waiting: list[tuple[float, int, _Part]] = []
         self._root = _Part(*box)
@@ -146,16 +146,16 @@ class InputSplitting:
         part.halves = (_Part(part.lower, below), _Part(above, part.upper))
         return True
 
+    @np.errstate(all="ignore")
     def _examined(self, parts: list[_Part]) -> bool:
         """Bound the parts, queue those that are not proved, and look for counterexamples in these."""
         lower, upper = (np.stack([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
         boxes = Interval(lower.astype(np.float64), upper.astype(np.float64))
         around = Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
-        with np.errstate(all="ignore"):
-            intervals = crown_intervals(self._network, around, self._contract)
+        intervals = crown_intervals(self._network, around, self._contract)
         each = np.broadcast_to(self._functionals, (len(parts), *self._functionals.shape))
         bounds, direction = self._bounded(each, intervals)
-        value, weights = np.nan_to_num(bounds + self._constants, nan=-np.inf), None
+        value, weights = np.nan_to_num(bounds + self._constants, nan=-np.inf, neginf=-np.inf), None
         if self._combines:
             weights = self._weights(value, direction, (boxes.upper - boxes.lower) / 2)
             for part, own in zip(parts, weights, strict=True):
@@ -166,14 +166,14 @@ class InputSplitting:
             magnitude = share @ np.abs(direction)
             sums = sums.reshape(*share.shape[:2], *self._network.output.shape)
             bounds, direction = self._bounded(sums, intervals)
-            value = np.nan_to_num(bounds + constants, nan=-np.inf)
+            value = np.nan_to_num(bounds + constants, nan=-np.inf, neginf=-np.inf)
         else:
             only = self._members.argmax(axis=1)
             value, direction = value[:, only], direction[:, only]
             magnitude = np.abs(direction)
         worst, alternative = value.min(axis=1), value.argmin(axis=1)
-        finite = np.abs(value[np.isfinite(value)])
-        proved = worst > _ROOM * finite.max(initial=0.0)
+        size = np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
+        proved = (value > _ROOM * size).all(axis=1)
         proved[proved] = self._exclusion.settle(
             Interval(*(end[proved] for end in boxes)), None if weights is None else weights[proved], bounds[proved]
         )
@@ -181,7 +181,7 @@ class InputSplitting:
         along = direction[lanes, alternative]
         dependence = np.nan_to_num(magnitude[lanes, alternative])
         middle = ((lower.astype(np.float64) + upper) / 2).astype(np.float32)
-        width = upper - lower
+        width = boxes.upper - boxes.lower
         relative = width / np.where(self._width > 0, self._width, 1.0)
         gain = dependence * width + _FLOOR * relative * (dependence * self._width).sum(1, keepdims=True)
         gain = np.where((lower < middle) & (middle < upper), gain, -1.0)
@@ -199,8 +199,7 @@ class InputSplitting:
     def _bounded(self, functionals: Array, intervals: dict[Tensor, Interval]) -> tuple[Array, Array]:
         """Lower bounds, lanes x functionals, and the coefficients of the input that they come from."""
         direction = np.zeros((*functionals.shape[:2], math.prod(self._network.input.shape)))
-        with np.errstate(all="ignore"):
-            found = lower_bounds(self._network.output, functionals, intervals, self._contract, directions=direction)
+        found = lower_bounds(self._network.output, functionals, intervals, self._contract, directions=direction)
         return found, direction
 
     def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
@@ -211,9 +210,12 @@ class InputSplitting:
         for members in self._members:
             best = combinations(centre[:, members], along[:, members], extent)
             weights[:, members] = (best.nan_to_num() * 255.0).round().numpy()
+            lost, (numbers,) = ~weights[:, members].any(axis=1), members.nonzero()
+            weights[lost, numbers[bounds[lost][:, members].argmax(axis=1)]] = 255  # shares too small for any
         return weights
 
     @torch.no_grad()
+    @np.errstate(all="ignore")
     def _refuted(self, points: NDArray[np.float32]) -> bool:
         """Whether one of the most promising points is a counterexample."""
         y = self._function(torch.tensor(points.reshape(-1, *self._network.input.shape))).flatten(1).double().numpy()
