@@ -127,6 +127,16 @@ def test_any_functional_and_constant_can_be_proved_and_no_false_one() -> None:
     assert outcomes(own, functional, np.array([[-least - 0.01]]), seconds=1.0)[0].ending is not Ending.PROVED
 
 
+def test_a_search_needs_no_gradients_of_its_caller() -> None:
+    """An interrupt may leave them disabled."""
+    functionals, constants = margin_functionals(NETWORK, LABELS)
+    expected = outcomes(BOX, functionals, constants)
+    with torch.no_grad():
+        found = outcomes(BOX, functionals, constants)
+    assert [outcome.ending for outcome in found] == [outcome.ending for outcome in expected]
+    assert any(outcome.branched for outcome in found)
+
+
 def test_whoever_refutes_a_box_ends_its_search() -> None:
     functionals, constants = margin_functionals(NETWORK, (LABELS + 1) % 3)
     seen: list[tuple[int, Array]] = []

@@ -34,6 +34,7 @@ class Found:
     multipliers: Values
 
 
+@torch.enable_grad()  # whatever an interrupted computation left behind
 def optimised(
     backward: Backward,
     lanes: Lanes,
