@@ -243,7 +243,7 @@ def _over_inputs(
     numbers = np.array([row.alternative for row in rows])
     ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
     exclusion = Exclusion(network, case.alternatives, contract, _WAY)
-    search = input_splitting()(network, ends, functionals, constants, numbers, contract, exclusion, refute)
+    search = input_splitting()(network, ends, functionals, constants, numbers, exclusion, refute)
     if not search.run(deadline):
         return search.late
     box, proof = Interval(case.lower[np.newaxis], case.upper[np.newaxis]), search.proof(_WAY)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.crown import crown_intervals
 from verify.errors import Rejected
 from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds
 from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
 from verify.properties import Conjunction, Constraint, Terms, excluded
@@ -113,6 +115,16 @@ def unreachable_over_trees(
     )
 
 
+class PartBounds(NamedTuple):
+    """Of functionals over several boxes. excess: lower bounds of how far constraints are violated, lanes x functionals.
+    direction: the coefficients of the input that they come from, lanes x functionals x inputs. settle: tells of some
+    of the boxes, and remembers, whether these bounds prove each alternative impossible there, exactly."""
+
+    excess: Array
+    direction: Array
+    settle: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+
+
 class Exclusion:
     """Tells of boxes whether this way of bounding proves each alternative impossible there: by one constraint of each,
     or by the sum of several with the given weights, of all bounded constraints in order. Remembers what is proved."""
@@ -136,13 +148,36 @@ class Exclusion:
             self._proved.update(keys[lane] for lane, proved in zip(new, done, strict=True) if proved)
         return np.array([key in self._proved for key in keys])
 
-    def sums(self, weights: NDArray[np.uint8]) -> tuple[Array, Array]:
-        """Of the weighted sums the left sides, lanes x alternatives x outputs, NaN where float64 cannot hold them; and
-        constants, as `constraint_functionals` has them."""
-        found = np.zeros((len(weights), len(self._alternatives), int(np.prod(self._network.output.shape))))
+    def over(self, boxes: Interval) -> Callable[[NDArray[np.uint8] | None], PartBounds]:
+        """Computes, for a search, bounds (CROWN) of what may exclude each alternative over the boxes: of all bounded
+        constraints in order or, with weights, of the alternatives' sums."""
+        around = Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+        intervals = crown_intervals(self._network, around, self._contract)
+
+        def bounds(weights: NDArray[np.uint8] | None) -> PartBounds:
+            functionals, constants = self._functionals(len(boxes.lower), weights)
+            direction = np.zeros((*functionals.shape[:2], boxes.lower.shape[1]))
+            shaped = functionals.reshape(*functionals.shape[:2], *self._network.output.shape)
+            lower = lower_bounds(self._network.output, shaped, intervals, self._contract, directions=direction)
+
+            def settle(lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+                parts = Interval(*(end[lanes] for end in boxes))
+                return self.settle(parts, None if weights is None else weights[lanes], lower[lanes])
+
+            return PartBounds(lower + constants, direction, settle)
+
+        return bounds
+
+    def _functionals(self, lanes: int, weights: NDArray[np.uint8] | None) -> tuple[Array, Array]:
+        """The left sides, lanes x functionals x outputs, NaN for sums that float64 cannot hold; and constants, as
+        `constraint_functionals` has them."""
+        if weights is None:
+            each, constants = constraint_functionals(self._network, self._rows)
+            return np.broadcast_to(each.reshape(1, len(each), -1), (lanes, len(each), each[0].size)), constants[None]
+        found = np.zeros((lanes, len(self._alternatives), int(np.prod(self._network.output.shape))))
         constants = np.zeros(found.shape[:2])
-        for lane, each in enumerate(weights):
-            for alternative, (constraint,) in enumerate(self._summed(each)):
+        for lane, part in enumerate(weights):
+            for alternative, (constraint,) in enumerate(self._summed(part)):
                 constants[lane, alternative] = -float(constraint.bound)
                 if not _is_exact(constraint):
                     found[lane, alternative] = np.nan

@@ -188,10 +188,36 @@ def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
     exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
     assert exclusion.settle(boxes, None, lower).tolist() == [True, False, False, False]
     weights = np.array([[255, 128, 128], [255, 0, 0], [1, 0, 255], [0, 1, 1]], np.uint8)
-    sums, constants = exclusion.sums(weights)
-    np.testing.assert_array_equal(sums[:, 1], [[1, 1], [0, 0], [0, 1], [1, 1]])
-    settled = exclusion.settle(boxes, weights, -constants + np.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]))
-    assert settled.tolist() == [True, False, False, False]
+    # The sums, scaled to whole numbers without a common factor: y0 <= 0.1, and y0 + y1 <= -10, 0 <= 0, y1 <= -5.
+    sums = np.array([[1.0, -9.0], [1.0, 1.0], [1.0, -5.0], [1.0, 1.0]])
+    assert exclusion.settle(boxes, weights, sums).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_a_search_is_told_of_parts_is_true(network: Network, weighted: bool) -> None:
+    low, first, second = (float(end) for end in np.quantile(MADE.run(GRID, ALL)[0], 0.3, axis=0)[[0, 0, 1]])
+    property = property_of(2, 2, f"(or (<= Y_0 {low}) (and (<= Y_0 {first}) (<= Y_1 {second})))")
+    (case,) = cases_for(network, property)
+    lower = np.random.default_rng(0).random((30, 2)).astype(F32).astype(np.float64)
+    boxes = Interval(lower, lower + 2.0**-5)
+    weights = np.tile(np.array([[1, 2, 3]], np.uint8), (30, 1)) if weighted else None
+    exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
+    with np.errstate(all="ignore"):
+        found = exclusion.over(boxes)(weights)
+    for lane in range(30):
+        points = (lower[lane] + 2.0**-5 * GRID[::400]).astype(F32)
+        y = MADE.run(points, ALL)[0].astype(np.float64)
+        if weighted:
+            violated = np.stack([y[:, 0] - low, 2 * (y[:, 0] - first) + 3 * (y[:, 1] - second)], axis=1)
+        else:
+            violated = y[:, [0, 0, 1]] - [low, first, second]
+        assert (violated >= found.excess[lane]).all()
+    every = np.ones(30, np.bool_)
+    settled = found.settle(every)
+    fresh = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
+    assert settled.any()
+    assert not settled.all()
+    np.testing.assert_array_equal(settled, fresh(boxes, weights))
 
 
 def test_a_bound_far_away_does_not_hinder_another_alternative(network: Network) -> None:

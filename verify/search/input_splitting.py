@@ -5,7 +5,7 @@ together, each along the input that the bound depends on most: by the magnitude 
 
 A part is proved for an alternative, a conjunction of constraints, by one linear combination of these: where none of
 them is violated throughout the part, a sum of them often is, since their linear bounds do not fall in the same corner.
-Bounds are the rigorous ones that the checker computes, so that a part which is proved stays so.
+Bounds are the rigorous ones of `verify.reachability`, which remembers what they prove.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.crown import crown_intervals
 from verify.input_splits import InputSplits
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
 from verify.network import Network
-from verify.primitives import Tensor, topological
+from verify.primitives import topological
 from verify.reachability import Exclusion
-from verify.rounding import Array, Contract
+from verify.rounding import Array
 from verify.search.backward import Values
 from verify.search.points import differentiable
 from verify.split_trees import LEAF
@@ -80,11 +78,10 @@ class InputSplitting:
         functionals: Array,
         constants: Array,
         alternatives: NDArray[np.intp],
-        contract: Contract,
         exclusion: Exclusion,
         refute: Refute,
     ) -> None:
-        self._network, self._contract, self._exclusion, self._refute = network, contract, exclusion, refute
+        self._shape, self._exclusion, self._refute = network.input.shape, exclusion, refute
         self._function = differentiable(network)
         self._functionals, self._constants = functionals, constants
         self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
@@ -151,22 +148,18 @@ class InputSplitting:
         """Bound the parts, queue those that are not proved, and look for counterexamples in these."""
         lower, upper = (np.stack([getattr(part, end) for part in parts]) for end in ("lower", "upper"))
         boxes = Interval(lower.astype(np.float64), upper.astype(np.float64))
-        around = Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
-        intervals = crown_intervals(self._network, around, self._contract)
-        each = np.broadcast_to(self._functionals, (len(parts), *self._functionals.shape))
-        bounds, direction = self._bounded(each, intervals)
-        value, weights = np.nan_to_num(bounds + self._constants, nan=-np.inf, neginf=-np.inf), None
+        bounds = self._exclusion.over(boxes)
+        found = bounds(None)
+        value, direction = _known(found.excess), found.direction
         if self._combines:
             weights = self._weights(value, direction, (boxes.upper - boxes.lower) / 2)
             for part, own in zip(parts, weights, strict=True):
                 part.weights = own
             share = weights[:, np.newaxis] * self._members
-            sums, constants = self._exclusion.sums(weights)
             # What the combined functionals depend on, though in combination they may not.
             magnitude = share @ np.abs(direction)
-            sums = sums.reshape(*share.shape[:2], *self._network.output.shape)
-            bounds, direction = self._bounded(sums, intervals)
-            value = np.nan_to_num(bounds + constants, nan=-np.inf, neginf=-np.inf)
+            found = bounds(weights)
+            value, direction = _known(found.excess), found.direction
         else:
             only = self._members.argmax(axis=1)
             value, direction = value[:, only], direction[:, only]
@@ -174,9 +167,7 @@ class InputSplitting:
         worst, alternative = value.min(axis=1), value.argmin(axis=1)
         size = np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
         proved = (value > _ROOM * size).all(axis=1)
-        proved[proved] = self._exclusion.settle(
-            Interval(*(end[proved] for end in boxes)), None if weights is None else weights[proved], bounds[proved]
-        )
+        proved[proved] = found.settle(proved)
         lanes = np.arange(len(parts))
         along = direction[lanes, alternative]
         dependence = np.nan_to_num(magnitude[lanes, alternative])
@@ -196,12 +187,6 @@ class InputSplitting:
         lowest = np.where(along > 0, lower, upper)
         return len(waiting) > 0 and self._refuted(np.concatenate([lowest[waiting], middle[waiting]]))
 
-    def _bounded(self, functionals: Array, intervals: dict[Tensor, Interval]) -> tuple[Array, Array]:
-        """Lower bounds, lanes x functionals, and the coefficients of the input that they come from."""
-        direction = np.zeros((*functionals.shape[:2], math.prod(self._network.input.shape)))
-        found = lower_bounds(self._network.output, functionals, intervals, self._contract, directions=direction)
-        return found, direction
-
     def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
         """The combination of each alternative's functionals that promises most, in 255ths: lanes x functionals."""
         lower, along, extent = (torch.tensor(each) for each in (bounds, direction, radius))
@@ -218,11 +203,16 @@ class InputSplitting:
     @np.errstate(all="ignore")
     def _refuted(self, points: NDArray[np.float32]) -> bool:
         """Whether one of the most promising points is a counterexample."""
-        y = self._function(torch.tensor(points.reshape(-1, *self._network.input.shape))).flatten(1).double().numpy()
+        y = self._function(torch.tensor(points.reshape(-1, *self._shape))).flatten(1).double().numpy()
         value = y @ self._functionals.reshape(len(self._functionals), -1).T + self._constants
         excess = np.where(self._members, value[:, np.newaxis], -np.inf).max(axis=2).min(axis=1)
         near = excess.argsort()[:_SHOWN].tolist()
         return any(excess[point] < _NEAR and self._refute(points[point]) for point in near)
+
+
+def _known(excess: Array) -> Array:
+    """Minus infinity where nothing is known."""
+    return np.nan_to_num(excess, nan=-np.inf, neginf=-np.inf)
 
 
 def combinations(centre: Values, direction: Values, radius: Values) -> Values:
