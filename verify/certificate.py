@@ -20,7 +20,8 @@ A certificate is a JSON object:
                     {"kind", "neurons": {"count", "bits"},
                     "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
                     uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
-                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}; or
+                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}, and where it has parts
+                    "parts": {"leaves": how many, "nodes": int32}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
                     or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3
                     "constraints": how many have weights, "weights": uint8
@@ -235,7 +236,10 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
         for refinement in proof.refinements
     ]
     neurons = {"count": len(proof.neurons), "bits": _packed(np.packbits(proof.neurons))}
-    return {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
+    fields = {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
+    if proof.parts is not None:
+        fields["parts"] = {"leaves": len(proof.parts) // 2 + 1, "nodes": _packed(proof.parts.astype("<i4"))}
+    return fields
 
 
 def _proof(fields: dict[str, Any]) -> Proof:
@@ -269,13 +273,15 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
     sizes += [each[name] for each in refinements for name in ("count", "width")]
+    parts = fields.get("parts", {"leaves": 0})
+    sizes.append(parts["leaves"])
     if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
         raise Rejected("a size in its proof is malformed")
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
     size = sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees)
     size += sum(each["count"] * (4 + 2 * each["width"]) for each in refinements)
-    if size > _LARGEST_PROOF or sum(tree["leaves"] for tree in trees) > _MOST_LEAVES:
+    if size > _LARGEST_PROOF or sum(tree["leaves"] for tree in [*trees, parts]) > _MOST_LEAVES:
         raise Rejected("its proof is too large")
     return SplitProof(
         bits.astype(bool),
@@ -291,13 +297,19 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
         tuple(
             Tree(
                 tree["functional"],
-                _unpacked(tree["nodes"], "<i4", max(0, 2 * tree["leaves"] - 1)).astype(np.int32),
+                _nodes(tree),
                 _unpacked(tree["slopes"], "u1", tree["leaves"] * width).reshape(tree["leaves"], width),
                 _unpacked(tree["multipliers"], "<f4", tree["splits"]).astype(np.float32),
             )
             for tree in trees
         ),
+        _nodes(parts) if "parts" in fields else None,
     )
+
+
+def _nodes(fields: dict[str, Any]) -> NDArray[np.int32]:
+    """Of a tree with so many leaves."""
+    return _unpacked(fields["nodes"], "<i4", max(0, 2 * fields["leaves"] - 1)).astype(np.int32)
 
 
 def _packed(values: NDArray[Any]) -> str:

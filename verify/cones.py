@@ -53,6 +53,15 @@ def intervals_of(part: Part, whole: Mapping[Tensor, Interval]) -> dict[Tensor, I
     }
 
 
+def signs_of(part: Part, whole: Mapping[Tensor, NDArray[np.int8]]) -> dict[Tensor, NDArray[np.int8]]:
+    """The same for signs of what ReLUs read."""
+    return {
+        piece: part.cut(piece, whole[source])
+        for piece, (source, _) in part.parts.items()
+        if source in whole and isinstance(piece.primitive, LeakyRelu)
+    }
+
+
 @dataclass(frozen=True)
 class Cone:
     """tensor: holds the block. parts: of what the cone consists of, each some elements of a tensor of the network."""

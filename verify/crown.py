@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import bounds
-from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, tilings, whole
+from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_of, tilings, whole
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
@@ -21,6 +22,7 @@ from verify.linear_bounds import (
     Choices,
     Relaxation,
     Relaxed,
+    Signs,
     lower_bounds,
     neuron_count,
     relaxation,
@@ -131,32 +133,41 @@ def crown_intervals(
     *,
     refine: bool = True,
     choose: Choose = lambda relu, intervals: None,
+    signs: Signs = MappingProxyType({}),
+    known: Mapping[Tensor, Interval] = MappingProxyType({}),
 ) -> dict[Tensor, Interval]:
-    """Intervals of every tensor that the output depends on. refine: by linear bounds where an activation needs them,
-    with slopes as chosen, if any are (for a single lane)."""
+    """Intervals of every tensor that the output depends on, in executions that have the signs. refine: by linear bounds
+    where an activation needs them, with slopes as chosen, if any are (for a single lane). known: intervals of what
+    activations read, to be improved on. An interval is empty, or one above zero where the sign is -1, or below it where
+    that is 1, if there is no such execution."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
-    known: dict[Tensor, Relaxation] = {}
+    relaxations: dict[Tensor, Relaxation] = {}
 
     def relaxed(tensor: Tensor) -> Relaxation:
-        if tensor not in known:
-            known[tensor] = relaxation(tensor, intervals, contract)
-        return known[tensor]
+        if tensor not in relaxations:
+            relaxations[tensor] = relaxation(tensor, intervals, contract, signs)
+        return relaxations[tensor]
 
     for tensor in topological([network.output]):
         if tensor is network.input:
             continue
         primitive = tensor.primitive
-        bends = isinstance(primitive, LeakyRelu | Clip | Function | Sign)
-        if refine and bends and not exact_by_intervals(tensor.operands[0]):
+        if isinstance(primitive, LeakyRelu | Clip | Function | Sign):
             (operand,) = tensor.operands
-            intervals[operand] = _refined(operand, _open(primitive, intervals[operand]), intervals, contract, relaxed)
-            known.pop(operand, None)  # which was found with wider intervals
-            if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
-                wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
-                wanted[:, chosen.elements] = True
-                intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, chosen)
-                known.pop(operand, None)
+            if operand in known:
+                intervals[operand] = _intersected(intervals[operand], known[operand])
+            if refine and not exact_by_intervals(operand):
+                wanted = _open(primitive, intervals[operand])
+                intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs)
+                relaxations.pop(operand, None)  # which was found with wider intervals
+                if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
+                    wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
+                    wanted[:, chosen.elements] = True
+                    intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs, chosen)
+                    relaxations.pop(operand, None)
+            if tensor in signs:
+                intervals[operand] = _below_zero(intervals[operand], signs[tensor])
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
@@ -168,10 +179,11 @@ def _refined(
     intervals: dict[Tensor, Interval],
     contract: Contract,
     relaxed: Relaxed,
+    signs: Signs,
     chosen: Slopes | None = None,
 ) -> Interval:
     """The tensor's interval, intersected with linear bounds of the elements that are wanted (lanes x elements), with
-    slopes as chosen. relaxed: the relaxations that follow from these intervals, or wider ones."""
+    slopes as chosen. relaxed: the relaxations that follow from these intervals, or wider ones, and the signs."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
     for tiles in _tilings(tensor, wanted):
         asked = wanted[:, tiles.inside]
@@ -186,11 +198,12 @@ def _refined(
             seen: Part = tiles.at(lanes[some], blocks[some])
             find = partial(_relaxed_part, seen, relaxed)
             if len(some) == 1 and seen.tensor is tensor:
-                known = intervals_of(seen, intervals)
-                seen = pruned(tensor, known, place[0])
+                around, sides = intervals_of(seen, intervals), signs_of(seen, signs)
+                seen = pruned(tensor, around, place[0])
                 if seen.tensor.shape != tensor.shape:
                     place = np.arange(place.size)[np.newaxis]
-                find = partial(relaxation, intervals=intervals_of(seen, known), contract=contract)
+                around, sides = intervals_of(seen, around), signs_of(seen, sides)
+                find = partial(relaxation, intervals=around, contract=contract, signs=sides)
             found_once = cache(find)
             for start in range(0, place.shape[1], step):
                 part = np.s_[:, start : start + step]
@@ -203,6 +216,18 @@ def _refined(
                 lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
                 upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
     return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
+
+
+def _intersected(x: Interval, y: Interval) -> Interval:
+    """Of two intervals, NaN where nothing is known, that hold both."""
+    return Interval(np.fmax(x.lower, y.lower), np.fmin(x.upper, y.upper))
+
+
+def _below_zero(x: Interval, sign: NDArray[np.int8]) -> Interval:
+    """What is left of an interval where the sign is -1. Where it is 1 the lower end stays below zero, from which CROWN
+    tells how steep the line below the function should be."""
+    lower, upper = np.broadcast_arrays(x.lower, np.where(sign < 0, np.minimum(x.upper, 0.0), x.upper))
+    return Interval(lower, upper)
 
 
 def _relaxed_part(part: Part, relaxed: Relaxed, piece: Tensor) -> Relaxation:

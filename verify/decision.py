@@ -23,6 +23,7 @@ from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
+from verify.parts import Parts
 from verify.properties import Case, cases, holds, largest_indices
 from verify.reachability import (
     Exclusion,
@@ -185,9 +186,7 @@ def decide(
 def _name(proof: Proof) -> str:
     if isinstance(proof, str):
         return proof
-    return (
-        COMPLETE if isinstance(proof, InputSplits) or any(len(tree.nodes) > 1 for tree in proof.trees) else ALPHA_CROWN
-    )
+    return COMPLETE if isinstance(proof, InputSplits) or proof.branches else ALPHA_CROWN
 
 
 def _searched(
@@ -278,12 +277,15 @@ def _over_neurons(
         max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
         for alternative in range(len(case.alternatives))
     ]
+    parts = Parts(network, box, functionals, constants, contract)
     (outcome,) = proof_search()(
         network,
         box,
         functionals[np.newaxis, chosen],
         constants[np.newaxis, chosen],
         contract,
+        parts=[parts],
+        rows=chosen,
         branch=branch,
         seconds=deadline - began,
         intervals=intervals,
@@ -295,7 +297,7 @@ def _over_neurons(
     trees = tuple(replace(tree, functional=chosen[tree.functional]) for tree in outcome.proof.trees)
     proof = replace(outcome.proof, trees=trees)
     try:
-        return proof if unreachable_over_trees(network, box, case.alternatives, contract, proof) else False
+        return proof if unreachable_over_trees(network, box, case.alternatives, contract, proof, parts) else False
     except Rejected:
         return False
 

@@ -18,7 +18,7 @@ from verify.bounds import lanes_at_a_time
 from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.network import Network
-from verify.split_trees import LEAF
+from verify.paths import LEAF
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -81,6 +81,10 @@ class Choice:
 
 Choices = Mapping[Tensor, Choice]
 """By the tensor of the ReLU; CROWN decides where there is none."""
+
+Signs = Mapping[Tensor, NDArray[np.int8]]
+"""By the tensor of the ReLU, lanes x its shape: 1 where a lane is only about executions in which it reads a number
+that is at least zero, -1 where at most zero, 0 where any."""
 
 
 def relus(output: Tensor) -> dict[Tensor, slice]:
@@ -153,6 +157,7 @@ def lower_bounds(
     contract: Contract,
     choices: Choices = MappingProxyType({}),
     *,
+    signs: Signs = MappingProxyType({}),
     stop: Tensor | None = None,
     directions: Array | None = None,
 ) -> Array:
@@ -166,10 +171,11 @@ def lower_bounds(
 
     def relaxed_in(rows: slice) -> Relaxed:
         known = {tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in intervals.items()}
+        sides = {tensor: some_lanes(sign, rows) for tensor, sign in signs.items()}
 
         @cache
         def relaxed(tensor: Tensor) -> Relaxation:
-            return constant(tensor, known) if tensor is stop else relaxation(tensor, known, contract)
+            return constant(tensor, known) if tensor is stop else relaxation(tensor, known, contract, sides)
 
         return relaxed
 
@@ -264,9 +270,21 @@ def _dot(a: Array, x: Array) -> Array:
     return np.asarray((a.reshape(*a.shape[:2], -1) @ x.reshape(len(x), -1, 1))[..., 0])
 
 
-def relaxation(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
-    """What the intervals of a tensor and of its operands say about the operation that it is the result of."""
-    return _RULES.get(type(tensor.primitive), _constant)(tensor, intervals, contract)
+def relaxation(
+    tensor: Tensor, intervals: Intervals, contract: Contract, signs: Signs = MappingProxyType({})
+) -> Relaxation:
+    """What the intervals of a tensor and of its operands say about the operation that it is the result of, in those
+    executions that have the signs."""
+    around = _RULES.get(type(tensor.primitive), _constant)(tensor, intervals, contract)
+    return _with_signs(around, signs[tensor]) if tensor in signs else around
+
+
+def _with_signs(around: Relaxation, sign: NDArray[np.int8]) -> Relaxation:
+    """Of a ReLU that reads numbers of these signs. Where they are at least zero the function is the line above, and no
+    line below is wrong; where they are at most zero the intervals have to say so."""
+    below, above, offset, *own = around.lines
+    positive = sign > 0
+    return replace(around, lines=(below, np.where(positive, 1.0, above), np.where(positive, 0.0, offset), *own))
 
 
 def constant(tensor: Tensor, intervals: Intervals) -> Relaxation:

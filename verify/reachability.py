@@ -14,6 +14,7 @@ from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
+from verify.parts import Parts
 from verify.properties import Conjunction, Constraint, Terms, excluded
 from verify.rounding import Array, Contract, down
 from verify.split_trees import SplitProof, split_bounds
@@ -101,15 +102,21 @@ def constraint_functionals(network: Network, rows: Sequence[Row]) -> tuple[Array
 
 
 def unreachable_over_trees(
-    network: Network, box: Interval, alternatives: Sequence[Conjunction], contract: Contract, proof: SplitProof
+    network: Network,
+    box: Interval,
+    alternatives: Sequence[Conjunction],
+    contract: Contract,
+    proof: SplitProof,
+    parts: Parts | None = None,
 ) -> bool:
     """Whether the proof shows that each alternative has a constraint that every input in the box (in one lane) and
-    every execution violates; raises Rejected for a proof that does not fit."""
+    every execution violates; raises Rejected for a proof that does not fit. parts: of all bounded constraints in order,
+    which may remember some that the proof needs."""
     rows = bounded_constraints(alternatives)
     if not rows:
         raise Rejected("no constraint of its property says anything about bounded outputs")
     functionals, constants = constraint_functionals(network, rows)
-    lower = split_bounds(network, box, functionals, constants, contract, proof)
+    lower = split_bounds(network, box, functionals, constants, contract, proof, parts)
     return {row.alternative for row, least in zip(rows, lower, strict=True) if least > 0} == set(
         range(len(alternatives))
     )

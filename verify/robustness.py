@@ -26,6 +26,7 @@ from verify.intervals import Interval
 from verify.margins import Labels, classes
 from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
 from verify.network import Network
+from verify.parts import Parts
 from verify.rounding import Array, Contract
 from verify.samples import Samples
 from verify.search import proof_search
@@ -182,6 +183,8 @@ def _searched(
             found[lane] = x
         return lane in found
 
+    boxes = [Interval(*(end[lane : lane + 1] for end in part)) for lane in range(len(labels))]
+    parts = [Parts(problem, *each, contract) for each in zip(boxes, functionals, constants, strict=True)]
     outcomes = enumerate(
         proof_search()(
             problem,
@@ -189,6 +192,7 @@ def _searched(
             functionals,
             constants,
             contract,
+            parts=parts,
             branch=method == COMPLETE,
             seconds=timeout_s - max(verdicts[lane].time_s for lane in open_lanes),
             refute=refute if attack else None,
@@ -203,10 +207,10 @@ def _searched(
         began = time.perf_counter()
         spent = verdict.time_s + outcome.spent_s
         if outcome.proof:
-            own = Interval(*(end[lane : lane + 1] for end in part))
+            asked = problem, boxes[lane], functionals[lane], constants[lane], contract
             try:
                 with _limit(timeout_s - spent):
-                    lower = split_bounds(problem, own, functionals[lane], constants[lane], contract, outcome.proof)
+                    lower = split_bounds(*asked, outcome.proof, parts[lane])
                 if (lower > 0).all():
                     verdict = replace(
                         verdict,

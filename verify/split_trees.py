@@ -1,20 +1,19 @@
 """Proofs by linear bounds with chosen slopes, over trees of splits (alpha-CROWN and branch and bound).
 
-A tree splits, at each inner node, the executions by the sign of the float32 number that one ReLU's neuron reads: at
-least zero, or at most zero. It is a number in every execution (bounds that could hold of none are NaN, and prove
-nothing), so that each execution belongs to one subtree at least; zero belongs to both, where the ReLU is either line.
-By induction every execution belongs to some leaf, whichever input in the box and order of summation brought it about:
-a functional with a positive lower bound in each leaf is positive. A leaf that no execution reaches is nothing special:
-multipliers can prove whatever they like about it.
+A functional with a positive lower bound in each leaf of a tree (`verify.paths`) is positive. Slopes, multipliers and
+splits are the choice of whoever wrote the proof; multipliers can prove whatever they like about a leaf that no
+execution reaches. Two kinds of trees do different work:
 
-Slopes, multipliers and splits are the choice of whoever wrote the proof; the intervals of all neurons are computed here
-anew, once for all trees, and each leaf takes one backward pass.
+- A tree for one functional, whose leaves have slopes and multipliers: the intervals of all neurons are computed anew
+  once, for all trees, and each leaf takes one backward pass.
+- A single tree for all functionals without one of their own, whose leaves are `verify.parts`: each takes the intervals
+  of all neurons anew, for which its signs are known, and CROWN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -28,19 +27,18 @@ from verify.intervals import Interval
 from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
 from verify.lines import Intervals
 from verify.network import Network
+from verify.parts import Parts
+from verify.paths import Path, leaf_paths, splits_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of, pruned
 from verify.rounding import Array, Contract, down
-
-LEAF = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
     """Proves one functional positive.
 
-    functional: which one. nodes: the tree in preorder, as int32: the neuron that is split, then the tree for at least
-    zero, then the tree for at most zero; or LEAF. slopes: leaves x neurons with a slope, uint8, in 255ths. multipliers:
+    functional: which one. nodes: the tree. slopes: leaves x neurons with a slope, uint8, in 255ths. multipliers:
     float32, leaf by leaf, for the splits on its path from the root down.
     """
 
@@ -67,53 +65,19 @@ class SplitProof:
     """Trees for those functionals that CROWN does not prove positive, over bounds of the neurons that are refined.
 
     neurons: of all neurons of all ReLUs, numbered as `relus` numbers them, those that have a slope; CROWN decides about
-    the others.
+    the others. parts: the nodes of the tree for functionals without one of their own, if there is one.
     """
 
     neurons: NDArray[np.bool_]
     refinements: tuple[Refinement, ...]
     trees: tuple[Tree, ...]
+    parts: NDArray[np.int32] | None = None
 
-
-Path = list[tuple[int, int]]
-"""The splits from the root to a leaf: neuron, and 1 for at least zero or -1 for at most zero."""
-
-
-def leaf_paths(nodes: NDArray[np.int32], splits: int) -> Iterator[Path]:
-    """The path to each leaf, in order; raises Rejected, at the end at the latest, unless `nodes` is exactly one tree
-    whose paths have that many splits together.
-
-    Every inner node is followed by two whole subtrees, so that the leaves cover all executions.
-    """
-    path: Path = []
-    complete = False
-    unused = splits
-    for node in nodes.tolist():
-        if complete:
-            raise Rejected("one of its trees goes on behind its last leaf")
-        if node != LEAF:
-            path.append((node, 1))
-            continue
-        unused -= len(path)
-        if unused < 0:
-            break
-        yield path.copy()
-        while path and path[-1][1] < 0:
-            path.pop()
-        if path:
-            path[-1] = (path[-1][0], -1)
-        else:
-            complete = True
-    if not complete:
-        raise Rejected("one of its trees does not cover the box, or lacks multipliers")
-    if unused:
-        raise Rejected("one of its trees has multipliers for more splits than it has")
-
-
-def splits_of(paths: Sequence[Path]) -> NDArray[np.intp]:
-    """The splits of all paths, one path after the other, in three rows: the number of the path, neuron and side."""
-    pairs = np.array([split for path in paths for split in path], np.intp).reshape(-1, 2)
-    return np.stack([np.repeat(np.arange(len(paths)), [len(path) for path in paths]), *pairs.T])
+    @property
+    def branches(self) -> bool:
+        """Whether it splits anything."""
+        each = [tree.nodes for tree in self.trees] + ([] if self.parts is None else [self.parts])
+        return any(len(nodes) > 1 for nodes in each)
 
 
 def leaf_bounds(
@@ -156,12 +120,19 @@ def leaves_at_a_time(output: Tensor) -> int:
 
 
 def split_bounds(
-    network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract, proof: SplitProof
+    network: Network,
+    box: Interval,
+    functionals: Array,
+    constants: Array,
+    contract: Contract,
+    proof: SplitProof,
+    parts: Parts | None = None,
 ) -> Array:
     """For each functional of the output, with its constant, a lower bound over the box, as far as the proof needs it to
     be established; NaN where nothing can be said.
 
-    box: in one lane. functionals: functionals x the output's shape. Raises Rejected for a proof that does not fit.
+    box: in one lane. functionals: functionals x the output's shape. parts: of the same problem, which may remember some
+    that the proof needs. Raises Rejected for a proof that does not fit.
     """
     with np.errstate(all="ignore"):
         intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
@@ -177,7 +148,10 @@ def split_bounds(
             if not lower[which] > 0:
                 found = _least(network.output, functionals[which], constants[which], intervals, contract, proof, tree)
                 lower[which] = found
-    return lower
+        if proof.parts is not None and not (lower > 0).all():
+            parts = parts or Parts(network, box, functionals, constants, contract)
+            lower = np.where(lower > 0, lower, parts.least(proof.parts, ~(lower > 0)))
+    return np.asarray(lower)
 
 
 def columns(output: Tensor, tensor: Tensor, neurons: NDArray[np.bool_]) -> dict[Tensor, NDArray[np.intp]]:
@@ -226,9 +200,8 @@ def _least(
     tree: Tree,
 ) -> float:
     """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
-    if ((tree.nodes < LEAF) | (tree.nodes >= len(proof.neurons))).any():
-        raise Rejected("it splits a neuron that does not exist")
-    paths, first, used, least = leaf_paths(tree.nodes, len(tree.multipliers)), 0, 0, math.inf
+    paths = leaf_paths(tree.nodes, len(proof.neurons), len(tree.multipliers))
+    first, used, least = 0, 0, math.inf
     while part := list(islice(paths, leaves_at_a_time(output))):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]

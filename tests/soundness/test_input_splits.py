@@ -28,10 +28,10 @@ from verify.input_splits import InputSplits, parts
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.network import Network
+from verify.paths import LEAF
 from verify.properties import Constraint
 from verify.reachability import Exclusion
 from verify.rounding import FLOAT32_ANY_ORDER
-from verify.split_trees import LEAF
 from verify.vnnlib import Property, parse
 
 F32 = np.float32

@@ -21,9 +21,10 @@ from verify.check import check
 from verify.crown import margin_functionals
 from verify.errors import Rejected
 from verify.network import Network
+from verify.paths import LEAF
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.search.branch_and_bound import search
-from verify.split_trees import LEAF, SplitProof
+from verify.split_trees import SplitProof
 
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
 

@@ -16,8 +16,9 @@ from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
 from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
+from verify.paths import LEAF, Path, leaf_paths
 from verify.rounding import FLOAT32_ANY_ORDER
-from verify.split_trees import LEAF, Path, leaf_bounds, leaf_paths
+from verify.split_trees import leaf_bounds
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -147,7 +148,7 @@ def splits_of(nodes: Sequence[int]) -> int:
 def test_every_pattern_of_signs_is_in_a_leaf_of_a_tree(seed: int) -> None:
     rng = np.random.default_rng(seed)
     nodes = np.array(random_tree(rng, 6), np.int32)
-    paths = list(leaf_paths(nodes, splits_of(nodes)))
+    paths = list(leaf_paths(nodes, 100, splits_of(nodes)))
     assert len(paths) == (len(nodes) + 1) // 2
     for pattern in range(2**6):
         signs = [1 if pattern >> neuron & 1 else -1 for neuron in range(6)]
@@ -160,7 +161,7 @@ def test_a_list_of_nodes_that_is_no_tree_is_rejected(seed: int) -> None:
     nodes = random_tree(rng, 5)
     position = int(rng.integers(len(nodes)))
     with pytest.raises(Rejected):
-        list(leaf_paths(np.array(nodes, np.int32), splits_of(nodes) + 1))
+        list(leaf_paths(np.array(nodes, np.int32), 100, splits_of(nodes) + 1))
     for broken in (
         nodes[:position],
         [*nodes, LEAF],
@@ -168,4 +169,4 @@ def test_a_list_of_nodes_that_is_no_tree_is_rejected(seed: int) -> None:
         [*nodes[:position], LEAF if nodes[position] != LEAF else 0, *nodes[position + 1 :]],
     ):
         with pytest.raises(Rejected):
-            list(leaf_paths(np.array(broken, np.int32), splits_of(nodes)))
+            list(leaf_paths(np.array(broken, np.int32), 100, splits_of(nodes)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from verify.certificate import Certificate, Class
 from verify.input_splits import InputSplits
-from verify.split_trees import LEAF
+from verify.paths import LEAF
 
 F32 = np.float32
 

@@ -16,11 +16,12 @@ from verify.boxes import box_around
 from verify.crown import crown_intervals, margin_functionals
 from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
+from verify.paths import Path
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward
 from verify.search.branch_and_bound import Outcome, search
 from verify.search.trees import Ending
-from verify.split_trees import Path, leaf_bounds, split_bounds
+from verify.split_trees import leaf_bounds, split_bounds
 
 
 @pytest.mark.parametrize("seed", range(40))

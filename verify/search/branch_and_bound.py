@@ -26,15 +26,18 @@ from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds, relus
 from verify.network import Network
+from verify.parts import Parts
+from verify.paths import LEAF, splits_of
 from verify.primitives import Tensor
 from verify.pruning import pruned
 from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
+from verify.search.partition import Partition
 from verify.search.points import differentiable
 from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
-from verify.split_trees import LEAF, Refinement, SplitProof, leaf_bounds, leaves_at_a_time, splits_of
+from verify.split_trees import Refinement, SplitProof, leaf_bounds, leaves_at_a_time
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -47,6 +50,10 @@ _MOST_ENDS = 5
 _SHARE_OF_REFINEMENT, _PASSES_OF_REFINEMENT = 0.3, 3
 """Of the time for a box, how much goes into the bounds of its neurons at most; and how much longer than the first
 bounds better ones are expected to take."""
+
+_SHARE_OF_PARTS, _LONGEST_FOR_PARTS, _PASSES_OF_PARTS = 0.7, 600.0, 30
+"""Of the time for a box, how much the search over parts takes at most, and how many seconds; and how many times as long
+as what was done before it should be allowed to take, in order to be worth a try."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
@@ -77,7 +84,7 @@ class Outcome:
     @property
     def branched(self) -> bool:
         """Whether the proof splits anything."""
-        return self.proof is not None and any(len(tree.nodes) > 1 for tree in self.proof.trees)
+        return self.proof is not None and self.proof.branches
 
 
 def search(
@@ -93,6 +100,8 @@ def search(
     intervals: dict[Tensor, Interval] | None = None,
     opening_s: float = 0.0,
     interrupts: bool = False,
+    parts: Sequence[Parts] | None = None,
+    rows: Sequence[int] | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Outcome]:
     """For each box in turn, try to prove every functional of the output, plus its constant, positive.
@@ -101,14 +110,23 @@ def search(
     functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
     than optimise slopes only. seconds: of work for each box. intervals: by CROWN, of the only box, if they are known;
     opening_s: how much of its time they took. interrupts: whether a single step that exceeds the time for a box is cut
-    short by a signal.
+    short by a signal. parts: of each box, which remember for whoever looks at the proofs; rows: which of
+    their functionals these are, if not all in order.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if parts is None:
+        parts = [
+            Parts(
+                network, Interval(*(end[lane : lane + 1] for end in box)), functionals[lane], constants[lane], contract
+            )
+            for lane in range(len(box.lower))
+        ]
     output, part = network.output, None
     if intervals:
         part = pruned(output, intervals)
         network, intervals = replace(network, outputs=(part.tensor,)), intervals_of(part, intervals)
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
+    search.parts, search.rows = parts, np.arange(functionals.shape[1]) if rows is None else np.array(rows)
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     for outcome in search.run(branch):
         proof = outcome.proof and part and about_the_whole(outcome.proof, part, output)
@@ -134,6 +152,8 @@ class _Search:
         self.intervals: dict[Tensor, Interval] | None = None
         self.opening_s, self.interrupts = 0.0, False
         self.function = differentiable(network) if refute else None
+        self.parts: Sequence[Parts]
+        self.rows: NDArray[np.intp]
         self.order = count()
         self.boxes: list[Box] = []
 
@@ -156,7 +176,11 @@ class _Search:
         waiting = [box for box in self.boxes if not box.refined and not self._ended(box)]
         if waiting:
             (box, *_) = waiting
-            self._refine(box)
+            box.refined = True
+            if branch:
+                self._divide(box)
+            if not self._ended(box):
+                self._refine(box)
             if not branch and not self._ended(box):
                 box.ending = Ending.UNDECIDED
             return
@@ -205,9 +229,27 @@ class _Search:
             root = Node([], start, np.zeros(0, np.float32))
             box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root))
 
+    def _divide(self, box: Box) -> None:
+        """Look for parts of the box over which CROWN proves what is left, where time allows."""
+        opening = box.spent_s
+        if _PASSES_OF_PARTS * opening > self.seconds - opening:
+            return
+        needed = [task for task in box.tasks if task.waiting]
+
+        def show(worst: NDArray[np.intp], direction: Values) -> None:
+            self._attack([needed[index] for index in worst], direction)
+
+        def divided() -> None:
+            seconds = min(_SHARE_OF_PARTS * (self.seconds - opening), _LONGEST_FOR_PARTS)
+            rows = self.rows[[task.row for task in needed]]
+            box.parts = Partition(self.parts[box.index], rows, self.device).tree(seconds, show)
+            if box.parts is not None:
+                box.tasks = [task for task in box.tasks if not task.waiting]
+
+        self._work_on(box, divided)
+
     def _refine(self, box: Box) -> None:
         """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
-        box.refined = True
         if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * self.seconds:
             return
         numbers = relus(self.output)
@@ -289,7 +331,8 @@ class _Search:
         began = time.perf_counter()
         lanes, chosen, slopes, multipliers = self._lanes(picked)
         if self.refute:
-            self._attack(picked, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
+            direction = self.backward.bounds(lanes, chosen, slopes, multipliers).direction
+            self._attack([task for task, _ in picked], direction)
         neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
         parts: list[tuple[Task, Node]] = []
         whole: list[tuple[Task, Node]] = []
@@ -309,17 +352,17 @@ class _Search:
         self._charge([task for task, _ in picked], time.perf_counter() - began)
         return parts, whole
 
-    def _attack(self, picked: Leaves, direction: Values) -> None:
+    def _attack(self, tasks: Sequence[Task], direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
         nearly one."""
-        assert self.refute
-        assert self.function
+        if not (self.refute and self.function):
+            return
         along = direction.cpu().numpy()
-        lower, upper = (end[[task.box.index for task, _ in picked]] for end in self.box)
+        lower, upper = (end[[task.box.index for task in tasks]] for end in self.box)
         points = np.where(along > 0, lower, upper).astype(np.float32)
         with torch.no_grad():
             y = self.function(torch.tensor(points)).double().numpy().reshape(len(points), -1)
-        for (task, _), point, output in zip(picked, points, y, strict=True):
+        for task, point, output in zip(tasks, points, y, strict=True):
             value = float(task.functional.reshape(-1) @ output) + task.constant
             near = value <= _NEAR * (1.0 + abs(task.constant))
             if near and task.box.ending is None and self.refute(task.box.index, point):
@@ -433,7 +476,7 @@ class _Search:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
         assert box.ending
         proof = (
-            SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)))
+            SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)), box.parts)
             if box.ending is Ending.PROVED
             else None
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
+from verify.paths import LEAF
 from verify.search.backward import Backward, Lanes, Values
-from verify.split_trees import LEAF
 
 _TRIALS = 12
 """Neurons that are tried out, per lane."""

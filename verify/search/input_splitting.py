@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from verify.input_splits import InputSplits
 from verify.intervals import Interval
 from verify.network import Network
+from verify.paths import LEAF
 from verify.primitives import topological
 from verify.reachability import Exclusion
 from verify.rounding import Array
 from verify.search.backward import Values
 from verify.search.points import differentiable
-from verify.split_trees import LEAF
 
 _FLOOR = 0.02
 """How much the width of an input counts apart from what the bound depends on: a bound may have lost a dependence."""

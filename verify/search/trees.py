@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from verify.cones import Cone
 from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
+from verify.paths import LEAF, Path
 from verify.primitives import Tensor
 from verify.pruning import neurons_of
 from verify.rounding import Array
 from verify.search.backward import Lanes
-from verify.split_trees import LEAF, Path, Refinement, SplitProof, Tree
+from verify.split_trees import Refinement, SplitProof, Tree
 
 
 class Ending(StrEnum):
@@ -46,9 +47,9 @@ class Node:
 
 @dataclass(eq=False)
 class Box:
-    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
-    how much more than zero an approximate bound must be for the rigorous one to follow. spent_s: seconds of work.
-    refined: whether its leaves may be split."""
+    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. parts:
+    the nodes of a tree over parts that proves whatever the tasks do not. slack: how much more than zero an approximate
+    bound must be for the rigorous one to follow. spent_s: seconds of work. refined: whether its leaves may be split."""
 
     index: int
     intervals: dict[Tensor, Interval] = field(init=False)
@@ -56,6 +57,7 @@ class Box:
     neurons: NDArray[np.bool_] = field(init=False)
     tasks: list[Task] = field(default_factory=list)
     refinements: list[Refinement] = field(default_factory=list)
+    parts: NDArray[np.int32] | None = None
     slack: float = 0.0
     spent_s: float = 0.0
     refined: bool = False
@@ -102,9 +104,9 @@ def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof
     neurons = np.zeros(neuron_count(output), np.bool_)
     neurons[numbers[proof.neurons]] = True
     refinements = tuple(replace(found, neurons=numbers[found.neurons]) for found in proof.refinements)
-    trees = []
+    trees = []  # nobody but the whole network is divided into parts
     for tree in proof.trees:
         nodes = tree.nodes.copy()
         nodes[nodes != LEAF] = numbers[nodes[nodes != LEAF]]
         trees.append(replace(tree, nodes=nodes))
-    return SplitProof(neurons, refinements, tuple(trees))
+    return SplitProof(neurons, refinements, tuple(trees), proof.parts)

@@ -1,0 +1,228 @@
+"""Bounds over the executions with given signs: no such execution falls below them, and none is overlooked."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from support.onnx_models import ALL, DISABLED, network_of
+from support.random_networks import random_network
+from support.relu_networks import ReluNetwork
+from verify.bounds import values
+from verify.boxes import box_around
+from verify.certificate import Certificate, Class, decode, encode
+from verify.check import check
+from verify.crown import margin_functionals
+from verify.errors import Rejected
+from verify.intervals import Interval
+from verify.linear_bounds import neuron_count, relus
+from verify.network import Network
+from verify.parts import Parts
+from verify.paths import LEAF, Path
+from verify.rounding import FLOAT32_ANY_ORDER
+from verify.search.partition import Partition
+from verify.split_trees import SplitProof, split_bounds
+
+F32 = np.float32
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale = (0.0, 1.0, 3.0)[seed % 3]
+    made = ReluNetwork.random(rng, [int(width) for width in rng.integers(2, 7, int(rng.integers(3, 6)))], scale)
+    network = made.network()
+    centre = (np.round(4 * rng.random(network.input.shape)) / 4).astype(F32)
+    box = box_around(centre[np.newaxis], Fraction(int(rng.integers(0, 3)), 4), None)
+    lower, upper = (end[0].astype(F32) for end in box)
+    share = rng.random((300, network.input.shape[1]))
+    share[100:] = np.round(share[100:] * 2) / 2
+    points = np.clip((lower + share * (upper - lower)).astype(F32), lower, upper)
+    runs = [made.run(points, level) for level in (DISABLED, ALL)]
+    functionals = rng.normal(size=(2, *network.output.shape))
+    parts = Parts(network, box, functionals, np.zeros(2), FLOAT32_ANY_ORDER)
+    for count in (1, 8):  # in a single lane other code is at work
+        paths = [some_path(rng, runs[0][1][rng.integers(len(points))]) for _ in range(count)]
+        bounds, intervals = parts.over(paths)
+        assert np.isfinite(bounds).all()
+        before = [intervals[relu.operands[0]] for relu in relus(parts.inside)]
+        least, most = (np.concatenate([end[which] for end in before], axis=-1)[:, 0] for which in (0, 1))
+        for y, inside in runs:
+            for lane, path in enumerate(paths):
+                there = with_signs(inside, path)
+                assert (y[there].astype(np.float64) @ functionals[:, 0].T >= bounds[lane]).all()
+                assert (inside[there][:, parts.numbers] >= least[lane]).all()
+                assert (inside[there][:, parts.numbers] <= most[lane]).all()
+
+
+def some_path(rng: np.random.Generator, reference: NDArray[Any]) -> Path:
+    """To a part that one execution at least is in."""
+    chosen = rng.permutation(len(reference))[: int(rng.integers(0, min(len(reference), 6) + 1))]
+    return [(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen]
+
+
+def with_signs(inside: NDArray[Any], path: Path) -> NDArray[np.bool_]:
+    """Which executions the part holds."""
+    return np.asarray(
+        np.all([side * inside[:, neuron] >= 0 for neuron, side in path] or [np.full(len(inside), True)], axis=0)
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None:
+    """Against the values of the real network, which the contract allows as well."""
+    rng = np.random.default_rng(seed)
+    network = network_of(random_network(seed)[0])
+    before = [relu.operands[0] for relu in relus(network.output)]
+    if not before:
+        return
+    centre = rng.random(network.input.shape).astype(F32)
+    box = box_around(centre[np.newaxis], Fraction(int(rng.integers(1, 10)), 40), None)
+    points = box.lower + rng.random((200, *network.input.shape)) * (box.upper - box.lower)
+    y, *read = values(network, points, [network.output, *before])
+    inside = np.concatenate([each.reshape(len(points), -1) for each in read], axis=1)
+    functionals = rng.normal(size=(2, *network.output.shape))
+    parts = Parts(network, box, functionals, np.zeros(2), FLOAT32_ANY_ORDER)
+    for count in (1, 5):
+        paths = [some_path(rng, inside[rng.integers(len(points))]) for _ in range(count)]
+        bounds, intervals = parts.over(paths)
+        assert not np.isposinf(bounds).any()
+        for lane, path in enumerate(paths):
+            there = with_signs(inside, path)
+            found = y[there].reshape(there.sum(), -1) @ functionals.reshape(2, -1).T
+            assert not (found < bounds[lane]).any()
+            ends = [[end[lane].reshape(-1) for end in intervals[relu.operands[0]]] for relu in relus(parts.inside)]
+            least, most = (np.concatenate([end[which] for end in ends]) for which in (0, 1))
+            assert not (inside[there][:, parts.numbers] < least).any()
+            assert not (inside[there][:, parts.numbers] > most).any()
+
+
+def test_a_part_without_executions_is_proved() -> None:
+    """Where x <= 1 the second layer reads 3 and -0.5 at least, and at most."""
+    parts = Parts(pair().network(), around(1, 1), np.array([[[-1.0, -1.0]]]), np.zeros(1), FLOAT32_ANY_ORDER)
+    bounds, _ = parts.over([[], [(0, 1), (1, 1)], [(1, -1)], [(1, 1), (3, 1)], [(1, -1), (2, -1)], [(1, -1), (3, 1)]])
+    assert np.isfinite(bounds[:4]).all()
+    assert np.isposinf(bounds[4:]).all()
+
+
+def pair() -> ReluNetwork:
+    """relu(x) and relu(x - 1), then relu(relu(x - 1) + 3) and relu(relu(x - 1) - 0.5)."""
+    weights = [np.ones((1, 2)), np.array([[0, 0], [1, 1]]), np.eye(2)]
+    biases = [np.array([0, -1]), np.array([3, -0.5]), np.zeros(2)]
+    return ReluNetwork([w.astype(F32) for w in weights], [b.astype(F32) for b in biases])
+
+
+def around(centre: float, radius: int) -> Interval:
+    return box_around(np.full((1, 1, 1), centre, F32), Fraction(radius), None)
+
+
+def test_signs_tighten_what_lies_behind() -> None:
+    """relu(x) - relu(x) is zero, which CROWN sees only over the signs of x, and so does whoever reads it."""
+    weights = [np.ones((1, 2)), np.array([[1], [-1]]), np.array([[-1]])]
+    network = ReluNetwork([w.astype(F32) for w in weights], [np.zeros(n, F32) for n in (2, 1, 1)]).network()
+    parts = Parts(network, around(0.5, 1), np.ones((1, 1, 1)), np.zeros(1), FLOAT32_ANY_ORDER)
+    bounds, intervals = parts.over([[], [(0, 1), (1, 1)], [(0, -1), (1, -1)]])
+    assert bounds[0] < -0.4
+    assert (bounds[1:] > -1e-5).all()
+    behind = intervals[list(relus(parts.inside))[1].operands[0]]
+    assert behind.upper[0] > 0.4
+    assert (behind.upper[1:] < 1e-5).all()
+
+
+def test_what_is_known_of_a_part_is_not_computed_again() -> None:
+    parts = Parts(pair().network(), around(1, 1), np.array([[[1.0, 0.0]]]), np.zeros(1), FLOAT32_ANY_ORDER)
+    nodes = np.array([1, LEAF, 0, LEAF, LEAF], np.int32)
+    first = parts.least(nodes, np.array([True]))
+    parts.over = None  # type: ignore[assignment,method-assign]
+    np.testing.assert_array_equal(parts.least(nodes, np.array([True])), first)
+
+
+def problem() -> tuple[ReluNetwork, Network, Interval, int]:
+    """A network and a box that takes splits."""
+    made = ReluNetwork.random(np.random.default_rng(19), [3, 8, 8, 3], 2.0)
+    centre = np.random.default_rng(3).random((1, 1, 3)).astype(F32)
+    return made, made.network(), box_around(centre, Fraction(1, 4), None), int(made.run(centre[0], ALL)[0].argmax())
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    """Valid, with nothing but parts."""
+    _, network, box, label = problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    parts = Parts(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER)
+    nodes = Partition(parts, np.arange(len(constants[0])), torch.device("cpu")).tree(
+        60.0, lambda worst, direction: None
+    )
+    assert nodes is not None
+    assert len(nodes) > 5
+    proof = SplitProof(np.zeros(neuron_count(network.output), np.bool_), (), (), nodes)
+    lower, upper = (end[0].astype(F32) for end in box)
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", Class(label), lower, upper, proof)
+
+
+def test_it_survives_writing_and_reading(certificate: Certificate) -> None:
+    again = decode(encode(certificate))
+    assert encode(again) == encode(certificate)
+    check(again, problem()[1])
+
+
+def test_parts_that_are_left_out_are_missed(certificate: Certificate) -> None:
+    """Every tree with one number changed is a proof, too, or rejected; one that is cut short is rejected."""
+    made, network, box, label = problem()
+    assert isinstance(certificate.proof, SplitProof)
+    nodes = certificate.proof.parts
+    assert nodes is not None
+    points = box.lower + np.random.default_rng(0).random((500, 1, 3)) * (box.upper - box.lower)
+    logits, _ = made.run(points[:, 0].astype(F32), ALL)
+    assert (logits.argmax(axis=1) == label).all()  # so that what is accepted is true
+    rejected = 0
+    for place in range(len(nodes)):
+        for value in (LEAF, 0, 7, 15, 16, -2):
+            changed = nodes.copy()
+            changed[place] = value
+            try:
+                check(replace(certificate, proof=replace(certificate.proof, parts=changed)), network)
+            except Rejected:
+                rejected += 1
+    assert rejected > len(nodes)
+    for cut in (nodes[:-1], nodes[1:], np.append(nodes, LEAF).astype(np.int32), nodes[:0]):
+        with pytest.raises(Rejected):
+            check(replace(certificate, proof=replace(certificate.proof, parts=cut)), network)
+
+
+def test_parts_are_what_proves_it(certificate: Certificate) -> None:
+    _, network, box, label = problem()
+    assert isinstance(certificate.proof, SplitProof)
+    functionals, constants = margin_functionals(network, np.array([label]))
+    asked = network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER
+    assert (split_bounds(*asked, certificate.proof) > 0).all()
+    assert not (split_bounds(*asked, replace(certificate.proof, parts=None)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"leaves": 2}, {"leaves": -1, "nodes": ""}, {"leaves": True, "nodes": ""}, {"leaves": 2**21, "nodes": ""}, [], 3],
+)
+def test_malformed_parts_are_rejected(certificate: Certificate, parts: Any) -> None:
+    fields = json.loads(encode(certificate))
+    fields["proof"]["parts"] = parts
+    with pytest.raises(Rejected):
+        decode(json.dumps(fields).encode())
+
+
+def test_a_tree_deeper_than_the_network_has_neurons_is_rejected(certificate: Certificate) -> None:
+    fields = json.loads(encode(certificate))
+    nodes = np.array([0] * 17 + [LEAF] * 18, "<i4")
+    packed = base64.b64encode(zlib.compress(nodes.tobytes(), 9)).decode()
+    fields["proof"]["parts"] = {"leaves": 18, "nodes": packed}
+    with pytest.raises(Rejected, match="twice"):
+        check(decode(json.dumps(fields).encode()), problem()[1])
