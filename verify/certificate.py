@@ -50,7 +50,8 @@ from verify.files import write_atomically
 from verify.input_splits import InputSplits
 from verify.intervals import Interval
 from verify.properties import Conjunction, Constraint, Terms
-from verify.split_trees import Refinement, SplitProof, Tree
+from verify.refinements import Refinement
+from verify.split_trees import SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable"}

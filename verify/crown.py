@@ -121,6 +121,29 @@ class Slopes:
                 chosen[piece] = Choice(np.concatenate(list(slope), axis=1).reshape(len(row), -1, *piece.shape))
         return chosen
 
+    def inside(self, part: Cone, relu: Tensor) -> Slopes:
+        """The same about a part of the network, for what a ReLU of it reads."""
+        place = {source: _places(part, piece) for piece, (source, _) in part.parts.items()}
+        rows, elements = _kept(self.elements, place[part.parts[relu.operands[0]][0]])
+        columns, below = [np.zeros(0, np.bool_)], {}
+        piece_of = {source: piece for piece, (source, _) in part.parts.items()}
+        for source, neurons in self.below.items():
+            column, below[piece_of[source]] = _kept(neurons, place[source])
+            columns.append(column)
+        return Slopes(elements, below, self.slopes[:, rows][:, :, np.concatenate(columns)])
+
+
+def _places(part: Cone, piece: Tensor) -> NDArray[np.intp]:
+    """The numbers, in order, that the elements of a piece have in its tensor."""
+    source, where = part.parts[piece]
+    return np.arange(math.prod(source.shape)).reshape(source.shape)[where].reshape(-1)
+
+
+def _kept(numbers: NDArray[np.intp], places: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Which of the numbers are among the places, and at which."""
+    kept = np.isin(numbers, places)
+    return kept, np.searchsorted(places, numbers[kept])
+
 
 Choose = Callable[[Tensor, Mapping[Tensor, Interval]], Slopes | None]
 """Chooses slopes for what a ReLU reads, given the intervals of all that comes before; None leaves them to CROWN."""
@@ -137,7 +160,7 @@ def crown_intervals(
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
 ) -> dict[Tensor, Interval]:
     """Intervals of every tensor that the output depends on, in executions that have the signs. refine: by linear bounds
-    where an activation needs them, with slopes as chosen, if any are (for a single lane). known: intervals of what
+    where an activation needs them, with slopes as chosen, if any are. known: intervals of what
     activations read, to be improved on. An interval is empty, or one above zero where the sign is -1, or below it where
     that is 1, if there is no such execution."""
     rules: Rules = interval_rules(contract)
@@ -162,8 +185,8 @@ def crown_intervals(
                 intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs)
                 relaxations.pop(operand, None)  # which was found with wider intervals
                 if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
-                    wanted = np.zeros((1, math.prod(operand.shape)), np.bool_)
-                    wanted[:, chosen.elements] = True
+                    wanted = _open(primitive, intervals[operand])
+                    wanted[:, np.setdiff1d(np.arange(wanted.shape[1]), chosen.elements)] = False
                     intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs, chosen)
                     relaxations.pop(operand, None)
             if tensor in signs:

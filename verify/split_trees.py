@@ -7,7 +7,7 @@ execution reaches. Two kinds of trees do different work:
 - A tree for one functional, whose leaves have slopes and multipliers: the intervals of all neurons are computed anew
   once, for all trees, and each leaf takes one backward pass.
 - A single tree for all functionals without one of their own, whose leaves are `verify.parts`: each takes the intervals
-  of all neurons anew, for which its signs are known, and CROWN.
+  of all neurons anew, where its signs are known, and CROWN.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.cones import intervals_of
-from verify.crown import WORKSPACE, Choose, Slopes, crown_intervals
+from verify.crown import WORKSPACE
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
+from verify.linear_bounds import Choice, lower_bounds, neuron_count
 from verify.lines import Intervals
 from verify.network import Network
 from verify.parts import Parts
 from verify.paths import Path, leaf_paths, splits_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of, pruned
+from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
 
 
@@ -46,18 +47,6 @@ class Tree:
     nodes: NDArray[np.int32]
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """Slopes for the bounds of what single neurons read.
-
-    neurons: which, in order, all of one ReLU. slopes: uint8, in 255ths, 2 x neurons x those neurons of the ReLUs before
-    it that have a slope; for the lower bounds and for the upper ones.
-    """
-
-    neurons: NDArray[np.int32]
-    slopes: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +123,10 @@ def split_bounds(
     box: in one lane. functionals: functionals x the output's shape. parts: of the same problem, which may remember some
     that the proof needs. Raises Rejected for a proof that does not fit.
     """
+    parts = parts or Parts(network, box, functionals, constants, contract)
+    parts.refine(proof.neurons, proof.refinements)
     with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, contract, choose=_refining(network.output, proof))
+        intervals = parts.whole
         part = pruned(network.output, intervals)
         (lower,) = lower_bounds(part.tensor, functionals[np.newaxis], intervals_of(part, intervals), contract)
         lower = down(lower + constants)
@@ -149,45 +140,8 @@ def split_bounds(
                 found = _least(network.output, functionals[which], constants[which], intervals, contract, proof, tree)
                 lower[which] = found
         if proof.parts is not None and not (lower > 0).all():
-            parts = parts or Parts(network, box, functionals, constants, contract)
             lower = np.where(lower > 0, lower, parts.least(proof.parts, ~(lower > 0)))
     return np.asarray(lower)
-
-
-def columns(output: Tensor, tensor: Tensor, neurons: NDArray[np.bool_]) -> dict[Tensor, NDArray[np.intp]]:
-    """Of the neurons of the output that are true, those that the tensor depends on, numbered within their ReLUs."""
-    numbers = relus(output)
-    return {relu: np.flatnonzero(neurons[numbers[relu]]) for relu in relus(tensor)}
-
-
-def _refining(output: Tensor, proof: SplitProof) -> Choose:
-    """The slopes that a proof chooses; raises Rejected if they do not fit the network."""
-    numbers = relus(output)
-    count = neuron_count(output)
-    if len(proof.neurons) != count:
-        raise Rejected(f"it is about {len(proof.neurons)} neurons; the network has {count}")
-    found = {}
-    for refinement in proof.refinements:
-        if (np.diff(refinement.neurons) <= 0).any():
-            raise Rejected("the neurons that it refines are not in order")
-        for relu, part in numbers.items():
-            if ((refinement.neurons >= part.start) & (refinement.neurons < part.stop)).all():
-                found[relu] = refinement, part.start
-                break
-        else:
-            raise Rejected("it refines the bounds of neurons that do not exist, or that are of several ReLUs together")
-
-    def choose(relu: Tensor, intervals: Intervals) -> Slopes | None:
-        if relu not in found:
-            return None
-        refinement, first = found[relu]
-        below = columns(output, relu.operands[0], proof.neurons)
-        shape = 2, len(refinement.neurons), sum(map(len, below.values()))
-        if refinement.slopes.shape != shape:
-            raise Rejected("it lacks slopes for the bounds of some neurons")
-        return Slopes(refinement.neurons.astype(np.intp) - first, below, refinement.slopes)
-
-    return choose
 
 
 def _least(

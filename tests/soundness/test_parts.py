@@ -28,6 +28,7 @@ from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
 from verify.parts import Parts
 from verify.paths import LEAF, Path
+from verify.refinements import Refinement
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.search.partition import Partition
 from verify.split_trees import SplitProof, split_bounds
@@ -49,7 +50,9 @@ def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
     points = np.clip((lower + share * (upper - lower)).astype(F32), lower, upper)
     runs = [made.run(points, level) for level in (DISABLED, ALL)]
     functionals = rng.normal(size=(2, *network.output.shape))
-    parts = Parts(network, box, functionals, np.zeros(2), FLOAT32_ANY_ORDER)
+    parts = parts_of(network, box, functionals)
+    if seed % 2:
+        parts.refine(*some_slopes(rng, network))
     for count in (1, 8):  # in a single lane other code is at work
         paths = [some_path(rng, runs[0][1][rng.integers(len(points))]) for _ in range(count)]
         bounds, intervals = parts.over(paths)
@@ -64,10 +67,34 @@ def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
                 assert (inside[there][:, parts.numbers] <= most[lane]).all()
 
 
+def parts_of(
+    network: Network, box: Interval, functionals: NDArray[Any], constants: NDArray[Any] | None = None
+) -> Parts:
+    """Without chosen slopes."""
+    added = np.zeros(len(functionals)) if constants is None else constants
+    parts = Parts(network, box, functionals, added, FLOAT32_ANY_ORDER)
+    parts.refine(np.zeros(neuron_count(network.output), np.bool_), ())
+    return parts
+
+
 def some_path(rng: np.random.Generator, reference: NDArray[Any]) -> Path:
     """To a part that one execution at least is in."""
     chosen = rng.permutation(len(reference))[: int(rng.integers(0, min(len(reference), 6) + 1))]
     return [(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen]
+
+
+def some_slopes(rng: np.random.Generator, network: Network) -> tuple[NDArray[np.bool_], list[Refinement]]:
+    """For some of the neurons, about some of them."""
+    numbers = relus(network.output)
+    neurons = rng.random(neuron_count(network.output)) < 0.7
+    refinements = []
+    for relu, part in numbers.items():
+        refined = (part.start + np.flatnonzero(rng.random(part.stop - part.start) < 0.7)).astype(np.int32)
+        width = sum(int(neurons[numbers[below]].sum()) for below in relus(relu.operands[0]))
+        if len(refined):
+            slopes = rng.choice([0, 100, 255], (2, len(refined), width)).astype(np.uint8)
+            refinements.append(Refinement(refined, slopes))
+    return neurons, refinements
 
 
 def with_signs(inside: NDArray[Any], path: Path) -> NDArray[np.bool_]:
@@ -91,7 +118,9 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
     y, *read = values(network, points, [network.output, *before])
     inside = np.concatenate([each.reshape(len(points), -1) for each in read], axis=1)
     functionals = rng.normal(size=(2, *network.output.shape))
-    parts = Parts(network, box, functionals, np.zeros(2), FLOAT32_ANY_ORDER)
+    parts = parts_of(network, box, functionals)
+    if seed % 2:
+        parts.refine(*some_slopes(rng, network))
     for count in (1, 5):
         paths = [some_path(rng, inside[rng.integers(len(points))]) for _ in range(count)]
         bounds, intervals = parts.over(paths)
@@ -108,7 +137,7 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
 
 def test_a_part_without_executions_is_proved() -> None:
     """Where x <= 1 the second layer reads 3 and -0.5 at least, and at most."""
-    parts = Parts(pair().network(), around(1, 1), np.array([[[-1.0, -1.0]]]), np.zeros(1), FLOAT32_ANY_ORDER)
+    parts = parts_of(pair().network(), around(1, 1), np.array([[[-1.0, -1.0]]]))
     bounds, _ = parts.over([[], [(0, 1), (1, 1)], [(1, -1)], [(1, 1), (3, 1)], [(1, -1), (2, -1)], [(1, -1), (3, 1)]])
     assert np.isfinite(bounds[:4]).all()
     assert np.isposinf(bounds[4:]).all()
@@ -129,7 +158,7 @@ def test_signs_tighten_what_lies_behind() -> None:
     """relu(x) - relu(x) is zero, which CROWN sees only over the signs of x, and so does whoever reads it."""
     weights = [np.ones((1, 2)), np.array([[1], [-1]]), np.array([[-1]])]
     network = ReluNetwork([w.astype(F32) for w in weights], [np.zeros(n, F32) for n in (2, 1, 1)]).network()
-    parts = Parts(network, around(0.5, 1), np.ones((1, 1, 1)), np.zeros(1), FLOAT32_ANY_ORDER)
+    parts = parts_of(network, around(0.5, 1), np.ones((1, 1, 1)))
     bounds, intervals = parts.over([[], [(0, 1), (1, 1)], [(0, -1), (1, -1)]])
     assert bounds[0] < -0.4
     assert (bounds[1:] > -1e-5).all()
@@ -139,7 +168,7 @@ def test_signs_tighten_what_lies_behind() -> None:
 
 
 def test_what_is_known_of_a_part_is_not_computed_again() -> None:
-    parts = Parts(pair().network(), around(1, 1), np.array([[[1.0, 0.0]]]), np.zeros(1), FLOAT32_ANY_ORDER)
+    parts = parts_of(pair().network(), around(1, 1), np.array([[[1.0, 0.0]]]))
     nodes = np.array([1, LEAF, 0, LEAF, LEAF], np.int32)
     first = parts.least(nodes, np.array([True]))
     parts.over = None  # type: ignore[assignment,method-assign]
@@ -158,7 +187,7 @@ def certificate() -> Certificate:
     """Valid, with nothing but parts."""
     _, network, box, label = problem()
     functionals, constants = margin_functionals(network, np.array([label]))
-    parts = Parts(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER)
+    parts = parts_of(network, box, functionals[0], constants[0])
     nodes = Partition(parts, np.arange(len(constants[0])), torch.device("cpu")).tree(
         60.0, lambda worst, direction: None
     )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.cones import intervals_of
+from verify.cones import Cone, intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds, relus
@@ -30,6 +30,7 @@ from verify.parts import Parts
 from verify.paths import LEAF, splits_of
 from verify.primitives import Tensor
 from verify.pruning import pruned
+from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
 from verify.search.backward import Backward, Lanes, Values
 from verify.search.branching import best_splits
@@ -37,7 +38,7 @@ from verify.search.optimise import Found, Settings, optimised
 from verify.search.partition import Partition
 from verify.search.points import differentiable
 from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
-from verify.split_trees import Refinement, SplitProof, leaf_bounds, leaves_at_a_time
+from verify.split_trees import SplitProof, leaf_bounds, leaves_at_a_time
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -51,9 +52,8 @@ _SHARE_OF_REFINEMENT, _PASSES_OF_REFINEMENT = 0.3, 3
 """Of the time for a box, how much goes into the bounds of its neurons at most; and how much longer than the first
 bounds better ones are expected to take."""
 
-_SHARE_OF_PARTS, _LONGEST_FOR_PARTS, _PASSES_OF_PARTS = 0.7, 600.0, 30
-"""Of the time for a box, how much the search over parts takes at most, and how many seconds; and how many times as long
-as what was done before it should be allowed to take, in order to be worth a try."""
+_SHARE_OF_PARTS, _LONGEST_FOR_PARTS = 0.7, 600.0
+"""Of the time for a box, how much the search over parts takes at most, and how many seconds."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
@@ -126,7 +126,11 @@ def search(
         part = pruned(output, intervals)
         network, intervals = replace(network, outputs=(part.tensor,)), intervals_of(part, intervals)
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
-    search.parts, search.rows = parts, np.arange(functionals.shape[1]) if rows is None else np.array(rows)
+    search.part, search.parts, search.rows = (
+        part,
+        parts,
+        np.arange(functionals.shape[1]) if rows is None else np.array(rows),
+    )
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     for outcome in search.run(branch):
         proof = outcome.proof and part and about_the_whole(outcome.proof, part, output)
@@ -152,6 +156,7 @@ class _Search:
         self.intervals: dict[Tensor, Interval] | None = None
         self.opening_s, self.interrupts = 0.0, False
         self.function = differentiable(network) if refute else None
+        self.part: Cone | None = None
         self.parts: Sequence[Parts]
         self.rows: NDArray[np.intp]
         self.order = count()
@@ -176,11 +181,10 @@ class _Search:
         waiting = [box for box in self.boxes if not box.refined and not self._ended(box)]
         if waiting:
             (box, *_) = waiting
-            box.refined = True
-            if branch:
+            self._refine(box)
+            if branch and not self._ended(box):
                 self._divide(box)
-            if not self._ended(box):
-                self._refine(box)
+            box.refined = True
             if not branch and not self._ended(box):
                 box.ending = Ending.UNDECIDED
             return
@@ -231,18 +235,18 @@ class _Search:
 
     def _divide(self, box: Box) -> None:
         """Look for parts of the box over which CROWN proves what is left, where time allows."""
-        opening = box.spent_s
-        if _PASSES_OF_PARTS * opening > self.seconds - opening:
-            return
         needed = [task for task in box.tasks if task.waiting]
 
         def show(worst: NDArray[np.intp], direction: Values) -> None:
             self._attack([needed[index] for index in worst], direction)
 
         def divided() -> None:
-            seconds = min(_SHARE_OF_PARTS * (self.seconds - opening), _LONGEST_FOR_PARTS)
-            rows = self.rows[[task.row for task in needed]]
-            box.parts = Partition(self.parts[box.index], rows, self.device).tree(seconds, show)
+            seconds = min(_SHARE_OF_PARTS * (self.seconds - box.spent_s), _LONGEST_FOR_PARTS)
+            parts, rows = self.parts[box.index], self.rows[[task.row for task in needed]]
+            proof = SplitProof(box.neurons, tuple(box.refinements), ())
+            proof = about_the_whole(proof, self.part, parts.network.output) if self.part else proof
+            parts.refine(proof.neurons, proof.refinements)
+            box.parts = Partition(parts, rows, self.device).tree(seconds, show)
             if box.parts is not None:
                 box.tasks = [task for task in box.tasks if not task.waiting]
 

@@ -30,7 +30,7 @@ _RECENT = 64
 _SHARE_OF_DEPTH = 0.65
 """Of the splits that the worst path of a tree takes, how many its other paths take, about."""
 
-_PATIENCE = 4.0
+_PATIENCE = 20.0
 """How many times as long as there is time a tree may seem to take; estimates shrink as often as they grow."""
 
 _ROOM = 1e-9

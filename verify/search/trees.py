@@ -17,9 +17,10 @@ from verify.linear_bounds import neuron_count, relus
 from verify.paths import LEAF, Path
 from verify.primitives import Tensor
 from verify.pruning import neurons_of
+from verify.refinements import Refinement
 from verify.rounding import Array
 from verify.search.backward import Lanes
-from verify.split_trees import Refinement, SplitProof, Tree
+from verify.split_trees import SplitProof, Tree
 
 
 class Ending(StrEnum):
