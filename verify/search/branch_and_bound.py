@@ -52,8 +52,14 @@ _SHARE_OF_REFINEMENT, _PASSES_OF_REFINEMENT = 0.3, 3
 """Of the time for a box, how much goes into the bounds of its neurons at most; and how much longer than the first
 bounds better ones are expected to take."""
 
-_SHARE_OF_PARTS, _LONGEST_FOR_PARTS = 0.7, 600.0
-"""Of the time for a box, how much the search over parts takes at most, and how many seconds."""
+_PASSES_OF_PARTS, _LONGEST_FOR_PARTS = 60, 600.0
+"""How many times as long as the first bounds there must be, for a search over parts to be worth a try; and how many
+seconds it takes at most."""
+
+_PROMISING, _SHARE_BEFORE_PARTS, _POSSIBLE = 0.5, 0.2, 8.0
+"""Parts are looked for at once where ReLUs read vectors and that seems to take so much of the time; and when splits
+behind fixed intervals took such a share of it in vain, even where it seems to take so many times what is left, for
+estimates err."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
@@ -153,6 +159,7 @@ class _Search:
         self.box, self.functionals, self.constants = box, functionals, constants
         self.seconds, self.refute = seconds, refute
         self.backward = Backward(network.output, device)
+        self.vectors = all(max(relu.shape, default=1) == math.prod(relu.shape) for relu in self.backward.relus)
         self.intervals: dict[Tensor, Interval] | None = None
         self.opening_s, self.interrupts = 0.0, False
         self.function = differentiable(network) if refute else None
@@ -165,6 +172,11 @@ class _Search:
     def run(self, branch: bool) -> Iterator[Outcome]:
         done = 0
         while done < len(self.box.lower):
+            for box in self.boxes[done:]:
+                if box.refined and not box.pressed and box.spent_s > _SHARE_BEFORE_PARTS * self.seconds:
+                    box.pressed = True
+                    if not self._ended(box):
+                        self._divide(box, _POSSIBLE)
             picked = self._picked()
             if 2 * len(picked) < self.backward.width:
                 self._admit(branch)
@@ -182,8 +194,12 @@ class _Search:
         if waiting:
             (box, *_) = waiting
             self._refine(box)
-            if branch and not self._ended(box):
-                self._divide(box)
+            if (
+                branch
+                and not self._ended(box)
+                and all(max(relu.shape) == math.prod(relu.shape) for relu in self.backward.relus)
+            ):
+                self._divide(box, _PROMISING)
             box.refined = True
             if not branch and not self._ended(box):
                 box.ending = Ending.UNDECIDED
@@ -198,6 +214,7 @@ class _Search:
         """A box with a task for every functional that CROWN does not prove."""
         box = Box(index, spent_s=self.opening_s)
         self._work_on(box, lambda: self._begin(box, self.intervals or self._bounded(box)))
+        box.opening_s = box.spent_s
         return box
 
     def _work_on(self, box: Box, work: Callable[[], None]) -> None:
@@ -233,24 +250,27 @@ class _Search:
             root = Node([], start, np.zeros(0, np.float32))
             box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root))
 
-    def _divide(self, box: Box) -> None:
-        """Look for parts of the box over which CROWN proves what is left, where time allows."""
-        needed = [task for task in box.tasks if task.waiting]
+    def _divide(self, box: Box, patience: float) -> None:
+        """Look for parts of the box over which CROWN proves what is left, where they seem to take at most so many times
+        as long as there is time."""
+        if _PASSES_OF_PARTS * box.opening_s > self.seconds - box.spent_s:
+            return
+        self._work_on(box, lambda: self._grow(box, patience))
 
-        def show(worst: NDArray[np.intp], direction: Values) -> None:
-            self._attack([needed[index] for index in worst], direction)
-
-        def divided() -> None:
-            seconds = min(_SHARE_OF_PARTS * (self.seconds - box.spent_s), _LONGEST_FOR_PARTS)
-            parts, rows = self.parts[box.index], self.rows[[task.row for task in needed]]
+    def _grow(self, box: Box, patience: float) -> None:
+        parts = self.parts[box.index]
+        if box.partition is None:
             proof = SplitProof(box.neurons, tuple(box.refinements), ())
             proof = about_the_whole(proof, self.part, parts.network.output) if self.part else proof
             parts.refine(proof.neurons, proof.refinements)
-            box.parts = Partition(parts, rows, self.device).tree(seconds, show)
-            if box.parts is not None:
-                box.tasks = [task for task in box.tasks if not task.waiting]
+            box.needed = [task for task in box.tasks if task.waiting]
+            box.partition = Partition(parts, self.rows[[task.row for task in box.needed]], self.device)
 
-        self._work_on(box, divided)
+        def show(worst: NDArray[np.intp], direction: Values) -> None:
+            self._attack([box.needed[index] for index in worst], direction)
+
+        if box.partition.grow(min(self.seconds - box.spent_s, _LONGEST_FOR_PARTS), patience, show):
+            box.parts, box.tasks = box.partition.nodes, [task for task in box.tasks if not task.waiting]
 
     def _refine(self, box: Box) -> None:
         """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""

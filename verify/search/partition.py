@@ -10,7 +10,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -22,6 +22,8 @@ from verify.intervals import Interval
 from verify.linear_bounds import relus
 from verify.parts import Parts
 from verify.paths import LEAF, Path
+from verify.primitives import Tensor
+from verify.rounding import Array
 from verify.search.backward import Backward, Values
 
 _RECENT = 64
@@ -29,9 +31,6 @@ _RECENT = 64
 
 _SHARE_OF_DEPTH = 0.65
 """Of the splits that the worst path of a tree takes, how many its other paths take, about."""
-
-_PATIENCE = 20.0
-"""How many times as long as there is time a tree may seem to take; estimates shrink as often as they grow."""
 
 _ROOM = 1e-9
 """How much more than zero a bound must be, relative to that of the whole box, so that whoever computes it anew, with
@@ -52,60 +51,92 @@ class _Part:
 
 
 class Partition:
-    """A tree in whose leaves CROWN proves the needed functionals, which are some of those of the parts."""
+    """A tree to be grown until CROWN proves the needed functionals, some of those of its parts, in all leaves."""
 
     def __init__(self, parts: Parts, needed: NDArray[np.intp], device: torch.device) -> None:
         self._parts, self._needed = parts, needed
         self._backward = Backward(parts.inside, device)
         self._relus = list(relus(parts.inside).values())
         self._place = {int(number): place for place, number in enumerate(parts.numbers)}
+        self._order = count()
+        self._root = _Part([])
+        self._waiting: list[tuple[float, int, _Part]] = []
+        self._gains: deque[float] = deque(maxlen=_RECENT)
+        self._bounded, self._spent_s = 0, 0.0
 
-    def tree(self, seconds: float, show: Show) -> NDArray[np.int32] | None:
-        """Its nodes; None if there seems to be no time to find it, or no neuron is left to split."""
-        parts = self._parts
-        began, order = time.perf_counter(), count()
-        root = _Part([])
-        self._bound([root], show)
-        room = _ROOM * abs(root.lowest)
-        if not math.isfinite(root.lowest):
-            return None
-        waiting = [(root.lowest, next(order), root)]
-        gains: deque[float] = deque(maxlen=_RECENT)
-        bounded = 0
-        while waiting:
-            split = [heapq.heappop(waiting)[2] for _ in range(min(len(waiting), max(1, parts.at_a_time // 2)))]
-            if any(part.neuron == LEAF for part in split):
-                return None
+    def grow(self, seconds: float, patience: float, show: Show) -> bool:
+        """Go on until it is a proof, for so many seconds at most, and only as long as it seems to take no more than
+        `patience` times what is left of them; whether it is one."""
+        deadline = time.perf_counter() + seconds
+        if not self._bounded:
+            self._bound([self._root], show)
+            self._queue(self._root)
+        while self._waiting:
+            left = deadline - time.perf_counter()
+            if left <= 0 or self._expected_s() > patience * left:
+                return False
+            split = [heapq.heappop(self._waiting)[2] for _ in range(self._width())]
             for part in split:
                 part.halves = tuple(_Part([*part.path, (part.neuron, side)]) for side in (1, -1))
             halves = [half for part in split for half in part.halves]
             self._bound(halves, show)
-            gains += [half.lowest - part.lowest for part in split for half in part.halves if math.isfinite(half.lowest)]
+            for part in split:
+                self._gains += [half.lowest - part.lowest for half in part.halves if math.isfinite(half.lowest)]
             for half in halves:
-                if not half.lowest > room:
-                    heapq.heappush(waiting, (half.lowest, next(order), half))
-            bounded += len(halves)
-            elapsed = time.perf_counter() - began
-            each = elapsed / bounded
-            if each * _expected([part.lowest for _, _, part in waiting], gains) > _PATIENCE * (seconds - elapsed):
-                return None
-        return _nodes(root)
+                self._queue(half)
+        return True
+
+    @property
+    def nodes(self) -> NDArray[np.int32]:
+        """Of the tree."""
+        nodes, stack = [], [self._root]
+        while stack:
+            part = stack.pop()
+            nodes.append(part.neuron if part.halves else LEAF)
+            stack.extend(reversed(part.halves))
+        return np.array(nodes, np.int32)
+
+    def _width(self) -> int:
+        return min(len(self._waiting), max(1, self._parts.at_a_time // 2))
+
+    def _queue(self, part: _Part) -> None:
+        if not part.lowest > _ROOM * abs(self._root.lowest):
+            heapq.heappush(self._waiting, (part.lowest, next(self._order), part))
+
+    def _expected_s(self) -> float:
+        """How long the tree will take, if each split gains as much as the latest ones did; endless where none can."""
+        if not all(math.isfinite(part.lowest) and part.neuron != LEAF for _, _, part in self._waiting):
+            return math.inf
+        if not self._gains:
+            return 0.0
+        gain = sum(self._gains) / len(self._gains)
+        if not gain > 0:
+            return math.inf
+        depths = (_SHARE_OF_DEPTH * -part.lowest / gain for _, _, part in self._waiting)
+        return math.fsum(2.0 ** min(depth, 1000.0) for depth in depths) * self._spent_s / self._bounded
 
     def _bound(self, some: Sequence[_Part], show: Show) -> None:
         """Note the bounds of some parts, and choose neurons of those that are not proved."""
+        began = time.perf_counter()
         lower, intervals = self._parts.over([part.path for part in some])
         lower = lower[:, self._needed]
         lower[np.isnan(lower)] = -np.inf
         for part, lowest in zip(some, lower.min(axis=1).tolist(), strict=True):
             part.lowest = lowest
-        missed = np.flatnonzero(~(lower.min(axis=1) > 0)).tolist()
+        self._choose([(part, place) for place, part in enumerate(some) if not part.lowest > 0], lower, intervals, show)
+        self._bounded, self._spent_s = self._bounded + len(some), self._spent_s + time.perf_counter() - began
+
+    def _choose(
+        self, missed: Sequence[tuple[_Part, int]], lower: Array, intervals: Mapping[Tensor, Interval], show: Show
+    ) -> None:
         if not missed:
             return
-        worst = lower[missed].argmin(axis=1)
-        around = {tensor: Interval(*(end[missed] for end in ends)) for tensor, ends in intervals.items()}
+        rows = [row for _, row in missed]
+        worst = lower[rows].argmin(axis=1)
+        around = {tensor: Interval(*(end[rows] for end in ends)) for tensor, ends in intervals.items()}
         sides = np.zeros((len(missed), self._backward.neurons))
-        for row, index in zip(sides, missed, strict=True):
-            for neuron, side in some[index].path:
+        for row, (part, _) in zip(sides, missed, strict=True):
+            for neuron, side in part.path:
                 row[self._place[neuron]] = side
         lanes = self._backward.lanes(around, self._parts.functionals[self._needed[worst]])
         lanes = lanes.split(self._backward.values(sides), self._backward.slope)
@@ -114,8 +145,8 @@ class Partition:
             found = self._backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
             coefficients = torch.cat([lanes.offset[:, :0], *found.coefficients], 1)
             scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0).cpu().numpy()
-        for index, score in zip(missed, scores, strict=True):
-            some[index].neuron = self._first(score)
+        for (part, _), score in zip(missed, scores, strict=True):
+            part.neuron = self._first(score)
         show(worst, found.direction)
 
     def _first(self, score: NDArray[np.float32]) -> int:
@@ -124,20 +155,3 @@ class Partition:
             if (score[numbers] > 0).any():
                 return int(self._parts.numbers[numbers.start + score[numbers].argmax()])
         return int(self._parts.numbers[score.argmax()]) if (score >= 0).any() else LEAF
-
-
-def _expected(lowest: Sequence[float], gains: Sequence[float]) -> float:
-    """How many parts trees below parts with these bounds will have, if each split gains as much as it did."""
-    gain = sum(gains) / len(gains) if gains else 0.0
-    if not gain > 0:
-        return math.inf if lowest else 0.0
-    return math.fsum(2.0 ** min(_SHARE_OF_DEPTH * -bound / gain, 1000.0) for bound in lowest)
-
-
-def _nodes(root: _Part) -> NDArray[np.int32]:
-    nodes, stack = [], [root]
-    while stack:
-        part = stack.pop()
-        nodes.append(part.neuron if part.halves else LEAF)
-        stack.extend(reversed(part.halves))
-    return np.array(nodes, np.int32)

@@ -20,6 +20,7 @@ from verify.pruning import neurons_of
 from verify.refinements import Refinement
 from verify.rounding import Array
 from verify.search.backward import Lanes
+from verify.search.partition import Partition
 from verify.split_trees import SplitProof, Tree
 
 
@@ -48,9 +49,13 @@ class Node:
 
 @dataclass(eq=False)
 class Box:
-    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. parts:
-    the nodes of a tree over parts that proves whatever the tasks do not. slack: how much more than zero an approximate
-    bound must be for the rigorous one to follow. spent_s: seconds of work. refined: whether its leaves may be split."""
+    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
+    how much more than zero an approximate bound must be for the rigorous one to follow. opening_s: seconds until it had
+    bounds; spent_s: of all work. refined: whether its leaves may be split.
+
+    partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
+    nodes of its tree, when it found one that proves whatever the tasks do not.
+    """
 
     index: int
     intervals: dict[Tensor, Interval] = field(init=False)
@@ -58,10 +63,14 @@ class Box:
     neurons: NDArray[np.bool_] = field(init=False)
     tasks: list[Task] = field(default_factory=list)
     refinements: list[Refinement] = field(default_factory=list)
-    parts: NDArray[np.int32] | None = None
     slack: float = 0.0
+    opening_s: float = 0.0
     spent_s: float = 0.0
     refined: bool = False
+    partition: Partition | None = None
+    needed: list[Task] = field(default_factory=list)
+    pressed: bool = False
+    parts: NDArray[np.int32] | None = None
     ending: Ending | None = None
 
 
