@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from support.onnx_models import ALL, DISABLED, network_of
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
+from verify import decision
 from verify.bounds import values
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
+from verify.certificate import Certificate, Class, Unreachable, decode, encode
 from verify.check import check
 from verify.crown import margin_functionals
 from verify.errors import Rejected
@@ -30,8 +31,10 @@ from verify.parts import Parts
 from verify.paths import LEAF, Path
 from verify.refinements import Refinement
 from verify.rounding import FLOAT32_ANY_ORDER
+from verify.search.branch_and_bound import search
 from verify.search.partition import Partition
 from verify.split_trees import SplitProof, split_bounds
+from verify.vnnlib import parse
 
 F32 = np.float32
 
@@ -188,10 +191,9 @@ def certificate() -> Certificate:
     _, network, box, label = problem()
     functionals, constants = margin_functionals(network, np.array([label]))
     parts = parts_of(network, box, functionals[0], constants[0])
-    nodes = Partition(parts, np.arange(len(constants[0])), torch.device("cpu")).tree(
-        60.0, lambda worst, direction: None
-    )
-    assert nodes is not None
+    growing = Partition(parts, np.arange(len(constants[0])), torch.device("cpu"))
+    assert growing.grow(60.0, 1.0, lambda worst, direction: False)
+    nodes = growing.nodes
     assert len(nodes) > 5
     proof = SplitProof(np.zeros(neuron_count(network.output), np.bool_), (), (), nodes)
     lower, upper = (end[0].astype(F32) for end in box)
@@ -255,3 +257,83 @@ def test_a_tree_deeper_than_the_network_has_neurons_is_rejected(certificate: Cer
     fields["proof"]["parts"] = {"leaves": 18, "nodes": packed}
     with pytest.raises(Rejected, match="twice"):
         check(decode(json.dumps(fields).encode()), problem()[1])
+
+
+def deep_problem() -> tuple[Network, Interval, int]:
+    """Of two other classes, optimised slopes exclude one and parts the other."""
+    torch.set_num_threads(1)
+    made = ReluNetwork.random(np.random.default_rng(15), [6, 16, 16, 16, 16, 3], 1.6)
+    centre = np.random.default_rng(3).random((1, 1, 6)).astype(F32)
+    return made.network(), box_around(centre, Fraction(6, 40), None), int(made.run(centre[0], ALL)[0].argmax())
+
+
+def test_a_search_for_parts_leaves_nothing_to_compute_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, box, label = deep_problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    asked = network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER
+    parts = Parts(*asked)
+    searched = network, box, functionals, constants, FLOAT32_ANY_ORDER
+    (outcome,) = search(*searched, branch=True, seconds=60, parts=[parts])
+    proof = outcome.proof
+    assert proof
+    assert proof.parts is not None
+    assert len(proof.trees) == 1
+    assert proof.refinements
+    anew = split_bounds(*asked, proof)
+    monkeypatch.setattr(Parts, "over", None)
+    found = split_bounds(*asked, proof, parts)
+    np.testing.assert_allclose(found, anew, rtol=1e-9)
+    assert (found > 0).all()
+    monkeypatch.undo()
+    other = replace(proof, refinements=())  # is about bounds that nothing is remembered of
+    np.testing.assert_array_equal(split_bounds(*asked, other, parts), split_bounds(*asked, other))
+
+
+def test_a_property_is_decided_by_parts_of_the_whole_network() -> None:
+    """The search works on the network without inactive neurons, the certificate is about the file."""
+    network, box, label = deep_problem()
+    others = [other for other in range(3) if other != label]
+    lines = [f"(declare-const X_{i} Real)" for i in range(6)] + [f"(declare-const Y_{i} Real)" for i in range(3)]
+    for i, (low, high) in enumerate(zip(*(end.reshape(-1) for end in box), strict=True)):
+        lines += [f"(assert (>= X_{i} {low:.60f}))", f"(assert (<= X_{i} {high:.60f}))"]
+    lines.append("(assert (or " + " ".join(f"(and (>= Y_{other} Y_{label}))" for other in others) + "))")
+    found = []
+    for few in (0, 20):  # splits of neurons, then of inputs
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decision, "_FEW_INPUTS", few)
+            property = parse("\n".join(lines).encode())
+            found.append(decision.decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete", seconds=60))
+    assert [each.answer for each in found] == [decision.Answer.UNSAT] * 2
+    (proof,) = found[0].proofs
+    assert isinstance(proof, SplitProof)
+    assert proof.parts is not None
+    claim = Unreachable(decision.cases_for(network, property)[0].alternatives)
+    lower, upper = (end[0].astype(F32) for end in box)
+    certificate = Certificate(network.sha256, "m.onnx", "float32-any-order", claim, lower, upper, proof)
+    check(decode(encode(certificate)), network)
+
+
+def test_a_counterexample_on_the_way_ends_the_search() -> None:
+    network, box, label = deep_problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    shown: list[Any] = []
+
+    def show(worst: NDArray[np.intp], direction: torch.Tensor) -> bool:
+        assert direction.shape == (1, 1, 6)
+        shown.extend(worst)
+        return True
+
+    growing = Partition(parts_of(network, box, functionals[0], constants[0]), np.arange(3), torch.device("cpu"))
+    assert not growing.grow(60.0, 1.0, show)
+    assert len(shown) == 1
+    assert shown[0] != label
+
+
+def test_a_search_that_stopped_goes_on_where_it_was() -> None:
+    _, network, box, label = problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    growing = Partition(parts_of(network, box, functionals[0], constants[0]), np.arange(3), torch.device("cpu"))
+    assert not growing.grow(0.0, 1.0, lambda worst, direction: False)
+    assert not growing.grow(60.0, 0.0, lambda worst, direction: False)
+    assert len(growing.nodes) > 1
+    assert growing.grow(60.0, 1.0, lambda worst, direction: False)

@@ -116,27 +116,20 @@ def search(
     functionals: lanes x functionals x the output's shape, constants: lanes x functionals. branch: split neurons, rather
     than optimise slopes only. seconds: of work for each box. intervals: by CROWN, of the only box, if they are known;
     opening_s: how much of its time they took. interrupts: whether a single step that exceeds the time for a box is cut
-    short by a signal. parts: of each box, which remember for whoever looks at the proofs; rows: which of
-    their functionals these are, if not all in order.
+    short by a signal. parts: of each box, which remember for whoever looks at the proofs; rows: which of their
+    functionals these are, if not all in order.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parts is None:
-        parts = [
-            Parts(
-                network, Interval(*(end[lane : lane + 1] for end in box)), functionals[lane], constants[lane], contract
-            )
-            for lane in range(len(box.lower))
-        ]
+        boxes = [Interval(*(end[lane : lane + 1] for end in box)) for lane in range(len(box.lower))]
+        parts = [Parts(network, *each, contract) for each in zip(boxes, functionals, constants, strict=True)]
     output, part = network.output, None
     if intervals:
         part = pruned(output, intervals)
         network, intervals = replace(network, outputs=(part.tensor,)), intervals_of(part, intervals)
     search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
-    search.part, search.parts, search.rows = (
-        part,
-        parts,
-        np.arange(functionals.shape[1]) if rows is None else np.array(rows),
-    )
+    search.part, search.parts = part, parts
+    search.rows = np.arange(functionals.shape[1]) if rows is None else np.array(rows)
     search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
     for outcome in search.run(branch):
         proof = outcome.proof and part and about_the_whole(outcome.proof, part, output)
@@ -194,11 +187,7 @@ class _Search:
         if waiting:
             (box, *_) = waiting
             self._refine(box)
-            if (
-                branch
-                and not self._ended(box)
-                and all(max(relu.shape) == math.prod(relu.shape) for relu in self.backward.relus)
-            ):
+            if branch and self.vectors and not self._ended(box):
                 self._divide(box, _PROMISING)
             box.refined = True
             if not branch and not self._ended(box):
@@ -266,8 +255,9 @@ class _Search:
             box.needed = [task for task in box.tasks if task.waiting]
             box.partition = Partition(parts, self.rows[[task.row for task in box.needed]], self.device)
 
-        def show(worst: NDArray[np.intp], direction: Values) -> None:
+        def show(worst: NDArray[np.intp], direction: Values) -> bool:
             self._attack([box.needed[index] for index in worst], direction)
+            return box.ending is not None
 
         if box.partition.grow(min(self.seconds - box.spent_s, _LONGEST_FOR_PARTS), patience, show):
             box.parts, box.tasks = box.partition.nodes, [task for task in box.tasks if not task.waiting]

@@ -36,8 +36,9 @@ _ROOM = 1e-9
 """How much more than zero a bound must be, relative to that of the whole box, so that whoever computes it anew, with
 other parts beside it and so in another order, finds it positive, too."""
 
-Show = Callable[[NDArray[np.intp], Values], None]
-"""Told which of the needed functionals some bounds are of, and the coefficients of the input that they come from."""
+Show = Callable[[NDArray[np.intp], Values], bool]
+"""Told which of the needed functionals some bounds are of, and the coefficients of the input that they come from:
+whether no proof is needed any more."""
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ class Partition:
         self._root = _Part([])
         self._waiting: list[tuple[float, int, _Part]] = []
         self._gains: deque[float] = deque(maxlen=_RECENT)
-        self._bounded, self._spent_s = 0, 0.0
+        self._bounded, self._spent_s, self._needless = 0, 0.0, False
 
     def grow(self, seconds: float, patience: float, show: Show) -> bool:
         """Go on until it is a proof, for so many seconds at most, and only as long as it seems to take no more than
@@ -73,7 +74,7 @@ class Partition:
             self._queue(self._root)
         while self._waiting:
             left = deadline - time.perf_counter()
-            if left <= 0 or self._expected_s() > patience * left:
+            if self._needless or left <= 0 or self._expected_s() > patience * left:
                 return False
             split = [heapq.heappop(self._waiting)[2] for _ in range(self._width())]
             for part in split:
@@ -147,7 +148,7 @@ class Partition:
             scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0).cpu().numpy()
         for (part, _), score in zip(missed, scores, strict=True):
             part.neuron = self._first(score)
-        show(worst, found.direction)
+        self._needless = show(worst, found.direction)
 
     def _first(self, score: NDArray[np.float32]) -> int:
         """The neuron with the highest score of the first ReLU that has a positive one; LEAF if no neuron is open."""
