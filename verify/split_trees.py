@@ -63,10 +63,14 @@ class SplitProof:
     parts: NDArray[np.int32] | None = None
 
     @property
+    def leaves(self) -> int:
+        """Of all trees, the one for parts included."""
+        return sum(len(tree.slopes) for tree in self.trees) + (0 if self.parts is None else len(self.parts) // 2 + 1)
+
+    @property
     def branches(self) -> bool:
         """Whether it splits anything."""
-        each = [tree.nodes for tree in self.trees] + ([] if self.parts is None else [self.parts])
-        return any(len(nodes) > 1 for nodes in each)
+        return self.leaves > len(self.trees) + (self.parts is not None)
 
 
 def leaf_bounds(
