@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds import lanes_at_a_time
-from verify.cones import intervals_of
+from verify.cones import Cone, intervals_of
 from verify.crown import Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import Signs, lower_bounds, neuron_count, relus
@@ -31,11 +32,23 @@ _MOST = 32
 """Parts that are bounded together."""
 
 
-class Parts:
-    """Lower bounds of functionals, with their constants, over parts of the executions in a box; remembers them.
+class _Refined(NamedTuple):
+    """A box under some choice of slopes. whole: the intervals. cone: of the network, what matters within the box.
+    numbers: those that its neurons have in the whole. slopes: for what its ReLUs read. found: bounds of parts."""
 
-    Each part is bounded with the slopes that are chosen for the box. The network is that which matters within the box
-    (`verify.pruning`): `inside` is its output. numbers: those that its neurons have in the whole.
+    chosen: bytes
+    whole: dict[Tensor, Interval]
+    cone: Cone
+    numbers: NDArray[np.intp]
+    slopes: dict[Tensor, Slopes]
+    found: dict[bytes, Array]
+
+
+class Parts:
+    """Lower bounds of functionals, with their constants, over parts of the executions in a box.
+
+    Each part is bounded with the slopes that are chosen for the box, once `refine` was told which, by the part of the
+    network that matters within it (`verify.pruning`).
     """
 
     def __init__(
@@ -44,30 +57,48 @@ class Parts:
         """box: in one lane. functionals: functionals x the output's shape."""
         self.network, self.box, self.functionals, self.constants = network, box, functionals, constants
         self.contract = contract
-        self._chosen: bytes | None = None
+        self._state: _Refined | None = None
 
     def refine(self, neurons: NDArray[np.bool_], refinements: Sequence[Refinement]) -> None:
         """Choose slopes, as in a `SplitProof`; what was found with others is forgotten. Raises Rejected where they do
         not fit the network."""
         content = (neurons, *(each for refinement in refinements for each in (refinement.neurons, refinement.slopes)))
         chosen = b"".join(str(each.shape).encode() + each.tobytes() for each in content)
-        if chosen == self._chosen:
+        if self._state and chosen == self._state.chosen:
             return
-        choose = refining(self.network.output, neurons, refinements)
-        self._found: dict[bytes, Array] = {}
+        self._state, output = None, self.network.output
+        choose = refining(output, neurons, refinements)
         with np.errstate(all="ignore"):
-            self.whole = crown_intervals(self.network, self.box, self.contract, choose=choose)
-        self._cone = pruned(self.network.output, self.whole)
-        self.inside = self._cone.tensor
-        numbers = neurons_of(self._cone, self.network.output)
-        self.numbers = np.concatenate([np.zeros(0, np.intp), *(numbers[relu] for relu in relus(self.inside))])
-        self._slopes = {
-            piece: slopes.inside(self._cone, piece) for piece in numbers if (slopes := choose(self._source(piece), {}))
-        }
-        self._chosen = chosen
+            whole = crown_intervals(self.network, self.box, self.contract, choose=choose)
+        cone = pruned(output, whole)
+        pieces = neurons_of(cone, output)
+        numbers = np.concatenate([np.zeros(0, np.intp), *(pieces[relu] for relu in relus(cone.tensor))])
+        slopes = {piece: found.inside(cone, piece) for piece in pieces if (found := choose(cone.parts[piece][0], {}))}
+        self._state = _Refined(chosen, whole, cone, numbers, slopes, {})
 
-    def _source(self, piece: Tensor) -> Tensor:
-        return self._cone.parts[piece][0]
+    def forget(self) -> None:
+        """Keep nothing but the problem."""
+        self._state = None
+
+    @property
+    def _refined(self) -> _Refined:
+        assert self._state, "to be refined first"
+        return self._state
+
+    @property
+    def whole(self) -> Mapping[Tensor, Interval]:
+        """Intervals over the box, of the whole network."""
+        return self._refined.whole
+
+    @property
+    def inside(self) -> Tensor:
+        """The output of the part of the network that matters."""
+        return self._refined.cone.tensor
+
+    @property
+    def numbers(self) -> NDArray[np.intp]:
+        """Those that the neurons of that part have in the whole network."""
+        return self._refined.numbers
 
     @property
     def at_a_time(self) -> int:
@@ -76,25 +107,11 @@ class Parts:
 
     def over(self, paths: Sequence[Path]) -> tuple[Array, dict[Tensor, Interval]]:
         """Bounds over the executions with the signs on each path, paths x functionals: infinity where there is none,
-        NaN where nothing is known. And intervals, one lane per path, which mean nothing where there is none."""
-        sides = np.zeros((len(paths), neuron_count(self.network.output)), np.int8)
-        path, neuron, side = splits_of(paths)
-        sides[path, neuron] = side
-        sides = sides[:, self.numbers]
-        signs = {relu: sides[:, numbers].reshape(-1, *relu.shape) for relu, numbers in relus(self.inside).items()}
-        network, known = replace(self.network, outputs=(self.inside,)), intervals_of(self._cone, self.whole)
-        box = Interval(*(np.broadcast_to(end, (len(paths), *end.shape[1:])) for end in self.box))
-        functionals = np.broadcast_to(self.functionals, (len(paths), *self.functionals.shape))
-        with np.errstate(all="ignore"):
-            intervals = crown_intervals(network, box, self.contract, choose=self._choose, signs=signs, known=known)
-            lower = lower_bounds(self.inside, functionals, intervals, self.contract, signs=signs)
-            lower = down(lower + self.constants)
-        lower[_empty(signs, intervals)] = np.inf
-        self._found.update(zip(map(_key, paths), lower, strict=True))
+        NaN where nothing is known; to be remembered. And intervals, one lane per path or one for all, which mean
+        nothing where there is no execution."""
+        lower, intervals = self._bounded(paths)
+        self._refined.found.update(zip(map(_key, paths), lower, strict=True))
         return lower, intervals
-
-    def _choose(self, relu: Tensor, intervals: Intervals) -> Slopes | None:
-        return self._slopes.get(relu)
 
     def least(self, nodes: NDArray[np.int32], needed: NDArray[np.bool_]) -> Array:
         """Over all leaves of a tree; or of as many as it takes to find that none of the functionals that are needed is
@@ -102,23 +119,45 @@ class Parts:
         least = np.full(len(self.functionals), math.inf)
         paths = leaf_paths(nodes, neuron_count(self.network.output))
         while some := list(islice(paths, self.at_a_time)):
-            new = [path for path in some if _key(path) not in self._found]
-            if new:
-                self.over(new)
-            least = np.minimum(least, np.min([self._found[_key(path)] for path in some], axis=0))  # NaN if one is
+            remembered = [self._refined.found.get(_key(path)) for path in some]
+            new = [path for path, bounds in zip(some, remembered, strict=True) if bounds is None]
+            found = [bounds for bounds in remembered if bounds is not None] + list(self._bounded(new)[0] if new else ())
+            least = np.minimum(least, np.min(found, axis=0))  # NaN if one is
             if not (least[needed] > 0).any():
                 break
         return least
 
+    def _bounded(self, paths: Sequence[Path]) -> tuple[Array, dict[Tensor, Interval]]:
+        _, whole, cone, numbers, slopes, _ = self._refined
+        sides = np.zeros((len(paths), neuron_count(self.network.output)), np.int8)
+        path, neuron, side = splits_of(paths)
+        sides[path, neuron] = side
+        sides = sides[:, numbers]
+        signs = {relu: sides[:, part].reshape(-1, *relu.shape) for relu, part in relus(cone.tensor).items()}
+        network, known = replace(self.network, outputs=(cone.tensor,)), intervals_of(cone, whole)
+        box = Interval(*(np.broadcast_to(end, (len(paths), *end.shape[1:])) for end in self.box))
+        functionals = np.broadcast_to(self.functionals, (len(paths), *self.functionals.shape))
 
-def _empty(signs: Signs, intervals: Mapping[Tensor, Interval]) -> NDArray[np.bool_]:
+        def choose(relu: Tensor, intervals: Intervals) -> Slopes | None:
+            return slopes.get(relu)
+
+        with np.errstate(all="ignore"):
+            intervals = crown_intervals(network, box, self.contract, choose=choose, signs=signs, known=known)
+            lower = lower_bounds(cone.tensor, functionals, intervals, self.contract, signs=signs)
+            lower = down(lower + self.constants)
+        lower[_empty(len(paths), signs, intervals)] = np.inf
+        return lower, intervals
+
+
+def _empty(lanes: int, signs: Signs, intervals: Mapping[Tensor, Interval]) -> NDArray[np.bool_]:
     """Of which lanes the bounds say that no execution has the signs. Each bound holds for all executions that do, up to
     the first of these contradictions."""
-    each = [(lower > upper).reshape(len(lower), -1).any(axis=1) for lower, upper in intervals.values()]
-    found: NDArray[np.bool_] = np.any(each, axis=0)
+    found = np.zeros(lanes, np.bool_)
+    for lower, upper in intervals.values():
+        found |= (lower > upper).reshape(len(lower), -1).any(axis=1)
     for relu, sign in signs.items():
         upper = intervals[relu.operands[0]].upper
-        found |= ((sign > 0) & (upper < 0)).reshape(len(sign), -1).any(axis=1)
+        found |= ((sign > 0) & (upper < 0)).reshape(lanes, -1).any(axis=1)
     return found
 
 

@@ -36,14 +36,16 @@ def leaf_paths(nodes: NDArray[np.int32], neurons: int, splits: int | None = None
     if ((nodes < LEAF) | (nodes >= neurons)).any():
         raise Rejected("it splits a neuron that does not exist")
     path: Path = []
+    above: set[int] = set()
     complete = False
     unused = math.inf if splits is None else splits
     for node in nodes.tolist():
         if complete:
             raise Rejected("one of its trees goes on behind its last leaf")
         if node != LEAF:
-            if len(path) == neurons:
+            if node in above:
                 raise Rejected("one of its trees splits a neuron twice on its way to a leaf")
+            above.add(node)
             path.append((node, 1))
             continue
         unused -= len(path)
@@ -51,7 +53,7 @@ def leaf_paths(nodes: NDArray[np.int32], neurons: int, splits: int | None = None
             raise Rejected("one of its trees lacks multipliers")
         yield path.copy()
         while path and path[-1][1] < 0:
-            path.pop()
+            above.remove(path.pop()[0])
         if path:
             path[-1] = (path[-1][0], -1)
         else:

@@ -227,6 +227,7 @@ def _searched(
             verdict = replace(verdict, status=Status.COUNTEREXAMPLE, decided_by="attack", counterexample=found[lane])
         elif outcome.timed_out:
             verdict = replace(verdict, status=Status.TIMEOUT)
+        parts[lane].forget()
         yield replace(verdict, time_s=spent + time.perf_counter() - began)
 
 

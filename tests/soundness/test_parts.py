@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, network_of
+from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
 from verify import decision
@@ -170,11 +170,34 @@ def test_signs_tighten_what_lies_behind() -> None:
     assert (behind.upper[1:] < 1e-5).all()
 
 
+@pytest.mark.parametrize("behind", ["Concat", "Div"])
+def test_constants_stand_beside_parts(behind: str) -> None:
+    rng = np.random.default_rng(1)
+    constants = {
+        "w": rng.normal(size=(2, 5)).astype(F32),
+        "b": rng.normal(size=5).astype(F32),
+        "c": np.full((1, 5), 2, F32),
+        "v": rng.normal(size=(10 if behind == "Concat" else 5, 3)).astype(F32),
+        "one": np.ones(1, F32),
+    }
+    nodes = [node("Gemm", ["x", "w", "b"], "g"), node("Relu", ["g"], "r"), node("Add", ["r", "one"], "s")]
+    nodes.append(node("Concat", ["r", "c"], "h", axis=1) if behind == "Concat" else node("Div", ["c", "s"], "h"))
+    content = model([*nodes, node("MatMul", ["h", "v"], "y")], [1, 2], constants)
+    network, box = network_of(content), box_around(np.full((1, 1, 2), 0.5, F32), Fraction(1), None)
+    label = int(run(content, np.full((1, 2), 0.5, F32))[0].argmax())
+    functionals, added = margin_functionals(network, np.array([label]))
+    parts = parts_of(network, box, functionals[0], added[0])
+    bounds, _ = parts.over([[], [(0, 1), (1, -1)], [(1, 1)]])
+    assert np.isfinite(bounds[0]).all()
+    Partition(parts, np.arange(3), torch.device("cpu")).grow(2.0, 1e9, lambda worst, direction: False)
+
+
 def test_what_is_known_of_a_part_is_not_computed_again() -> None:
     parts = parts_of(pair().network(), around(1, 1), np.array([[[1.0, 0.0]]]))
     nodes = np.array([1, LEAF, 0, LEAF, LEAF], np.int32)
+    parts.over([[(1, 1)], [(1, -1), (0, 1)], [(1, -1), (0, -1)]])
     first = parts.least(nodes, np.array([True]))
-    parts.over = None  # type: ignore[assignment,method-assign]
+    parts._bounded = None  # type: ignore[assignment,method-assign]
     np.testing.assert_array_equal(parts.least(nodes, np.array([True])), first)
 
 
@@ -250,11 +273,11 @@ def test_malformed_parts_are_rejected(certificate: Certificate, parts: Any) -> N
         decode(json.dumps(fields).encode())
 
 
-def test_a_tree_deeper_than_the_network_has_neurons_is_rejected(certificate: Certificate) -> None:
+def test_a_tree_that_splits_a_neuron_twice_on_its_way_is_rejected(certificate: Certificate) -> None:
     fields = json.loads(encode(certificate))
-    nodes = np.array([0] * 17 + [LEAF] * 18, "<i4")
+    nodes = np.array([0, 1, 0, LEAF, LEAF, LEAF, LEAF], "<i4")
     packed = base64.b64encode(zlib.compress(nodes.tobytes(), 9)).decode()
-    fields["proof"]["parts"] = {"leaves": 18, "nodes": packed}
+    fields["proof"]["parts"] = {"leaves": 4, "nodes": packed}
     with pytest.raises(Rejected, match="twice"):
         check(decode(json.dumps(fields).encode()), problem()[1])
 
@@ -280,7 +303,7 @@ def test_a_search_for_parts_leaves_nothing_to_compute_again(monkeypatch: pytest.
     assert len(proof.trees) == 1
     assert proof.refinements
     anew = split_bounds(*asked, proof)
-    monkeypatch.setattr(Parts, "over", None)
+    monkeypatch.setattr(Parts, "_bounded", None)
     found = split_bounds(*asked, proof, parts)
     np.testing.assert_allclose(found, anew, rtol=1e-9)
     assert (found > 0).all()

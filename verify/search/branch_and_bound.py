@@ -489,6 +489,7 @@ class _Search:
     def _outcome(self, box: Box) -> Outcome:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
         assert box.ending
+        box.partition = None  # which holds bounds of many parts
         proof = (
             SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)), box.parts)
             if box.ending is Ending.PROVED

@@ -97,11 +97,14 @@ class Partition:
             stack.extend(reversed(part.halves))
         return np.array(nodes, np.int32)
 
+    def _is_proved(self, part: _Part) -> bool:
+        return part.lowest > _ROOM * abs(self._root.lowest)
+
     def _width(self) -> int:
         return min(len(self._waiting), max(1, self._parts.at_a_time // 2))
 
     def _queue(self, part: _Part) -> None:
-        if not part.lowest > _ROOM * abs(self._root.lowest):
+        if not self._is_proved(part):
             heapq.heappush(self._waiting, (part.lowest, next(self._order), part))
 
     def _expected_s(self) -> float:
@@ -124,29 +127,25 @@ class Partition:
         lower[np.isnan(lower)] = -np.inf
         for part, lowest in zip(some, lower.min(axis=1).tolist(), strict=True):
             part.lowest = lowest
-        self._choose([(part, place) for place, part in enumerate(some) if not part.lowest > 0], lower, intervals, show)
+        missed = [row for row, part in enumerate(some) if not self._is_proved(part)]
+        if missed:
+            self._choose([some[row] for row in missed], lower[missed], _lanes(intervals, len(some), missed), show)
         self._bounded, self._spent_s = self._bounded + len(some), self._spent_s + time.perf_counter() - began
 
-    def _choose(
-        self, missed: Sequence[tuple[_Part, int]], lower: Array, intervals: Mapping[Tensor, Interval], show: Show
-    ) -> None:
-        if not missed:
-            return
-        rows = [row for _, row in missed]
-        worst = lower[rows].argmin(axis=1)
-        around = {tensor: Interval(*(end[rows] for end in ends)) for tensor, ends in intervals.items()}
+    def _choose(self, missed: Sequence[_Part], lower: Array, intervals: Mapping[Tensor, Interval], show: Show) -> None:
+        worst = lower.argmin(axis=1)
         sides = np.zeros((len(missed), self._backward.neurons))
-        for row, (part, _) in zip(sides, missed, strict=True):
+        for row, part in zip(sides, missed, strict=True):
             for neuron, side in part.path:
                 row[self._place[neuron]] = side
-        lanes = self._backward.lanes(around, self._parts.functionals[self._needed[worst]])
+        lanes = self._backward.lanes(intervals, self._parts.functionals[self._needed[worst]])
         lanes = lanes.split(self._backward.values(sides), self._backward.slope)
         every = torch.arange(self._backward.neurons, device=self._backward.device)
         with torch.no_grad():
             found = self._backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
             coefficients = torch.cat([lanes.offset[:, :0], *found.coefficients], 1)
             scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0).cpu().numpy()
-        for (part, _), score in zip(missed, scores, strict=True):
+        for part, score in zip(missed, scores, strict=True):
             part.neuron = self._first(score)
         self._needless = show(worst, found.direction)
 
@@ -156,3 +155,11 @@ class Partition:
             if (score[numbers] > 0).any():
                 return int(self._parts.numbers[numbers.start + score[numbers].argmax()])
         return int(self._parts.numbers[score.argmax()]) if (score >= 0).any() else LEAF
+
+
+def _lanes(intervals: Mapping[Tensor, Interval], count: int, chosen: Sequence[int]) -> dict[Tensor, Interval]:
+    """Some of so many lanes; constants have a single one for all."""
+    return {
+        tensor: Interval(*(np.broadcast_to(end, (count, *end.shape[1:]))[chosen] for end in ends))
+        for tensor, ends in intervals.items()
+    }
