@@ -224,20 +224,31 @@ class _Search:
         with np.errstate(all="ignore"):
             return crown_intervals(self.network, around, self.contract, choose=choose)
 
-    def _begin(self, box: Box, intervals: dict[Tensor, Interval]) -> None:
-        """Begin with the box's tasks, over these intervals."""
+    def _begin(self, box: Box, intervals: dict[Tensor, Interval], neurons: NDArray[np.bool_] | None = None) -> None:
+        """Begin with the box's tasks, over these intervals. neurons: that have slopes, if not all that are open."""
         functionals, constants = self.functionals[box.index], self.constants[box.index]
         with np.errstate(all="ignore"):
             (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
-        before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
-        low, high = (np.concatenate([each[end].reshape(-1) for each in before] or [np.zeros(0)]) for end in (0, 1))
+        low, high = self._read(intervals)
         box.intervals, box.lanes = intervals, self.backward.lanes(intervals, functionals[:1])
-        box.neurons = (low < 0) & (high > 0)
+        box.neurons = (low < 0) & (high > 0) if neurons is None else neurons
         start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
         box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
             root = Node([], start, np.zeros(0, np.float32))
             box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root))
+
+    def _read(self, intervals: Mapping[Tensor, Interval]) -> list[Array]:
+        """The ends of what all neurons read, in one lane."""
+        before = [intervals[tensor.operands[0]] for tensor in self.backward.relus]
+        return [np.concatenate([np.zeros(0), *(each[end].reshape(-1) for each in before)]) for end in (0, 1)]
+
+    def _refined_parts(self, box: Box, neurons: NDArray[np.bool_]) -> Parts:
+        """The box's, bounded with the slopes that were found for it; neurons: that have any."""
+        parts, proof = self.parts[box.index], SplitProof(neurons, tuple(box.refinements), ())
+        proof = about_the_whole(proof, self.part, parts.network.output) if self.part else proof
+        parts.refine(proof.neurons, proof.refinements)
+        return parts
 
     def _divide(self, box: Box, patience: float) -> None:
         """Look for parts of the box over which CROWN proves what is left, where they seem to take at most so many times
@@ -247,13 +258,10 @@ class _Search:
         self._work_on(box, lambda: self._grow(box, patience))
 
     def _grow(self, box: Box, patience: float) -> None:
-        parts = self.parts[box.index]
         if box.partition is None:
-            proof = SplitProof(box.neurons, tuple(box.refinements), ())
-            proof = about_the_whole(proof, self.part, parts.network.output) if self.part else proof
-            parts.refine(proof.neurons, proof.refinements)
             box.needed = [task for task in box.tasks if task.waiting]
-            box.partition = Partition(parts, self.rows[[task.row for task in box.needed]], self.device)
+            rows = self.rows[[task.row for task in box.needed]]
+            box.partition = Partition(self._refined_parts(box, box.neurons), rows, self.device)
 
         def show(worst: NDArray[np.intp], direction: Values) -> bool:
             self._attack([box.needed[index] for index in worst], direction)
@@ -285,7 +293,15 @@ class _Search:
             box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
             return Slopes(elements, below, slopes)
 
-        self._work_on(box, lambda: self._begin(box, self._bounded(box, choose)))
+        def begin() -> None:
+            low, high = self._read(self._bounded(box, choose))
+            neurons = (low < 0) & (high > 0)
+            # The bounds that whoever looks at the proof will compute: others, of which CROWN's rules made something
+            # else by a hair, might prove what these do not.
+            whole = self._refined_parts(box, neurons).whole
+            self._begin(box, intervals_of(self.part, whole) if self.part else dict(whole), neurons)
+
+        self._work_on(box, begin)
         self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
     def _slopes_of_elements(
