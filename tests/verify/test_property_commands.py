@@ -109,7 +109,9 @@ def test_contradictory_constraints_hold_with_a_word_on_it(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no interval timers")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_out_of_time(folder: Path) -> None:
+    """The signal may come between the opening of a file and the `with` that would close it: the interpreter does."""
     path = property_of(folder, "(<= Y_0 0)")
     done = adcert("verify", folder / "model.onnx", "--vnnlib", path, "--timeout", "0.001")
     assert (done.returncode, done.stdout) == (3, "timeout\n"), done.stderr
