@@ -3,7 +3,7 @@
 A certificate is a JSON object:
 
     format          "adcert certificate"
-    format_version  1; or 2 where the property is of the second kind; or 3 where, besides, the proof has weights
+    format_version  1; or 2 where the property is of the second kind; or 3 where, besides, splits of inputs have weights
     verifier        the version that wrote it, for information
     contract        what is assumed of the arithmetic that executes the model
     model           {"sha256": of the file's bytes, "file": its name, for information}
@@ -20,7 +20,8 @@ A certificate is a JSON object:
                     {"kind", "neurons": {"count", "bits"},
                     "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
                     uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
-                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}, and where it has parts
+                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}, where a tree has planes also
+                    "weights": how many each leaf has, "fractions": uint8, and where the proof has parts
                     "parts": {"leaves": how many, "nodes": int32}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
                     or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3
@@ -55,7 +56,7 @@ from verify.split_trees import SplitProof, Tree
 from verify.version import __version__
 
 _FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable"}
-_LARGEST, _MOST_AXES, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 32, 2**27, 2**20
+_LARGEST, _MOST_AXES, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 32, 2**29, 2**20
 """Elements and axes of the input, and bytes and leaves of a proof; more are refused before anything is done about
 them."""
 
@@ -216,17 +217,7 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
         if proof.weights is not None:
             fields |= {"constraints": proof.weights.shape[1], "weights": _packed(proof.weights)}
         return fields
-    trees = [
-        {
-            "functional": tree.functional,
-            "leaves": len(tree.slopes),
-            "splits": len(tree.multipliers),
-            "nodes": _packed(tree.nodes.astype("<i4")),
-            "slopes": _packed(tree.slopes),
-            "multipliers": _packed(tree.multipliers.astype("<f4")),
-        }
-        for tree in proof.trees
-    ]
+    trees = [_tree_fields(tree) for tree in proof.trees]
     refinements = [
         {
             "count": len(refinement.neurons),
@@ -240,6 +231,20 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
     fields = {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
     if proof.parts is not None:
         fields["parts"] = {"leaves": len(proof.parts) // 2 + 1, "nodes": _packed(proof.parts.astype("<i4"))}
+    return fields
+
+
+def _tree_fields(tree: Tree) -> dict[str, Any]:
+    fields = {
+        "functional": tree.functional,
+        "leaves": len(tree.slopes),
+        "splits": len(tree.multipliers),
+        "nodes": _packed(tree.nodes.astype("<i4")),
+        "slopes": _packed(tree.slopes),
+        "multipliers": _packed(tree.multipliers.astype("<f4")),
+    }
+    if tree.fractions is not None:
+        fields |= {"weights": tree.fractions.shape[1], "fractions": _packed(tree.fractions)}
     return fields
 
 
@@ -274,16 +279,16 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
     sizes += [each[name] for each in refinements for name in ("count", "width")]
+    sizes += [tree["weights"] for tree in trees if "weights" in tree]
     parts = fields.get("parts", {"leaves": 0})
     sizes.append(parts["leaves"])
     if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
         raise Rejected("a size in its proof is malformed")
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
-    size = sum(tree["leaves"] * (width + 8) + 4 * tree["splits"] for tree in trees)
+    size = sum(tree["leaves"] * (width + 8 + tree.get("weights", 0)) + 4 * tree["splits"] for tree in trees)
     size += sum(each["count"] * (4 + 2 * each["width"]) for each in refinements)
-    if size > _LARGEST_PROOF or sum(tree["leaves"] for tree in [*trees, parts]) > _MOST_LEAVES:
-        raise Rejected("its proof is too large")
+    _require_size(size, sum(tree["leaves"] for tree in [*trees, parts]))
     return SplitProof(
         bits.astype(bool),
         tuple(
@@ -301,11 +306,34 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
                 _nodes(tree),
                 _unpacked(tree["slopes"], "u1", tree["leaves"] * width).reshape(tree["leaves"], width),
                 _unpacked(tree["multipliers"], "<f4", tree["splits"]).astype(np.float32),
+                _fractions(tree) if "weights" in tree else None,
             )
             for tree in trees
         ),
         _nodes(parts) if "parts" in fields else None,
     )
+
+
+def require_size(proof: Proof) -> None:
+    """Raise Rejected for a proof that could be written, but not be read again."""
+    if isinstance(proof, SplitProof):
+        arrays: list[NDArray[Any] | None] = []
+        arrays += [each for tree in proof.trees for each in (tree.slopes, tree.multipliers, tree.fractions)]
+        arrays += [each for refinement in proof.refinements for each in (refinement.neurons, refinement.slopes)]
+        size = sum(array.nbytes for array in arrays if array is not None)
+        _require_size(size + 8 * sum(len(tree.slopes) for tree in proof.trees), proof.leaves)
+    elif isinstance(proof, InputSplits):
+        _require_size(0 if proof.weights is None else proof.weights.size, len(proof.cuts) + 1)
+
+
+def _require_size(size: int, leaves: int) -> None:
+    if size > _LARGEST_PROOF or leaves > _MOST_LEAVES:
+        raise Rejected("its proof is too large")
+
+
+def _fractions(tree: dict[str, Any]) -> NDArray[np.uint8]:
+    leaves, weights = tree["leaves"], tree["weights"]
+    return _unpacked(tree["fractions"], "u1", leaves * weights).reshape(leaves, weights)
 
 
 def _nodes(fields: dict[str, Any]) -> NDArray[np.int32]:

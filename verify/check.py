@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Class, Proof, Unreachable
+from verify.certificate import Certificate, Class, Proof, Unreachable, require_size
 from verify.crown import margin_problem
 from verify.environment import require_ieee_arithmetic
 from verify.errors import Problem, Rejected
@@ -35,6 +35,7 @@ def check(certificate: Certificate, network: Network) -> None:
     way = proof.way if isinstance(proof, InputSplits) else proof
     if isinstance(way, str) and way not in PROOFS:
         raise Rejected(f"its proof is of the unknown kind {way!r}")
+    require_size(proof)
     if certificate.lower.shape != network.input.shape:
         raise Rejected("its box does not have the shape of the model's input")
     if not (np.isfinite(certificate.lower) & np.isfinite(certificate.upper)).all():

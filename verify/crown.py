@@ -159,10 +159,9 @@ def crown_intervals(
     signs: Signs = MappingProxyType({}),
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
 ) -> dict[Tensor, Interval]:
-    """Intervals of every tensor that the output depends on, in executions that have the signs. refine: by linear bounds
-    where an activation needs them, with slopes as chosen, if any are. known: intervals of what
-    activations read, to be improved on. An interval is empty, or one above zero where the sign is -1, or below it where
-    that is 1, if there is no such execution."""
+    """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
+    there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are. known:
+    intervals of what activations read, to be improved on."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
     relaxations: dict[Tensor, Relaxation] = {}

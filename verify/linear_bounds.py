@@ -14,7 +14,8 @@ a bound to those executions whose deployed x has a given sign s, in which
     a y  >=  a y - beta s x        for any beta >= 0
 
 (beta-CROWN, arXiv 2103.06624). This x is the very float32 number that the ReLU reads, so that the new coefficient of x
-is passed on, and charged with rounding, like any other. Arrays of functionals have the shape lanes x functionals x
+is passed on, and charged with rounding, like any other. Planes above neurons (`verify.planes`) pass a functional on to
+what the dense layer in front of the ReLU reads. Arrays of functionals have the shape lanes x functionals x
 tensor; those about intervals may have a single lane for all.
 """
 
@@ -55,6 +56,18 @@ from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 from verify.softmax import has_plane, plane
 
 
+class Planes(NamedTuple):
+    """Above neurons of a ReLU, in terms of what the dense layer in front of it reads: y <= slope h + offset in every
+    execution, with room in the offset for what it costs to use this in float64 (`verify.planes`).
+
+    rows: of the ReLU's neurons. slope: lanes x rows x inputs. offset: lanes x rows; NaN where none is known.
+    """
+
+    rows: NDArray[np.intp]
+    slope: Array
+    offset: Array
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a proof chooses at one ReLU, for each of its neurons; every choice yields valid bounds.
@@ -64,19 +77,23 @@ class Choice:
     sign: 1 or -1 where the lane is about executions in which the ReLU reads a number >= 0, or <= 0, only; 0 for all;
         lanes x shape.
     multiplier: beta >= 0 where there is a sign; lanes x shape.
+    planes: above some neurons, used where the sign is open, in place of the line above.
     """
 
     slope: Array
     sign: Array | None = None
     multiplier: Array | None = None
+    planes: Planes | None = None
 
     def part(self, rows: slice, functionals: slice) -> Choice:
         """For some lanes and functionals."""
         slope = some_lanes(self.slope, rows)
         slope = slope if slope.shape[1] == 1 else slope[:, functionals]
-        return Choice(
-            slope, *(None if each is None else some_lanes(each, rows) for each in (self.sign, self.multiplier))
-        )
+        sign, multiplier = (None if each is None else some_lanes(each, rows) for each in (self.sign, self.multiplier))
+        planes = self.planes
+        if planes:
+            planes = planes._replace(slope=some_lanes(planes.slope, rows), offset=some_lanes(planes.offset, rows))
+        return Choice(slope, sign, multiplier, planes)
 
 
 Choices = Mapping[Tensor, Choice]
@@ -103,10 +120,12 @@ def neuron_count(output: Tensor) -> int:
 
 
 class Step(NamedTuple):
-    """Functionals of an operation's operands, and at least what they leave over (lanes x functionals)."""
+    """Functionals of an operation's operands, and at least what they leave over (lanes x functionals). beyond: a
+    functional of what the only operand is computed from, where it is passed on to that directly."""
 
     operands: tuple[Array, ...]
     constant: Array | float = 0.0
+    beyond: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -239,14 +258,18 @@ def _substituted(
             direction[:] = a.reshape(direction.shape)
         around = relaxed(tensor)
         step = around.through(tensor, a, around, choices.get(tensor))
-        summands, longest = summands + 1 + len(step.operands), max(longest, math.prod(tensor.shape))
+        summands, longest = summands + 2 + len(step.operands), max(longest, math.prod(tensor.shape))
         constant = constant + step.constant
         size += np.abs(step.constant)
         loss += _dot(np.abs(a), around.charge)
         # Magnitudes of values are below 2^50 times the charge.
         charges = around.charge.reshape(len(around.charge), -1).sum(axis=1, keepdims=True)
         loss += _OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)
-        for operand, functional in zip(tensor.operands, step.operands, strict=False):
+        passed = list(zip(tensor.operands, step.operands, strict=False))
+        if step.beyond is not None:  # underflow in it is paid for by the charge of what it is passed on to
+            (operand,) = tensor.operands
+            passed.append((operand.operands[0], step.beyond.reshape(*a.shape[:2], *operand.operands[0].shape)))
+        for operand, functional in passed:
             if operand in waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
                 before = waiting[operand]
                 loss += _dot(np.abs(before) + np.abs(functional), relaxed(operand).own())
@@ -369,14 +392,27 @@ def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
         offset = np.where(choice.sign == 0, offset, 0.0)
         added = -sign * np.maximum(choice.multiplier, 0.0)[:, np.newaxis]
     negative = np.minimum(a, 0.0)
-    constant = _dot(negative, offset)
+    over: Array | float = 0.0
+    beyond: Array | None = None
+    if choice and choice.planes:
+        rows, slopes_above, offsets = choice.planes
+        shape = len(offsets), math.prod(tensor.shape)
+        used = (np.broadcast_to(offset.reshape(-1, shape[1]), shape)[:, rows] > 0) & ~np.isnan(offsets)
+        of_rows = negative.reshape(*a.shape[:2], -1)[:, :, rows] * used[:, np.newaxis]
+        over = _dot(of_rows, np.where(used, offsets, 0.0))
+        beyond = of_rows @ slopes_above
+        covered = np.zeros(shape, np.bool_)
+        covered[:, rows] = used
+        covered = covered.reshape(-1, *tensor.shape)
+        above, offset = np.where(covered[:, np.newaxis], 0.0, above), np.where(covered, 0.0, offset)
+    constant = _dot(negative, offset) + over
     negative *= above - below
     coefficients = a * below  # where a < 0, off by less than four roundings of a, for which `own` has room
     coefficients += negative
     if added is not None:
         coefficients += added
         constant = constant - _dot(np.abs(added), *own or (around.charge,))
-    return Step((coefficients,), constant)
+    return Step((coefficients,), constant, beyond)
 
 
 def _between_lines(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:

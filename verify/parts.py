@@ -59,6 +59,13 @@ class Parts:
         self.contract = contract
         self._state: _Refined | None = None
 
+    def is_about(
+        self, network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract
+    ) -> bool:
+        """Whether it is the same problem."""
+        same = zip((*self.box, self.functionals, self.constants), (*box, functionals, constants), strict=True)
+        return self.network is network and self.contract == contract and all(np.array_equal(*each) for each in same)
+
     def refine(self, neurons: NDArray[np.bool_], refinements: Sequence[Refinement]) -> None:
         """Choose slopes, as in a `SplitProof`; what was found with others is forgotten. Raises Rejected where they do
         not fit the network."""
@@ -70,6 +77,8 @@ class Parts:
         choose = refining(output, neurons, refinements)
         with np.errstate(all="ignore"):
             whole = crown_intervals(self.network, self.box, self.contract, choose=choose)
+        for end in (end for ends in whole.values() for end in ends):
+            end.flags.writeable = False
         cone = pruned(output, whole)
         pieces = neurons_of(cone, output)
         numbers = np.concatenate([np.zeros(0, np.intp), *(pieces[relu] for relu in relus(cone.tensor))])
@@ -110,6 +119,7 @@ class Parts:
         NaN where nothing is known; to be remembered. And intervals, one lane per path or one for all, which mean
         nothing where there is no execution."""
         lower, intervals = self._bounded(paths)
+        lower.flags.writeable = False  # what is remembered is nobody else's
         self._refined.found.update(zip(map(_key, paths), lower, strict=True))
         return lower, intervals
 
@@ -147,6 +157,12 @@ class Parts:
             lower = down(lower + self.constants)
         lower[_empty(len(paths), signs, intervals)] = np.inf
         return lower, intervals
+
+
+def of_each(network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract) -> list[Parts]:
+    """One for each lane of the box, the functionals and the constants."""
+    boxes = [Interval(*(end[lane : lane + 1] for end in box)) for lane in range(len(box.lower))]
+    return [Parts(network, *each, contract) for each in zip(boxes, functionals, constants, strict=True)]
 
 
 def _empty(lanes: int, signs: Signs, intervals: Mapping[Tensor, Interval]) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,5 +67,5 @@ def leaf_paths(nodes: NDArray[np.int32], neurons: int, splits: int | None = None
 
 def splits_of(paths: Sequence[Path]) -> NDArray[np.intp]:
     """The splits of all paths, one path after the other, in three rows: the number of the path, neuron and side."""
-    pairs = np.array([split for path in paths for split in path], np.intp).reshape(-1, 2)
+    pairs = np.fromiter(chain.from_iterable(chain.from_iterable(paths)), np.intp).reshape(-1, 2)
     return np.stack([np.repeat(np.arange(len(paths)), [len(path) for path in paths]), *pairs.T])

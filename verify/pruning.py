@@ -28,7 +28,7 @@ def pruned(tensor: Tensor, intervals: Intervals, elements: NDArray[np.intp] | No
     """
     order = list(topological([tensor]))
     kept = _kept(order, intervals)
-    if elements is not None and _is_dense(tensor):
+    if elements is not None and is_dense(tensor):
         kept[tensor] = elements
     built: dict[Tensor, Tensor] = {}
     parts: dict[Tensor, tuple[Tensor, Where]] = {}
@@ -70,7 +70,7 @@ def _kept(order: list[Tensor], intervals: Intervals) -> dict[Tensor, NDArray[np.
         if not (isinstance(tensor.primitive, LeakyRelu) and tensor.primitive.slope == 0 and readers[tensor]):
             continue
         (before,) = tensor.operands
-        if readers[before] == [tensor] and all(map(_is_dense, [before, *readers[tensor]])):
+        if readers[before] == [tensor] and all(map(is_dense, [before, *readers[tensor]])):
             live = ~np.all([end.reshape(-1) <= 0 for end in intervals[before]], axis=0)
             live[0] |= not live.any()
             if not live.all():
@@ -78,7 +78,7 @@ def _kept(order: list[Tensor], intervals: Intervals) -> dict[Tensor, NDArray[np.
     return kept
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Whether it is a dense layer's answer to a single vector."""
     primitive = tensor.primitive
     return (

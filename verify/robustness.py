@@ -26,7 +26,7 @@ from verify.intervals import Interval
 from verify.margins import Labels, classes
 from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
 from verify.network import Network
-from verify.parts import Parts
+from verify.parts import of_each
 from verify.rounding import Array, Contract
 from verify.samples import Samples
 from verify.search import proof_search
@@ -183,8 +183,7 @@ def _searched(
             found[lane] = x
         return lane in found
 
-    boxes = [Interval(*(end[lane : lane + 1] for end in part)) for lane in range(len(labels))]
-    parts = [Parts(problem, *each, contract) for each in zip(boxes, functionals, constants, strict=True)]
+    parts = of_each(problem, part, functionals, constants, contract)
     outcomes = enumerate(
         proof_search()(
             problem,
@@ -207,7 +206,8 @@ def _searched(
         began = time.perf_counter()
         spent = verdict.time_s + outcome.spent_s
         if outcome.proof:
-            asked = problem, boxes[lane], functionals[lane], constants[lane], contract
+            own = Interval(*(end[lane : lane + 1] for end in part))
+            asked = problem, own, functionals[lane], constants[lane], contract
             try:
                 with _limit(timeout_s - spent):
                     lower = split_bounds(*asked, outcome.proof, parts[lane])

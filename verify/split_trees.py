@@ -4,8 +4,8 @@ A functional with a positive lower bound in each leaf of a tree (`verify.paths`)
 splits are the choice of whoever wrote the proof; multipliers can prove whatever they like about a leaf that no
 execution reaches. Two kinds of trees do different work:
 
-- A tree for one functional, whose leaves have slopes and multipliers: the intervals of all neurons are computed anew
-  once, for all trees, and each leaf takes one backward pass.
+- A tree for one functional, whose leaves have slopes, multipliers and maybe planes: the intervals of all neurons are
+  computed anew once, for all trees, and each leaf takes one backward pass.
 - A single tree for all functionals without one of their own, whose leaves are `verify.parts`: each takes the intervals
   of all neurons anew, where its signs are known, and CROWN.
 """
@@ -29,6 +29,7 @@ from verify.lines import Intervals
 from verify.network import Network
 from verify.parts import Parts
 from verify.paths import Path, leaf_paths, splits_of
+from verify.planes import fraction_count, planes_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of, pruned
 from verify.refinements import Refinement
@@ -40,13 +41,15 @@ class Tree:
     """Proves one functional positive.
 
     functional: which one. nodes: the tree. slopes: leaves x neurons with a slope, uint8, in 255ths. multipliers:
-    float32, leaf by leaf, for the splits on its path from the root down.
+    float32, leaf by leaf, for the splits on its path from the root down. fractions: of the weights of neurons with a
+    slope, for the planes above these (`verify.planes`), uint8, in 255ths, leaves x weights; None for lines above them.
     """
 
     functional: int
     nodes: NDArray[np.int32]
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
+    fractions: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +72,9 @@ class SplitProof:
 
     @property
     def branches(self) -> bool:
-        """Whether it splits anything."""
-        return self.leaves > len(self.trees) + (self.parts is not None)
+        """Whether it splits anything, or has more than the slopes of alpha-CROWN otherwise."""
+        split = self.leaves > len(self.trees) + (self.parts is not None)
+        return split or any(tree.fractions is not None for tree in self.trees)
 
 
 def leaf_bounds(
@@ -83,6 +87,7 @@ def leaf_bounds(
     paths: Sequence[Path],
     slopes: NDArray[np.uint8],
     multipliers: NDArray[np.float32],
+    fractions: NDArray[np.uint8] | None = None,
 ) -> Array:
     """A lower bound of the functional (of the output's shape) at each leaf, NaN where none is known.
 
@@ -94,22 +99,26 @@ def leaf_bounds(
     leaf, neuron, side = splits_of(paths)
     sign[leaf, neuron], multiplier[leaf, neuron] = side, multipliers
     part = pruned(output, intervals)
+    inside = intervals_of(part, intervals)
+    planes = {} if fractions is None else planes_of(part, output, neurons, fractions, inside, contract)
     choices = {
         relu: Choice(
             slope[:, np.newaxis, numbers].reshape(-1, 1, *relu.shape),
-            *(values[:, numbers].reshape(-1, *relu.shape) for values in (sign, multiplier)),
+            sign[:, numbers].reshape(-1, *relu.shape),
+            multiplier[:, numbers].reshape(-1, *relu.shape),
+            planes.get(relu),
         )
         for relu, numbers in neurons_of(part, output).items()
     }
     functionals = np.broadcast_to(functional, (len(paths), 1, *output.shape))
-    found = lower_bounds(part.tensor, functionals, intervals_of(part, intervals), contract, choices)[:, 0]
+    found = lower_bounds(part.tensor, functionals, inside, contract, choices)[:, 0]
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def leaves_at_a_time(output: Tensor) -> int:
-    """How many leaves to bound at a time: few enough for memory, at least one."""
+def leaves_at_a_time(output: Tensor, fractions: int = 0) -> int:
+    """How many leaves, with so many fractions each, to bound at a time: few enough for memory, at least one."""
     sizes = [math.prod(tensor.shape) for tensor in topological([output])]
-    return max(1, WORKSPACE // (4 * max(*sizes, neuron_count(output))))
+    return max(1, WORKSPACE // (4 * max(*sizes, neuron_count(output), fractions)))
 
 
 def split_bounds(
@@ -124,10 +133,11 @@ def split_bounds(
     """For each functional of the output, with its constant, a lower bound over the box, as far as the proof needs it to
     be established; NaN where nothing can be said.
 
-    box: in one lane. functionals: functionals x the output's shape. parts: of the same problem, which may remember some
-    that the proof needs. Raises Rejected for a proof that does not fit.
+    box: in one lane. functionals: functionals x the output's shape. parts: which may remember some that the proof
+    needs, if they are of the same problem. Raises Rejected for a proof that does not fit.
     """
-    parts = parts or Parts(network, box, functionals, constants, contract)
+    problem = network, box, functionals, constants, contract
+    parts = parts if parts and parts.is_about(*problem) else Parts(*problem)
     parts.refine(proof.neurons, proof.refinements)
     with np.errstate(all="ignore"):
         intervals = parts.whole
@@ -160,11 +170,15 @@ def _least(
     """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
     paths = leaf_paths(tree.nodes, len(proof.neurons), len(tree.multipliers))
     first, used, least = 0, 0, math.inf
-    while part := list(islice(paths, leaves_at_a_time(output))):
+    width = 0 if tree.fractions is None else fraction_count(output, proof.neurons)
+    while part := list(islice(paths, leaves_at_a_time(output, width))):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]
         if slopes.shape != (len(part), int(proof.neurons.sum())):
             raise Rejected("it lacks slopes for some of its leaves")
+        fractions = None if tree.fractions is None else tree.fractions[first : first + len(part)]
+        if fractions is not None and fractions.shape != (len(part), width):
+            raise Rejected("it lacks planes for some of its leaves")
         first, used = first + len(part), used + needed
         found = leaf_bounds(
             output,
@@ -175,6 +189,7 @@ def _least(
             paths=part,
             slopes=slopes,
             multipliers=multipliers,
+            fractions=fractions,
         )
         lowest = float(down(found + constant).min())  # NaN if any of them is
         if not lowest > 0:

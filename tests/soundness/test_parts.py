@@ -14,13 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from support.onnx_models import ALL, DISABLED, model, network_of, node, run
+from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
-from support.relu_networks import ReluNetwork
+from support.relu_networks import ReluNetwork, class_certificate, random_executions
 from verify import decision
 from verify.bounds import values
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, Unreachable, decode, encode
+from verify.certificate import Certificate, Unreachable, decode, encode
 from verify.check import check
 from verify.crown import margin_functionals
 from verify.errors import Rejected
@@ -41,23 +41,13 @@ F32 = np.float32
 
 @pytest.mark.parametrize("seed", range(60))
 def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scale = (0.0, 1.0, 3.0)[seed % 3]
-    made = ReluNetwork.random(rng, [int(width) for width in rng.integers(2, 7, int(rng.integers(3, 6)))], scale)
-    network = made.network()
-    centre = (np.round(4 * rng.random(network.input.shape)) / 4).astype(F32)
-    box = box_around(centre[np.newaxis], Fraction(int(rng.integers(0, 3)), 4), None)
-    lower, upper = (end[0].astype(F32) for end in box)
-    share = rng.random((300, network.input.shape[1]))
-    share[100:] = np.round(share[100:] * 2) / 2
-    points = np.clip((lower + share * (upper - lower)).astype(F32), lower, upper)
-    runs = [made.run(points, level) for level in (DISABLED, ALL)]
+    rng, network, box, runs = random_executions(seed)
     functionals = rng.normal(size=(2, *network.output.shape))
     parts = parts_of(network, box, functionals)
     if seed % 2:
         parts.refine(*some_slopes(rng, network))
     for count in (1, 8):  # in a single lane other code is at work
-        paths = [some_path(rng, runs[0][1][rng.integers(len(points))]) for _ in range(count)]
+        paths = [some_path(rng, runs[0][1][rng.integers(len(runs[0][1]))]) for _ in range(count)]
         bounds, intervals = parts.over(paths)
         assert np.isfinite(bounds).all()
         before = [intervals[relu.operands[0]] for relu in relus(parts.inside)]
@@ -219,8 +209,7 @@ def certificate() -> Certificate:
     nodes = growing.nodes
     assert len(nodes) > 5
     proof = SplitProof(np.zeros(neuron_count(network.output), np.bool_), (), (), nodes)
-    lower, upper = (end[0].astype(F32) for end in box)
-    return Certificate(network.sha256, "m.onnx", "float32-any-order", Class(label), lower, upper, proof)
+    return class_certificate(network, label, box, proof)
 
 
 def test_it_survives_writing_and_reading(certificate: Certificate) -> None:
@@ -310,6 +299,34 @@ def test_a_search_for_parts_leaves_nothing_to_compute_again(monkeypatch: pytest.
     monkeypatch.undo()
     other = replace(proof, refinements=())  # is about bounds that nothing is remembered of
     np.testing.assert_array_equal(split_bounds(*asked, other, parts), split_bounds(*asked, other))
+
+
+def test_what_is_remembered_of_another_problem_is_not_used() -> None:
+    network, box, label = deep_problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    asked = network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER
+    narrow = Parts(network, Interval(box.lower, box.lower), functionals[0], constants[0], FLOAT32_ANY_ORDER)
+    proof = SplitProof(np.zeros(neuron_count(network.output), np.bool_), (), (), np.array([LEAF], np.int32))
+    narrow.refine(proof.neurons, ())
+    bounds, _ = narrow.over([[]])
+    with pytest.raises(ValueError, match="read-only"):
+        bounds += 1
+    with pytest.raises(ValueError, match="read-only"):
+        narrow.whole[network.output].lower[:] = 1
+    assert not (split_bounds(*asked, proof) > 0).all()
+    np.testing.assert_array_equal(split_bounds(*asked, proof, narrow), split_bounds(*asked, proof))
+
+
+def test_nothing_lies_behind_a_single_layer_of_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts would have bounds no better than those of splits, which cost less."""
+    torch.set_num_threads(1)
+    made = ReluNetwork.random(np.random.default_rng(15), [6, 16, 3], 1.6)
+    centre = np.random.default_rng(3).random((1, 1, 6)).astype(F32)
+    network, box = made.network(), box_around(centre, Fraction(1, 4), None)
+    functionals, constants = margin_functionals(network, made.run(centre[0], ALL)[0].argmax(1))
+    monkeypatch.setattr(Partition, "grow", None)
+    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60)
+    assert outcome.branched
 
 
 def test_a_property_is_decided_by_parts_of_the_whole_network() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from support.onnx_models import ALL, DISABLED
-from support.relu_networks import ReluNetwork
+from support.relu_networks import ReluNetwork, class_certificate
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
@@ -50,8 +50,7 @@ def branching_certificate(network: Network) -> Certificate:
     assert outcome.proof
     assert outcome.branched
     assert outcome.proof.refinements
-    lower, upper = (end[0].astype(np.float32) for end in box)
-    return Certificate(network.sha256, "m.onnx", "float32-any-order", Class(label), lower, upper, outcome.proof)
+    return class_certificate(network, label, box, outcome.proof)
 
 
 def splits(certificate: Certificate) -> SplitProof:

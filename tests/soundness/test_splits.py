@@ -9,43 +9,36 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from support.onnx_models import ALL, DISABLED
-from support.relu_networks import ReluNetwork
+from support.onnx_models import ALL
+from support.relu_networks import ReluNetwork, random_executions
 from verify import linear_bounds
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
 from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
 from verify.paths import LEAF, Path, leaf_paths
+from verify.planes import fraction_count
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import leaf_bounds
 
 
+@pytest.mark.parametrize("planes", [False, True])
 @pytest.mark.parametrize("seed", range(60))
-def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scale = (0.0, 1.0, 3.0)[seed % 3]
-    made = ReluNetwork.random(rng, [int(width) for width in rng.integers(2, 7, int(rng.integers(3, 6)))], scale)
-    network = made.network()
-    centre = (np.round(4 * rng.random(network.input.shape)) / 4).astype(np.float32)
-    box = box_around(centre[np.newaxis], Fraction(int(rng.integers(0, 3)), 4), None)
+def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int, planes: bool) -> None:
+    rng, network, box, runs = random_executions(seed)
     intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
-
-    lower, upper = (end[0].astype(np.float32) for end in box)
-    share = rng.random((300, network.input.shape[1]))
-    share[100:] = np.round(share[100:] * 2) / 2
-    points = np.clip((lower + share * (upper - lower)).astype(np.float32), lower, upper)
-    runs = [made.run(points, level) for level in (DISABLED, ALL)]
 
     count = neuron_count(network.output)
     neurons = rng.random(count) < 0.8
     paths: list[Path] = []
     for _ in range(8):  # the part that some execution is in, so that it holds at least that one
-        reference = runs[0][1][rng.integers(len(points))]
+        reference = runs[0][1][rng.integers(len(runs[0][1]))]
         chosen = rng.permutation(count)[: int(rng.integers(0, count + 1))]
         paths.append([(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen])
     functional = rng.normal(size=network.output.shape)
     multipliers = rng.choice([0.0, 0.1, 1.0, 30.0], sum(map(len, paths))).astype(np.float32)
+    fractions = rng.integers(0, 256, (len(paths), fraction_count(network.output, neurons)), np.uint8)
+    fractions[::2] = np.where(fractions[::2] > 127, 255, 0)  # such are facets of the convex hull
     bounds = leaf_bounds(
         network.output,
         functional,
@@ -55,6 +48,7 @@ def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int) -> None:
         paths=paths,
         slopes=rng.choice([0, 255, 100], (len(paths), int(neurons.sum()))).astype(np.uint8),
         multipliers=multipliers,
+        fractions=fractions if planes else None,
     )
     assert np.isfinite(bounds).all()
     for y, inside in runs:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from support.onnx_models import model, network_of, node, session
+from support.onnx_models import ALL, DISABLED, model, network_of, node, session
+from verify.boxes import box_around
+from verify.certificate import Certificate, Class, Proof
+from verify.intervals import Interval
 from verify.network import Network
 
 Floats = NDArray[np.float32]
@@ -58,3 +62,33 @@ class ReluNetwork:
         """Outputs, and the pre-activations of all neurons side by side, as onnxruntime computes them."""
         y, *inside = session(self.onnx(inside=True), level=level).run(None, {"x": x})
         return y, np.concatenate(inside, axis=1)
+
+
+class Executions(NamedTuple):
+    """Of a random network at points of a box: outputs and pre-activations, as onnxruntime computes them, twice."""
+
+    rng: np.random.Generator
+    network: Network
+    box: Interval
+    runs: list[tuple[Floats, Floats]]
+
+
+def random_executions(seed: int) -> Executions:
+    """At random points, corners and centres of faces."""
+    rng = np.random.default_rng(seed)
+    scale = (0.0, 1.0, 3.0)[seed % 3]
+    made = ReluNetwork.random(rng, [int(width) for width in rng.integers(2, 7, int(rng.integers(3, 6)))], scale)
+    network = made.network()
+    centre = (np.round(4 * rng.random(network.input.shape)) / 4).astype(np.float32)
+    box = box_around(centre[np.newaxis], Fraction(int(rng.integers(0, 3)), 4), None)
+    lower, upper = (end[0].astype(np.float32) for end in box)
+    share = rng.random((300, network.input.shape[1]))
+    share[100:] = np.round(share[100:] * 2) / 2
+    points = np.clip((lower + share * (upper - lower)).astype(np.float32), lower, upper)
+    return Executions(rng, network, box, [made.run(points, level) for level in (DISABLED, ALL)])
+
+
+def class_certificate(network: Network, label: int, box: Interval, proof: Proof) -> Certificate:
+    """That the label wins all over the box, which has a single lane."""
+    lower, upper = (end[0].astype(np.float32) for end in box)
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", Class(label), lower, upper, proof)

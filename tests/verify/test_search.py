@@ -187,5 +187,5 @@ def test_neurons_above_none_that_are_open_are_searched() -> None:
     box = Interval(x - 0.5, x + 0.5)
     functionals = np.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(1, 2, *network.output.shape)
     for constant in (0.0, 6.0, 10.0):
-        (found,) = search(network, box, functionals, np.full((1, 2), constant), REAL, branch=True, seconds=5)
+        (found,) = search(network, box, functionals, np.full((1, 2), constant), REAL, branch=True, seconds=60)
         assert found.ending is (Ending.PROVED if constant == 10.0 else Ending.UNDECIDED)

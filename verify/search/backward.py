@@ -20,6 +20,7 @@ from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
 from verify.lines import Winners, lines_around, winners
+from verify.planes import reads_dense_layer, what_is_read
 from verify.primitives import (
     Clip,
     Concatenate,
@@ -52,7 +53,8 @@ class Lanes:
     choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
     else 0. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and
     above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
-    values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`.
+    values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`. reads: centre and
+    radius of what each dense layer in front of a ReLU reads, flat.
     """
 
     functional: Values
@@ -68,6 +70,7 @@ class Lanes:
     pools: tuple[tuple[Values, ...], ...]
     products: tuple[tuple[Values, ...], ...]
     planes: tuple[tuple[Values, ...], ...]
+    reads: tuple[tuple[Values, ...], ...]
 
     def __len__(self) -> int:
         return len(self.functional)
@@ -115,6 +118,22 @@ class Lanes:
         return Lanes(*(mapped([getattr(part, field.name) for part in parts]) for field in fields(Lanes)))
 
 
+class Above(NamedTuple):
+    """Planes above some neurons of a ReLU (`verify.planes`): the numbers of these, slopes (lanes x rows x inputs) and
+    offsets (lanes x rows)."""
+
+    rows: Values
+    slope: Values
+    offset: Values
+
+
+class Fractions(NamedTuple):
+    """Of the weights of some neurons of a ReLU: the numbers of these, and lanes x rows x inputs, from 0 to 1."""
+
+    rows: Values
+    values: Values
+
+
 class Backwards(NamedTuple):
     """What a backward pass found. bounds: lower ones. coefficients: of each ReLU's output. direction: the coefficients
     of the input."""
@@ -143,6 +162,7 @@ class Backward:
         self._curves = [t for t in self.order if _is_curve(t)]
         self._products = [t for t in self.order if isinstance(t.primitive, Product)]
         self._planes = [t for t in self.order if isinstance(t.primitive, Softmax) and has_plane(t.shape)]
+        self.sheaved = [t for t in self.relus if reads_dense_layer(t)]
         covered = {*self.relus, *self._pools, *self._curves, *self._products, *self._planes}
         self._others = [
             t
@@ -193,14 +213,34 @@ class Backward:
                 for tensor in self._products
             ),
             planes=tuple(tuple(map(self.values, plane_of(tensor, intervals))) for tensor in self._planes),
+            reads=tuple(
+                (self.values((low + high) / 2).flatten(1), self.values((high - low) / 2).flatten(1))
+                for low, high in (intervals[what_is_read(tensor)] for tensor in self.sheaved)
+            ),
         )
 
-    def bounds(self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values) -> Backwards:
+    def above(self, lanes: Lanes, fractions: Sequence[Fractions]) -> list[Above]:
+        """The planes that have these fractions, of each ReLU of `sheaved`; none if there are none."""
+        found = []
+        for relu, (centre, radius), (rows, values) in zip(self.sheaved, lanes.reads, fractions, strict=bool(fractions)):
+            primitive: Any = relu.operands[0].primitive
+            weight = self._constant(primitive.map.weight).T[rows]
+            bias = self.values(np.broadcast_to(primitive.bias, relu.shape)).reshape(-1)[rows]
+            slope = values * weight
+            along, across = (slope @ centre[..., None])[..., 0], (slope.abs() @ radius[..., None])[..., 0]
+            highest = centre @ weight.T + radius @ weight.T.abs() + bias
+            found.append(Above(rows, slope, torch.maximum(across - along, highest - across - along)))
+        return found
+
+    def bounds(
+        self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, planes: Sequence[Above] = ()
+    ) -> Backwards:
         """Pass the functionals back to the input.
 
         chosen: numbers of neurons, at least those that are open or split in some lane; all, where those are most of
         them, are quicker to work on. slopes, multipliers: lanes x chosen neurons; from 0 to 1, used where a neuron is
-        open, and at least 0, used where it is split.
+        open, and at least 0, used where it is split. planes: in place of lines above, of each ReLU of `sheaved`; in as
+        many lanes, or in fewer, each for as many lanes that stand side by side.
         """
         if self._leaky:
             slopes = self.slope[chosen] * (1.0 - slopes) + slopes
@@ -211,6 +251,7 @@ class Backward:
             slopes = torch.where(lanes.open[:, chosen], slopes, lanes.fixed[:, chosen])
             below = lanes.fixed.index_copy(1, chosen, slopes)
             added = torch.zeros_like(lanes.fixed).index_copy(1, chosen, -lanes.side[:, chosen] * multipliers)
+        above = dict(zip(self.sheaved, planes, strict=bool(planes)))
         coefficients: dict[Tensor, Values] = {}
         waiting = {self.output: lanes.functional}
         total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
@@ -228,6 +269,14 @@ class Backward:
                 flat = a.reshape(len(a), -1)
                 coefficients[tensor] = flat.detach()
                 negative = flat.clamp(max=0)
+                if tensor in above:
+                    covered = torch.zeros_like(lanes.open[:, part]).index_fill(1, above[tensor].rows, True)
+                    covered &= lanes.open[:, part]
+                    beyond, constant = _through_planes(negative * covered, above[tensor])
+                    negative, total = negative * ~covered, total + constant
+                    read = what_is_read(tensor)
+                    beyond = beyond.reshape(len(a), *read.shape)
+                    waiting[read] = waiting[read] + beyond if read in waiting else beyond
                 passed = torch.addcmul(added[:, part], flat.clamp(min=0), below[:, part])
                 passed = torch.addcmul(passed, negative, lanes.above[:, part])
                 total = total + (negative * lanes.offset[:, part]).sum(1)
@@ -388,6 +437,13 @@ def through_product(a: Values, around: Sequence[Values]) -> tuple[list[Values], 
 def _dot(a: Values, x: Values) -> Values:
     """Functionals (lanes x shape) of values, lanes x shape or shape."""
     return a.flatten(1) @ x.flatten() if x.ndim < a.ndim else (a * x).flatten(1).sum(1)
+
+
+def _through_planes(a: Values, above: Above) -> tuple[Values, Values]:
+    """Functionals (lanes x neurons) that are nowhere positive, of a ReLU, as such of what its dense layer reads."""
+    lanes, rows = above.offset.shape
+    a = a[:, above.rows].reshape(lanes, len(a) // lanes, rows)
+    return (a @ above.slope).flatten(0, 1), (a @ above.offset[..., None]).flatten()
 
 
 def _is_curve(tensor: Tensor) -> bool:

@@ -12,10 +12,10 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, groupby
+from itertools import count
 
 import numpy as np
 import torch
@@ -26,27 +26,40 @@ from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds, relus
 from verify.network import Network
-from verify.parts import Parts
+from verify.parts import Parts, of_each
 from verify.paths import LEAF, splits_of
+from verify.planes import fraction_count
 from verify.primitives import Tensor
 from verify.pruning import pruned
 from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
-from verify.search.backward import Backward, Lanes, Values
+from verify.search import planes
+from verify.search.backward import Backward, Fractions, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.partition import Partition
 from verify.search.points import differentiable
-from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
+from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, by_box, tree_of
 from verify.split_trees import SplitProof, leaf_bounds, leaves_at_a_time
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
+AT_PLANES = Settings(iterations=150, slope_step=0.1, multiplier_step=0.0, decay=0.98)
+AT_FIRST_PLANES = replace(AT_PLANES, iterations=8)
 AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
 AT_LEAVES = Settings(iterations=10, slope_step=0.1, multiplier_step=0.2, decay=0.95)
 AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.98)
 _MOST_ENDS = 5
 """How often the multipliers of a leaf in which nothing is left to split are optimised before the box is given up."""
+
+_MOST_WEIGHTS, _WEIGHTS_AT_A_TIME, _WEIGHTS_OF_A_PROOF = 2**16, 2**20, 2**28
+"""Of planes above the neurons of a box; of all leaves that are bounded together; and of all leaves in a proof, for more
+than twice as many are refused by whoever checks."""
+
+_WORTH_TRYING, _WORTH_PLANES, _SHARE_OF_PLANES = 0.05, 0.2, 0.1
+"""What share of what is missing to a proof planes must gain, with a few iterations, to be optimised; and then, for all
+leaves to have them, which makes these several times as expensive; and what share of the time their optimisation may
+take."""
 
 _SHARE_OF_REFINEMENT, _PASSES_OF_REFINEMENT = 0.3, 3
 """Of the time for a box, how much goes into the bounds of its neurons at most; and how much longer than the first
@@ -120,17 +133,27 @@ def search(
     functionals these are, if not all in order.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if parts is None:
-        boxes = [Interval(*(end[lane : lane + 1] for end in box)) for lane in range(len(box.lower))]
-        parts = [Parts(network, *each, contract) for each in zip(boxes, functionals, constants, strict=True)]
+    parts = parts or of_each(network, box, functionals, constants, contract)
     output, part = network.output, None
     if intervals:
         part = pruned(output, intervals)
         network, intervals = replace(network, outputs=(part.tensor,)), intervals_of(part, intervals)
-    search = _Search(network, box, functionals, constants, contract, seconds, refute, device)
-    search.part, search.parts = part, parts
-    search.rows = np.arange(functionals.shape[1]) if rows is None else np.array(rows)
-    search.intervals, search.opening_s, search.interrupts = intervals, opening_s, interrupts
+    search = _Search(
+        network,
+        box,
+        functionals,
+        constants,
+        contract,
+        seconds,
+        refute,
+        device,
+        part=part,
+        parts=parts,
+        rows=np.arange(functionals.shape[1]) if rows is None else np.array(rows),
+        intervals=intervals,
+        opening_s=opening_s,
+        interrupts=interrupts,
+    )
     for outcome in search.run(branch):
         proof = outcome.proof and part and about_the_whole(outcome.proof, part, output)
         yield replace(outcome, proof=proof or outcome.proof)
@@ -147,18 +170,24 @@ class _Search:
         seconds: float,
         refute: Refute | None,
         device: torch.device,
+        *,
+        part: Cone | None,
+        parts: Sequence[Parts],
+        rows: NDArray[np.intp],
+        intervals: dict[Tensor, Interval] | None,
+        opening_s: float,
+        interrupts: bool,
     ) -> None:
+        """part: of which the network is the output, if it is only a part of the one that the proofs are about."""
         self.network, self.output, self.contract, self.device = network, network.output, contract, device
         self.box, self.functionals, self.constants = box, functionals, constants
         self.seconds, self.refute = seconds, refute
+        self.part, self.parts, self.rows = part, parts, rows
+        self.intervals, self.opening_s, self.interrupts = intervals, opening_s, interrupts
         self.backward = Backward(network.output, device)
         self.vectors = all(max(relu.shape, default=1) == math.prod(relu.shape) for relu in self.backward.relus)
-        self.intervals: dict[Tensor, Interval] | None = None
-        self.opening_s, self.interrupts = 0.0, False
+        self.deep = any(relus(relu.operands[0]) for relu in self.backward.relus)
         self.function = differentiable(network) if refute else None
-        self.part: Cone | None = None
-        self.parts: Sequence[Parts]
-        self.rows: NDArray[np.intp]
         self.order = count()
         self.boxes: list[Box] = []
 
@@ -171,7 +200,7 @@ class _Search:
                     if not self._ended(box):
                         self._divide(box, _POSSIBLE)
             picked = self._picked()
-            if 2 * len(picked) < self.backward.width:
+            if 2 * len(picked) < self._width(task.box for task, _ in picked):
                 self._admit(branch)
             if picked:
                 halves, whole = self._split(picked)
@@ -189,6 +218,8 @@ class _Search:
             self._refine(box)
             if branch and self.vectors and not self._ended(box):
                 self._divide(box, _PROMISING)
+            if branch and not self._ended(box):
+                self._raise_planes(box)
             box.refined = True
             if not branch and not self._ended(box):
                 box.ending = Ending.UNDECIDED
@@ -245,15 +276,19 @@ class _Search:
 
     def _refined_parts(self, box: Box, neurons: NDArray[np.bool_]) -> Parts:
         """The box's, bounded with the slopes that were found for it; neurons: that have any."""
-        parts, proof = self.parts[box.index], SplitProof(neurons, tuple(box.refinements), ())
-        proof = about_the_whole(proof, self.part, parts.network.output) if self.part else proof
-        parts.refine(proof.neurons, proof.refinements)
+        parts, begun = self.parts[box.index], self._begun(box, neurons)
+        parts.refine(begun.neurons, begun.refinements)
         return parts
+
+    def _begun(self, box: Box, neurons: NDArray[np.bool_]) -> SplitProof:
+        """About the whole network, without any tree."""
+        proof = SplitProof(neurons, tuple(box.refinements), ())
+        return about_the_whole(proof, self.part, self.parts[box.index].network.output) if self.part else proof
 
     def _divide(self, box: Box, patience: float) -> None:
         """Look for parts of the box over which CROWN proves what is left, where they seem to take at most so many times
-        as long as there is time."""
-        if _PASSES_OF_PARTS * box.opening_s > self.seconds - box.spent_s:
+        as long as there is time; and where there are neurons behind others, whose bounds parts may tighten."""
+        if not self.deep or _PASSES_OF_PARTS * box.opening_s > self.seconds - box.spent_s:
             return
         self._work_on(box, lambda: self._grow(box, patience))
 
@@ -304,6 +339,40 @@ class _Search:
         self._work_on(box, begin)
         self._bound([(task, task.root) for task in box.tasks], AT_ROOT)
 
+    def _raise_planes(self, box: Box) -> None:
+        """Optimise planes above the open neurons that read dense layers, for all leaves to have, where they pay."""
+        fractions = planes.of_lines(self.output, box.neurons, *self._read(box.intervals))
+        if not 0 < len(fractions) <= _MOST_WEIGHTS:
+            return
+        tasks = [task for task in box.tasks if task.waiting]
+        missing = box.slack - min(task.root.bound for task in tasks)
+        lines = {task: replace(task.root) for task in tasks}
+        for task in tasks:
+            task.root.fractions = fractions
+        box.weights = len(fractions)
+        begun = self._begun(box, box.neurons)
+        box.written = fraction_count(self.parts[box.index].network.output, begun.neurons)
+        ways = (AT_FIRST_PLANES, _WORTH_TRYING, AT_PLANES.iterations), (AT_PLANES, _WORTH_PLANES, 0)
+        for settings, gain, iterations_left in ways:
+            for task in tasks:
+                task.waiting.clear()
+            began = time.perf_counter()
+            self._bound([(task, task.root) for task in tasks], settings)
+            tasks = [task for task in tasks if task.waiting]
+            if self._ended(box):
+                return
+            each_s = (time.perf_counter() - began) / settings.iterations
+            gained = box.slack - min(task.root.bound for task in tasks) <= (1.0 - gain) * missing
+            if not gained or each_s * iterations_left > _SHARE_OF_PLANES * self.seconds:
+                break
+        else:
+            return
+        box.weights = box.written = 0
+        for task in tasks:
+            task.waiting.clear()
+            task.root = lines[task]
+            self._queue(task, task.root)
+
     def _slopes_of_elements(
         self,
         backward: Backward,
@@ -342,15 +411,18 @@ class _Search:
             box.ending = Ending.PROVED
         if box.ending is None and box.spent_s >= self.seconds:
             box.ending = Ending.TIMEOUT
+        if box.ending is None and box.written * box.leaves > _WEIGHTS_OF_A_PROOF:
+            box.ending = Ending.UNDECIDED
         return box.ending is not None
 
     def _picked(self) -> list[tuple[Task, Node]]:
         """The worst leaves of the first open box, and of later ones as far as there are lanes for both halves."""
         picked: list[tuple[Task, Node]] = []
         for box in self.boxes:
-            if self._ended(box) or not box.refined:
+            if self._ended(box) or not box.refined or (picked and bool(box.weights) != bool(picked[0][0].box.weights)):
                 continue
-            while 2 * len(picked) < self.backward.width and any(task.waiting for task in box.tasks):
+            width = self._width([box, *(task.box for task, _ in picked)])
+            while 2 * len(picked) < width and any(task.waiting for task in box.tasks):
                 task = min((task for task in box.tasks if task.waiting), key=lambda task: task.waiting[0][0])
                 picked.append((task, heapq.heappop(task.waiting)[2]))
         return picked
@@ -359,11 +431,12 @@ class _Search:
         """Both halves of each leaf, at the neurons that promise most; and the leaves in which nothing is left to split,
         where only better multipliers can help."""
         began = time.perf_counter()
-        lanes, chosen, slopes, multipliers = self._lanes(picked)
+        lanes, chosen, slopes, multipliers, fractions = self._lanes(picked)
         if self.refute:
-            direction = self.backward.bounds(lanes, chosen, slopes, multipliers).direction
+            above = self.backward.above(lanes, fractions)
+            direction = self.backward.bounds(lanes, chosen, slopes, multipliers, above).direction
             self._attack([task for task, _ in picked], direction)
-        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers)
+        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers, fractions)
         parts: list[tuple[Task, Node]] = []
         whole: list[tuple[Task, Node]] = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
@@ -374,10 +447,13 @@ class _Search:
                     task.box.ending = task.box.ending or Ending.UNDECIDED
                 continue
             node.neuron = neuron
+            task.box.leaves += 1
             multiplier = np.append(node.multipliers, np.float32(0))
             node.parts = tuple(
-                Node([*node.path, (neuron, side)], node.slopes, multiplier, node.bound) for side in (1, -1)
+                Node([*node.path, (neuron, side)], node.slopes, multiplier, node.fractions, node.bound)
+                for side in (1, -1)
             )
+            node.fractions = None  # which only leaves need
             parts += [(task, part) for part in node.parts]
         self._charge([task for task, _ in picked], time.perf_counter() - began)
         return parts, whole
@@ -398,14 +474,20 @@ class _Search:
             if near and task.box.ending is None and self.refute(task.box.index, point):
                 task.box.ending = Ending.REFUTED
 
+    def _width(self, boxes: Iterable[Box]) -> int:
+        """How many of their leaves to bound at a time, an even number: both halves of each."""
+        weights = max((box.weights for box in boxes), default=0)
+        return max(2, min(self.backward.width, _WEIGHTS_AT_A_TIME // max(1, weights)) // 2 * 2)
+
     def _bound(self, leaves: Leaves, settings: Settings) -> None:
         """Bound leaves, and queue those that are not proved."""
-        for start in range(0, len(leaves), self.backward.width):
-            part = [leaf for leaf in leaves[start : start + self.backward.width] if leaf[0].box.ending is None]
+        width = self._width({task.box for task, _ in leaves})
+        for start in range(0, len(leaves), width):
+            part = [leaf for leaf in leaves[start : start + width] if leaf[0].box.ending is None]
             if not part:
                 continue
             began = time.perf_counter()
-            lanes, chosen, slopes, multipliers = self._lanes(part)
+            lanes, chosen, slopes, multipliers, fractions = self._lanes(part)
             tasks = [task for task, _ in part]
             shares = {box: lanes / len(part) for box, lanes in Counter(task.box for task in tasks).items()}
             target = [task.box.slack - task.constant for task in tasks]
@@ -418,12 +500,15 @@ class _Search:
                 settings,
                 target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
                 stop=partial(self._late, shares, began),
+                fractions=fractions,
             )
             self._charge(tasks, time.perf_counter() - began)
-            self._keep(part, chosen, found)
+            self._keep(part, chosen, [each.rows for each in fractions], found)
 
-    def _keep(self, leaves: Leaves, chosen: Values, found: Found) -> None:
-        """Write what was found into the leaves; queue those that rigorous bounds do not prove."""
+    def _keep(self, leaves: Leaves, chosen: Values, faced: Sequence[Values], found: Found) -> None:
+        """Write what was found into the leaves; queue those that rigorous bounds do not prove. chosen, faced: which
+        neurons it has slopes and planes of."""
+        fractions = [each.cpu().numpy() for each in found.fractions]
         bounds, slopes, multipliers, neurons = (
             values.cpu().numpy() for values in (found.bounds.double(), found.slopes, found.multipliers, chosen)
         )
@@ -433,8 +518,12 @@ class _Search:
         of_splits = multipliers[lane, place[neuron]].astype(np.float32)
         ends = np.cumsum([len(node.path) for _, node in leaves])
         likely: dict[Task, list[Node]] = {}
-        for box, rows in _by_box(leaves):
+        for box, rows in by_box(leaves):
             own = slopes[rows][:, place[box.neurons]]
+            if box.weights:
+                of_box = planes.of_box(box, self.output, faced, [each[rows] for each in fractions])
+                for (_, node), of_node in zip(leaves[rows], of_box, strict=True):
+                    node.fractions = of_node.copy()
             parts = zip(leaves[rows], bounds[rows].tolist(), own, np.split(of_splits, ends)[rows], strict=True)
             for (task, node), bound, of_neurons, of_path in parts:
                 node.bound, node.slopes, node.multipliers = bound + task.constant, of_neurons.copy(), of_path.copy()
@@ -442,8 +531,8 @@ class _Search:
                     likely.setdefault(task, []).append(node)
                 else:
                     self._queue(task, node)
-        step = leaves_at_a_time(self.output)
         for task, nodes in likely.items():
+            step = leaves_at_a_time(self.output, task.box.weights)
             for start in range(0, len(nodes), step):
                 self._work_on(task.box, partial(self._settle, task, nodes[start : start + step]))
 
@@ -460,6 +549,9 @@ class _Search:
                 paths=[node.path for node in nodes],
                 slopes=np.stack([node.slopes for node in nodes]),
                 multipliers=np.concatenate([node.multipliers for node in nodes]),
+                fractions=np.stack([node.fractions for node in nodes if node.fractions is not None])
+                if box.weights
+                else None,
             )
         rigorous = down(found + task.constant)
         missed = [pair for pair in zip(nodes, rigorous.tolist(), strict=True) if not pair[1] > 0]
@@ -473,12 +565,12 @@ class _Search:
     def _queue(self, task: Task, node: Node) -> None:
         heapq.heappush(task.waiting, (node.bound, next(self.order), node))
 
-    def _lanes(self, leaves: Leaves) -> tuple[Lanes, Values, Values, Values]:
-        """The leaves as lanes, with their chosen neurons, slopes and multipliers."""
+    def _lanes(self, leaves: Leaves) -> tuple[Lanes, Values, Values, Values, list[Fractions]]:
+        """The leaves as lanes, with their chosen neurons, slopes, multipliers, and fractions if they have planes."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
         parts = []
-        for box, rows in _by_box(leaves):
+        for box, rows in by_box(leaves):
             slopes[rows, box.neurons] = np.stack([node.slopes for _, node in leaves[rows]])
             parts.append(box.lanes.repeated(rows.stop - rows.start))
         lane, neuron, side = splits_of([node.path for _, node in leaves])
@@ -491,7 +583,7 @@ class _Search:
         if 2 * len(chosen) > self.backward.neurons:
             chosen = torch.arange(self.backward.neurons, device=self.device)
         start, multiplier = (self.backward.values(values)[:, chosen] for values in (slopes, multipliers))
-        return lanes, chosen, start / 255.0, multiplier
+        return lanes, chosen, start / 255.0, multiplier, planes.of_leaves(leaves, self.backward)
 
     def _late(self, shares: Mapping[Box, float], began: float) -> bool:
         """Whether some box has no time left, given their shares of the work that began then."""
@@ -505,18 +597,10 @@ class _Search:
     def _outcome(self, box: Box) -> Outcome:
         bounds = [task.waiting[0][0] for task in box.tasks if task.waiting]
         assert box.ending
-        box.partition = None  # which holds bounds of many parts
         proof = (
             SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)), box.parts)
             if box.ending is Ending.PROVED
             else None
         )
+        box.tasks, box.partition = [], None  # which hold all leaves, and bounds of many parts
         return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
-
-
-def _by_box(leaves: Leaves) -> Iterator[tuple[Box, slice]]:
-    """The boxes of the leaves, and which of these are each one's: those of a box stand side by side."""
-    first = 0
-    for box, same in groupby(leaves, key=lambda leaf: leaf[0].box):
-        rows = slice(first, first := first + len(list(same)))
-        yield box, rows

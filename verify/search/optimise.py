@@ -1,14 +1,14 @@
-"""Slopes and multipliers that raise lower bounds: projected Adam on all lanes at once."""
+"""Slopes, multipliers and planes that raise lower bounds: projected Adam on all lanes at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from verify.search.backward import Backward, Lanes, Values
+from verify.search.backward import Backward, Fractions, Lanes, Values
 
 _FIRST, _SECOND = 0.9, 0.999
 """Adam's averages of the gradient and of its square."""
@@ -16,8 +16,8 @@ _FIRST, _SECOND = 0.9, 0.999
 
 @dataclass(frozen=True)
 class Settings:
-    """iterations: at most. slope_step: of the first iteration, for slopes; multiplier_step: for multipliers, in units
-    of the coefficient that the neuron's output has. decay: of both, per iteration."""
+    """iterations: at most. slope_step: of the first iteration, for slopes and fractions. multiplier_step: for
+    multipliers, in units of the coefficient that the neuron's output has. decay: of both, per iteration."""
 
     iterations: int
     slope_step: float
@@ -27,11 +27,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """The best of each lane. slopes: lanes x chosen neurons, in 255ths. multipliers: the same."""
+    """The best of each lane. slopes: lanes x chosen neurons, in 255ths. multipliers: the same. fractions: in 255ths."""
 
     bounds: Values
     slopes: Values
     multipliers: Values
+    fractions: list[Values]
 
 
 @torch.enable_grad()  # whatever an interrupted computation left behind
@@ -45,36 +46,45 @@ def optimised(
     *,
     target: Values,
     stop: Callable[[], bool],
+    fractions: Sequence[Fractions] = (),
 ) -> Found:
     """Raise each lane's bound until it exceeds its target, the iterations are used up, or `stop` says so.
 
-    chosen, slopes, multipliers: where to begin, as `Backward.bounds` takes them. Bounds are those of slopes rounded to
-    255ths, which the gradient ignores.
+    chosen, slopes, multipliers: where to begin, as `Backward.bounds` takes them; fractions: as `Backward.above` does,
+    none for lines above all neurons. Bounds are those of slopes and fractions rounded to 255ths, which the gradient
+    ignores.
     """
     best = Found(
         torch.full((len(lanes),), -torch.inf, device=backward.device, dtype=backward.dtype),
         torch.zeros_like(slopes, dtype=torch.uint8),
         multipliers.clone(),
+        [torch.zeros_like(each.values, dtype=torch.uint8) for each in fractions],
     )
     at = torch.arange(len(lanes), device=backward.device)  # where the lanes that are still at work stand in `best`
     scale = torch.zeros_like(multipliers)
-    moments = [torch.zeros_like(slopes) for _ in range(4)]
+    shares = [slopes, *(each.values for each in fractions)]  # of one, what is rounded
+    moments = [torch.zeros_like(each) for each in (multipliers, *shares) for _ in range(2)]
     for iteration in range(settings.iterations + 1):
         last = iteration == settings.iterations or not len(chosen) or stop()
-        rounded = (slopes * 255.0).round()
-        leaf = [(rounded / 255.0).requires_grad_(not last), multipliers.clone().requires_grad_(not last)]
+        rounded = [(share * 255.0).round_() for share in shares]
+        leaves = [multipliers.clone(), *(each / 255.0 for each in rounded)]
+        for leaf in leaves:
+            leaf.requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            bounds, coefficients, _ = backward.bounds(lanes, chosen, *leaf)
+            of_rows = [Fractions(each.rows, leaf) for each, leaf in zip(fractions, leaves[2:], strict=True)]
+            above = backward.above(lanes, of_rows)
+            bounds, coefficients, _ = backward.bounds(lanes, chosen, leaves[1], leaves[0], above)
         with torch.no_grad():
             better = bounds > best.bounds[at]
             index = at[better]
             best.bounds[index] = bounds[better]
-            best.slopes[index] = rounded[better].to(torch.uint8)
             best.multipliers[index] = multipliers[better]
+            for found, each in zip((best.slopes, *best.fractions), rounded, strict=True):
+                found[index] = each[better].to(torch.uint8)
             working = best.bounds[at] <= target[at]
         if last or not bounds.requires_grad or not bool(working.any()):
             break
-        gradients = torch.autograd.grad(bounds.sum(), leaf)
+        gradients = torch.autograd.grad(bounds.sum(), leaves, materialize_grads=True)
         with torch.no_grad():
             if iteration == 0:
                 size = torch.cat(coefficients, 1)[:, chosen].abs()
@@ -87,11 +97,13 @@ def optimised(
                 first.lerp_(gradient, 1 - _FIRST)
                 second.mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
                 steps.append(first / second.sqrt().add_(1e-12))
-            slopes = slopes.add(steps[0], alpha=factor * settings.slope_step).clamp_(0.0, 1.0)
-            steps[1] *= scale
-            multipliers = multipliers.add(steps[1], alpha=factor * settings.multiplier_step).clamp_(min=0.0)
+            steps[0] *= scale
+            multipliers = multipliers.add(steps[0], alpha=factor * settings.multiplier_step).clamp_(min=0.0)
+            shares = [
+                share.add(step, alpha=factor * settings.slope_step).clamp_(0.0, 1.0)
+                for share, step in zip(shares, steps[1:], strict=True)
+            ]
             if 2 * int(working.sum()) < len(at):
-                at, lanes = at[working], lanes.take(working)
-                slopes, multipliers, scale = slopes[working], multipliers[working], scale[working]
-                moments = [moment[working] for moment in moments]
+                at, lanes, multipliers, scale = at[working], lanes.take(working), multipliers[working], scale[working]
+                shares, moments = ([each[working] for each in values] for values in (shares, moments))
     return best

@@ -32,6 +32,9 @@ _RECENT = 64
 _SHARE_OF_DEPTH = 0.65
 """Of the splits that the worst path of a tree takes, how many its other paths take, about."""
 
+_GROWTH = 1.1
+"""By what factor a tree grows between two estimates of how long it will take, which look at all that waits."""
+
 _ROOM = 1e-9
 """How much more than zero a bound must be, relative to that of the whole box, so that whoever computes it anew, with
 other parts beside it and so in another order, finds it positive, too."""
@@ -64,6 +67,7 @@ class Partition:
         self._waiting: list[tuple[float, int, _Part]] = []
         self._gains: deque[float] = deque(maxlen=_RECENT)
         self._bounded, self._spent_s, self._needless = 0, 0.0, False
+        self._endless, self._expected_s, self._estimated_at = False, 0.0, 0.0
 
     def grow(self, seconds: float, patience: float, show: Show) -> bool:
         """Go on until it is a proof, for so many seconds at most, and only as long as it seems to take no more than
@@ -74,7 +78,9 @@ class Partition:
             self._queue(self._root)
         while self._waiting:
             left = deadline - time.perf_counter()
-            if self._needless or left <= 0 or self._expected_s() > patience * left:
+            if self._bounded >= self._estimated_at:
+                self._expected_s, self._estimated_at = self._estimate_s(), _GROWTH * self._bounded
+            if self._needless or self._endless or left <= 0 or self._expected_s > patience * left:
                 return False
             split = [heapq.heappop(self._waiting)[2] for _ in range(self._width())]
             for part in split:
@@ -106,11 +112,10 @@ class Partition:
     def _queue(self, part: _Part) -> None:
         if not self._is_proved(part):
             heapq.heappush(self._waiting, (part.lowest, next(self._order), part))
+            self._endless |= part.neuron == LEAF or not math.isfinite(part.lowest)
 
-    def _expected_s(self) -> float:
-        """How long the tree will take, if each split gains as much as the latest ones did; endless where none can."""
-        if not all(math.isfinite(part.lowest) and part.neuron != LEAF for _, _, part in self._waiting):
-            return math.inf
+    def _estimate_s(self) -> float:
+        """How long the tree will take, if each split gains as much as the latest ones did."""
         if not self._gains:
             return 0.0
         gain = sum(self._gains) / len(self._gains)

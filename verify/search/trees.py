@@ -4,9 +4,10 @@ the proofs that these become."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from verify.cones import Cone
 from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
 from verify.paths import LEAF, Path
+from verify.planes import fractions_of_whole
 from verify.primitives import Tensor
 from verify.pruning import neurons_of
 from verify.refinements import Refinement
@@ -35,12 +37,13 @@ class Ending(StrEnum):
 
 @dataclass(eq=False)
 class Node:
-    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's open neurons. bound: approximate. ends: how
-    often nothing was left to split."""
+    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's open neurons. fractions: of their weights, if
+    there are planes above them. bound: approximate. ends: how often nothing was left to split."""
 
     path: Path
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
+    fractions: NDArray[np.uint8] | None = None
     bound: float = -math.inf
     neuron: int = LEAF
     parts: tuple[Node, ...] = ()
@@ -51,7 +54,9 @@ class Node:
 class Box:
     """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
     how much more than zero an approximate bound must be for the rigorous one to follow. opening_s: seconds until it had
-    bounds; spent_s: of all work. refined: whether its leaves may be split.
+    bounds; spent_s: of all work. refined: whether its leaves may be split. weights: how many its open neurons have that
+    have planes above them, 0 for lines; written: how many of those a leaf of the proof has. leaves: how many there are
+    of all tasks together, less one for each.
 
     partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
     nodes of its tree, when it found one that proves whatever the tasks do not.
@@ -67,6 +72,9 @@ class Box:
     opening_s: float = 0.0
     spent_s: float = 0.0
     refined: bool = False
+    weights: int = 0
+    written: int = 0
+    leaves: int = 0
     partition: Partition | None = None
     needed: list[Task] = field(default_factory=list)
     pressed: bool = False
@@ -98,11 +106,14 @@ def tree_of(task: Task) -> Tree:
         stack.extend(reversed(node.parts))
         if not node.parts:
             leaves.append(node)
+    fractions = [leaf.fractions for leaf in leaves if leaf.fractions is not None]
+    assert len(fractions) in (0, len(leaves))
     return Tree(
         task.row,
         np.array(nodes, np.int32),
         np.stack([leaf.slopes for leaf in leaves]),
         np.concatenate([leaf.multipliers for leaf in leaves]),
+        np.stack(fractions) if fractions else None,
     )
 
 
@@ -114,9 +125,20 @@ def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof
     neurons = np.zeros(neuron_count(output), np.bool_)
     neurons[numbers[proof.neurons]] = True
     refinements = tuple(replace(found, neurons=numbers[found.neurons]) for found in proof.refinements)
-    trees = []  # nobody but the whole network is divided into parts
+    trees = []
     for tree in proof.trees:
         nodes = tree.nodes.copy()
         nodes[nodes != LEAF] = numbers[nodes[nodes != LEAF]]
-        trees.append(replace(tree, nodes=nodes))
-    return SplitProof(neurons, refinements, tuple(trees), proof.parts)
+        fractions = tree.fractions
+        if fractions is not None:
+            fractions = fractions_of_whole(part, output, neurons, proof.neurons, fractions)
+        trees.append(replace(tree, nodes=nodes, fractions=fractions))
+    return SplitProof(neurons, refinements, tuple(trees), proof.parts)  # parts are of the whole already
+
+
+def by_box(leaves: Leaves) -> Iterator[tuple[Box, slice]]:
+    """The boxes of the leaves, and which of these are each one's: those of a box stand side by side."""
+    first = 0
+    for box, same in groupby(leaves, key=lambda leaf: leaf[0].box):
+        rows = slice(first, first := first + len(list(same)))
+        yield box, rows
