@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,15 +38,22 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
     def stop(number: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        """Nobody has to hear of an OutOfTime that goes no further: another one will come."""
+        if unraisable.exc_type is not OutOfTime:
+            report(unraisable)
+
     timer, number = (signal.ITIMER_PROF, signal.SIGPROF) if processor else (signal.ITIMER_REAL, signal.SIGALRM)
-    before = signal.signal(number, stop)
+    before, report = signal.signal(number, stop), sys.unraisablehook
     try:
+        sys.unraisablehook = lost
         signal.setitimer(timer, max(seconds, _SHORTEST), _AGAIN)
         yield
     finally:
         try:
             signal.setitimer(timer, 0)
         finally:
+            sys.unraisablehook = report
             signal.signal(number, before)
 
 
