@@ -412,8 +412,12 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-def test_every_objective_trains_and_changes_the_weights_without_waiting(
-    objective: str, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_objective_trains_without_waiting_and_comes_to_the_same_on_another_device(
+    objective: str,
+    tmp_path: Path,
+    recipe_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pretended_device: torch.device,
 ) -> None:
     steps: list[None] = []
 
@@ -424,13 +428,34 @@ def test_every_objective_trains_and_changes_the_weights_without_waiting(
 
     original = train.train_step
     monkeypatch.setattr(train, "train_step", train_step)
-    run = start(tmp_path / "run", recipe_file, f"objective={objective}", *SHORT, "small_box=0.5")
+    settings = (f"objective={objective}", *SHORT, "small_box=0.5", "augmentation=flip-crop")
+    run = start(tmp_path / "run", recipe_file, *settings)
     before = train.build_model(run.recipe, BENCHMARKS["mnist"]).state_dict()
     trained = finish(run)
     assert (trained.teacher_sha256 is not None) == OBJECTIVES[objective].needs_teacher == run.teacher_folder.exists()
     assert all(bool(value.isfinite().all()) for value in trained.weights.values())
     assert not torch.equal(trained.weights["1.weight"], before["1.weight"])
     assert steps
+    monkeypatch.setenv("ADCERT_CACHE", str(tmp_path / "other cache"))
+    other = start(tmp_path / "other", recipe_file, *settings)
+    assert_equal(session.execute(other, pretended_device, Silent()), trained)
+
+
+def assert_equal(one: Trained, other: Trained) -> None:
+    assert one.weights.keys() == other.weights.keys()
+    for name, value in one.weights.items():
+        assert torch.equal(value, other.weights[name]), name
+
+
+def test_an_interruption_changes_nothing_on_another_device(
+    tmp_path: Path, recipe_file: Path, pretended_device: torch.device
+) -> None:
+    whole, part = (start(tmp_path / name, recipe_file, "swa_start=1", "swa_every=2") for name in ("whole", "part"))
+    with pytest.raises(Killed):
+        session.execute(part, pretended_device, Silent(after_epochs=4))
+    assert part.checkpoint_path.exists()
+    ends = (session.execute(runs.open_run(run.folder), pretended_device, Silent()) for run in (part, whole))
+    assert_equal(*ends)
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,19 @@ def test_a_search_for_parts_leaves_nothing_to_compute_again(monkeypatch: pytest.
     np.testing.assert_array_equal(split_bounds(*asked, other, parts), split_bounds(*asked, other))
 
 
+def test_another_device_finds_the_same(pretended_device: torch.device) -> None:
+    network, box, label = deep_problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    asked = network, box, functionals, constants, FLOAT32_ANY_ORDER
+    found = []
+    for device in (torch.device("cpu"), pretended_device):
+        (outcome,) = search(*asked, branch=True, seconds=60, device=device)
+        assert outcome.proof
+        assert outcome.proof.parts is not None
+        found.append(encode(class_certificate(network, label, box, outcome.proof)))
+    assert found[0] == found[1]
+
+
 def test_what_is_remembered_of_another_problem_is_not_used() -> None:
     network, box, label = deep_problem()
     functionals, constants = margin_functionals(network, np.array([label]))

@@ -145,6 +145,15 @@ def certificate() -> Certificate:
     return class_certificate(network, label, box, proof)
 
 
+def test_another_device_finds_the_same(certificate: Certificate, pretended_device: torch.device) -> None:
+    _, network, box, label = problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    asked = network, box, functionals, constants, FLOAT32_ANY_ORDER
+    (outcome,) = search(*asked, branch=True, seconds=60, device=pretended_device)
+    assert outcome.proof
+    assert encode(class_certificate(network, label, box, outcome.proof)) == encode(certificate)
+
+
 def test_it_survives_writing_and_reading(certificate: Certificate) -> None:
     again = decode(encode(certificate))
     assert encode(again) == encode(certificate)
