@@ -8,9 +8,8 @@ search is deterministic for a seed. It only proposes inputs: whether one is a co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ _FAR = 1e30
 _ENOUGH = 1e-4
 """How far beyond what counts the search goes before it stops: torch rounds otherwise than the deployed network."""
 
+_QUICK_STEPS = 10
 
 _EFFORTS = {
     Stage.FIRST: (Effort(steps=40, restarts=8),),
@@ -67,7 +67,7 @@ def candidates(
         random = low + (high - low) * torch.rand(low.shape, generator=generator)
         shape = (-1, *[1] * (low.ndim - 1))
         x = torch.where((restart == 0).reshape(shape), start, random).clamp(low, high)
-        reached, value = _descended(function, partial(excess, lanes + first), x, low, high, restart, effort, generator)
+        reached, value = _descended(function, excess, lanes + first, x, low, high, restart, effort, generator)
         for lane in range(len(ends[0])):
             rows = np.flatnonzero(lanes.numpy() == lane)
             for row in rows[np.argsort(value[rows].numpy(), kind="stable")]:
@@ -78,7 +78,8 @@ def candidates(
 @torch.enable_grad()  # whatever an interrupted computation left behind
 def _descended(
     function: Callable[[Values], Values],
-    excess: Callable[[Values, Values], Values],
+    excess: Excess,
+    lanes: Values,
     x: Values,
     low: Values,
     high: Values,
@@ -88,20 +89,22 @@ def _descended(
 ) -> tuple[Values, Values]:
     """The best point that each row came by, and its least excess. Signed gradient steps that shrink from a quarter of
     the box to a five-hundredth."""
-    best = x.clone()
-    least = torch.full((len(x),), torch.inf)
+    best, least = x.clone(), torch.full((len(x),), torch.inf)
+    at = torch.arange(len(x))  # where the rows that are still at work stand in `best`
     for step in range(effort.steps + 1):
         x = x.detach().requires_grad_()
-        every = excess(x, function(x))
+        every = excess(lanes, x, function(x))
         most_violated = every.amax(dim=2)
         nearest = most_violated.amin(dim=1)
         if step == 0:  # every other restart aims at an alternative of its own, the nearest ones first
             ranked = most_violated.detach().argsort(dim=1)
             aim = ranked[torch.arange(len(x)), (restart // 2) % ranked.shape[1]]
-        better = nearest.detach() < least
-        best[better], least[better] = x.detach()[better], nearest.detach()[better]
-        groups = least.reshape(-1, effort.restarts).amin(dim=1)
-        if step == effort.steps or bool((groups < -_ENOUGH).all()):
+        better = nearest.detach() < least[at]
+        index = at[better]
+        best[index], least[index] = x.detach()[better], nearest.detach()[better]
+        reached = least.reshape(-1, effort.restarts).amin(dim=1) < -_ENOUGH
+        working = ~reached.repeat_interleave(effort.restarts)[at]
+        if step == effort.steps or not bool(working.any()):
             break
         targeted = every[torch.arange(len(x)), aim].clamp(0.0, _FAR).sum(dim=1)
         objective = torch.where(restart % 2 == 1, targeted, nearest)
@@ -111,6 +114,8 @@ def _descended(
         flat = (gradient == 0).flatten(1).all(dim=1)  # no way down from here: try a corner of the box instead
         corner = torch.where(torch.rand(x.shape, generator=generator) < 0.5, low, high)
         x[flat] = corner[flat]
+        if 2 * int(working.sum()) < len(at):
+            at, lanes, x, low, high, restart, aim = (each[working] for each in (at, lanes, x, low, high, restart, aim))
     return best, least
 
 
@@ -187,8 +192,10 @@ class Misclassification:
     runtime: Runs
     effort: Effort
 
-    def __call__(self, x: Floats, labels: NDArray[np.int64], box: Interval) -> dict[int, Floats]:
-        """For each lane where one was found, such an input."""
+    def __call__(
+        self, x: Floats, labels: NDArray[np.int64], box: Interval, *, quickly: bool = False
+    ) -> Iterator[tuple[int, Floats]]:
+        """Lanes, each at most once, with such an input. quickly: by a few steps from the samples themselves."""
         classes = torch.tensor(labels)
 
         def excess(lanes: Values, x: Values, y: Values) -> Values:
@@ -197,11 +204,14 @@ class Misclassification:
             return (logits.gather(1, label) - logits).scatter(1, label, torch.inf)[..., None]
 
         lower, upper = (end.astype(np.float32) for end in box)
-        found: dict[int, Floats] = {}
-        for lane, candidate in candidates(self.network, lower, upper, x, excess, self.effort):
+        effort = (
+            replace(self.effort, steps=min(_QUICK_STEPS, self.effort.steps), restarts=1) if quickly else self.effort
+        )
+        found: set[int] = set()
+        for lane, candidate in candidates(self.network, lower, upper, x, excess, effort):
             if lane not in found and self.refutes(candidate, int(labels[lane])):
-                found[lane] = candidate
-        return found
+                found.add(lane)
+                yield lane, candidate
 
     def refutes(self, x: Floats, label: int) -> bool:
         """Whether onnxruntime answers another class to x."""

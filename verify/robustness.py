@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +72,11 @@ class Verdict:
 class MisclassificationSearch(Protocol):
     """Finds counterexamples."""
 
-    def __call__(self, x: NDArray[np.float32], labels: Labels, box: Interval) -> dict[int, NDArray[np.float32]]:
-        """(samples, labels, boxes around them) -> for each lane where one was found, an input in its box of another
-        class."""
+    def __call__(
+        self, x: NDArray[np.float32], labels: Labels, box: Interval, *, quickly: bool = False
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(samples, labels, boxes around them) -> as they are found, lanes and inputs in their boxes of another class.
+        quickly: those that are found at once."""
 
     def refutes(self, x: NDArray[np.float32], label: int) -> bool:
         """Whether the deployed network answers another class to the input x."""
@@ -123,14 +125,18 @@ def verify_classifier(
             margins, open_lanes = np.full(len(x), np.nan), np.arange(len(x))
         spent = np.full(len(x), (time.perf_counter() - began) / len(x))
         limit = timeout_s if searches(method) else math.inf
-        ways = _Ways(network, box, labels, contract, limit, margins, decided_by, spent)
-        ways.prove(proofs, predictions == labels, open_lanes)
-        open_lanes = np.flatnonzero((predictions == labels) & ~(margins > 0))
-        found: dict[int, NDArray[np.float32]] = {}
-        if attack and open_lanes.size:
-            around = Interval(*(end[open_lanes] for end in box))
-            parts = ways.timed(open_lanes, partial(attack, x[open_lanes], labels[open_lanes], around)) or {}
-            found = {int(open_lanes[lane]): counterexample for lane, counterexample in parts.items()}
+        bounded = _Batch(network, x, box, labels, contract, limit, predictions == labels, margins, decided_by, spent)
+        for way in proofs:
+            if way == proofs[0]:
+                bounded.prove(way, open_lanes, math.inf)
+            elif attack and way == proofs[-1]:  # a box that is refuted at once needs no CROWN; what comes next, time
+                bounded.strike(partial(attack, quickly=True), bounded.left / 2)
+                bounded.prove(way, bounded.open, bounded.left / 2)
+            else:
+                bounded.prove(way, bounded.open, bounded.left)
+        if attack:
+            bounded.strike(attack, bounded.left)
+        found = bounded.found
         verdicts = []
         for lane, (label, prediction, margin) in enumerate(zip(labels, predictions, margins, strict=True)):
             status = Status.VERIFIED if margin > 0 else Status.UNKNOWN
@@ -236,47 +242,71 @@ def _limit(seconds: float) -> AbstractContextManager[None]:
     return time_limit(max(seconds, 0.0) if math.isfinite(seconds) and can_interrupt() else None)
 
 
-Result = TypeVar("Result")
+_Attack = Callable[[NDArray[np.float32], Labels, Interval], Iterator[tuple[int, NDArray[np.float32]]]]
+"""A MisclassificationSearch of some effort."""
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """Bounds of a batch, and what is known by them: best, lower bounds of each lane's least margin; decided_by, the way
-    that first proved one positive; spent, each lane's share of the time, which ends at the timeout."""
+class _Batch:
+    """What is known of samples that are looked at together: margins, lower bounds of each lane's least margin;
+    decided_by, the way that first proved one positive; spent, each lane's share of the time, which ends at the timeout;
+    found, inputs of another class. promising: lanes that can be proved, as far as anybody knows."""
 
     network: Network
+    x: NDArray[np.float32]
     box: Interval
     labels: Labels
     contract: Contract
     timeout_s: float
-    best: Array
+    promising: NDArray[np.bool_]
+    margins: Array
     decided_by: list[str | None]
     spent: Array
+    found: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
-    def prove(self, ways: Sequence[str], promising: NDArray[np.bool_], open_lanes: NDArray[np.intp]) -> None:
-        """The first way looks at the open lanes, whatever time it takes, the others at those that are promising and not
-        yet decided."""
-        for way in ways:
-            if not open_lanes.size:
-                break
-            part, labels = Interval(*(end[open_lanes] for end in self.box)), self.labels[open_lanes]
-            bound = partial(PROOFS[way], self.network, part, labels, self.contract)
-            margins = bound() if way == ways[0] else self.timed(open_lanes, bound)
-            if margins is None:
-                break
-            self.best[open_lanes] = np.fmax(self.best[open_lanes], margins.min(axis=1))
-            for lane in open_lanes[self.best[open_lanes] > 0]:
+    @property
+    def open(self) -> NDArray[np.intp]:
+        """The lanes about which something is left to do, and time to do it."""
+        return np.flatnonzero(self.promising & ~(self.margins > 0) & (self.spent < self.timeout_s))
+
+    @property
+    def left(self) -> float:
+        """Seconds that the open lanes have together."""
+        return float((self.timeout_s - self.spent[self.open]).sum())
+
+    def prove(self, way: str, lanes: NDArray[np.intp], seconds: float) -> None:
+        """Bounds of the lanes' margins, if they take no longer than that."""
+        if not lanes.size:
+            return
+        bounds: Array | None = None
+        with self._timed(lanes, seconds):
+            bounds = PROOFS[way](self.network, self._around(lanes), self.labels[lanes], self.contract)
+        if bounds is not None:
+            self.margins[lanes] = np.fmax(self.margins[lanes], bounds.min(axis=1))
+            for lane in lanes[self.margins[lanes] > 0]:
                 self.decided_by[lane] = way
-            open_lanes = np.flatnonzero(promising & ~(self.best > 0))
 
-    def timed(self, lanes: NDArray[np.intp], compute: Callable[[], Result]) -> Result | None:
-        """What is computed about the lanes, within the time that they have left together; None if that is too short."""
+    def strike(self, attack: _Attack, seconds: float) -> None:
+        """Search the boxes of the open lanes for inputs of another class; what is found in time counts."""
+        lanes = self.open
+        if not lanes.size:
+            return
+        with self._timed(lanes, seconds):
+            for lane, x in attack(self.x[lanes], self.labels[lanes], self._around(lanes)):
+                self.found[int(lanes[lane])] = x
+                self.promising[lanes[lane]] = False
+
+    def _around(self, lanes: NDArray[np.intp]) -> Interval:
+        return Interval(*(end[lanes] for end in self.box))
+
+    @contextmanager
+    def _timed(self, lanes: NDArray[np.intp], seconds: float) -> Iterator[None]:
+        """What is done about the lanes within it takes their time, and stops after so many seconds."""
         began = time.perf_counter()
         try:
-            with _limit(float(np.maximum(self.timeout_s - self.spent[lanes], 0.0).sum())):
-                result = compute()
+            with _limit(seconds):
+                yield
         except OutOfTime:
-            self.spent[lanes] = np.maximum(self.spent[lanes], self.timeout_s)
-            return None
-        self.spent[lanes] += (time.perf_counter() - began) / len(lanes)
-        return result
+            pass
+        finally:
+            self.spent[lanes] += (time.perf_counter() - began) / len(lanes)

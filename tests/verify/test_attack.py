@@ -165,7 +165,7 @@ def test_misclassified_inputs_lie_in_the_boxes_and_are_confirmed(detector: bytes
     box = box_around(x[:, np.newaxis], Fraction(1, 5), (-1.0, 1.0))
     labels = np.zeros(30, np.int64)
     search = misclassification_search(network, Runtime(detector, network), Effort(steps=20, restarts=4))
-    found = search(x[:, np.newaxis], labels, box)
+    found = dict(search(x[:, np.newaxis], labels, box))
     corners = np.stack([box.upper[:, 0, 0], box.upper[:, 0, 1], box.lower[:, 0, 2]], axis=1).astype(F32)
     possible = set(np.flatnonzero(run(detector, corners)[0].argmax(axis=1)))  # the worst corner of each box
     assert set(found) == possible
@@ -174,7 +174,7 @@ def test_misclassified_inputs_lie_in_the_boxes_and_are_confirmed(detector: bytes
         assert (counterexample >= box.lower[lane]).all()
         assert (counterexample <= box.upper[lane]).all()
         assert run(detector, counterexample.reshape(1, 3))[0].argmax() == 1
-    assert not misclassification_search(network, Liar([1, 0]), Effort())(x[:, np.newaxis], labels, box)
+    assert not dict(misclassification_search(network, Liar([1, 0]), Effort())(x[:, np.newaxis], labels, box))
 
 
 def test_the_runtime_runs_the_file_that_was_read(detector: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -14,12 +15,14 @@ from support.relu_networks import ReluNetwork
 from verify import robustness
 from verify.attack import misclassification_search
 from verify.boxes import box_around
+from verify.crown import crown_margins
 from verify.effort import Effort
 from verify.intervals import Interval
 from verify.margins import Labels
 from verify.methods import PROOFS
+from verify.network import Network
 from verify.robustness import Status, Verdict, verify_classifier
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.rounding import FLOAT32_ANY_ORDER, Array, Contract
 from verify.samples import Samples
 from verify.search import branch_and_bound
 from verify.time_limit import can_interrupt
@@ -35,8 +38,8 @@ interrupted = pytest.mark.skipif(not can_interrupt(), reason="signals cannot int
 class Blind:
     """An attack that finds nothing, but knows a counterexample when it sees one."""
 
-    def __call__(self, x: Any, labels: Labels, box: Interval) -> dict[int, Any]:
-        return {}
+    def __call__(self, x: Any, labels: Labels, box: Interval, *, quickly: bool = False) -> Iterator[tuple[int, Any]]:
+        return iter(())
 
     def refutes(self, x: Any, label: int) -> bool:
         return bool(MADE.run(x.reshape(1, 3), ALL)[0].argmax() != label)
@@ -77,7 +80,7 @@ def test_an_attack_works_whatever_an_interruption_left_behind() -> None:
             return MADE.run(x.reshape(1, 3), ALL)[0].reshape(-1)
 
     with torch.no_grad():
-        found = misclassification_search(network, Deployed(), Effort())(X, SAMPLES.labels, box)
+        found = dict(misclassification_search(network, Deployed(), Effort())(X, SAMPLES.labels, box))
     assert found
 
 
@@ -100,6 +103,60 @@ def test_an_attack_that_takes_too_long_is_interrupted() -> None:
         __call__ = forever
 
     assert {verdict.status for verdict in verdicts(attack=Endless(), timeout_s=0.5)} == {Status.TIMEOUT}
+
+
+class Finds(Blind):
+    """An attack that finds what `Blind` would recognise in some boxes: in lanes of the batch, if they are wanted."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
+        box = box_around(X, EPS, None)
+        corners = np.random.default_rng(0).random((4000, *X.shape)) < 0.5
+        points = np.where(corners, *box).astype(np.float32)
+        classes = MADE.run(points.reshape(-1, 3), ALL)[0].argmax(axis=1).reshape(len(points), -1)
+        wrong = classes != SAMPLES.labels
+        lanes = np.flatnonzero(wrong.any(axis=0))
+        self.known = {X[lane].tobytes(): points[wrong[:, lane].argmax(), lane] for lane in lanes}
+
+    def __call__(self, x: Any, labels: Labels, box: Interval, *, quickly: bool = False) -> Iterator[tuple[int, Any]]:
+        for lane, each in enumerate(x):
+            if quickly is self.quick and each.tobytes() in self.known:
+                yield lane, self.known[each.tobytes()]
+
+
+def test_boxes_that_are_refuted_at_once_are_not_bounded_by_crown(monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = Finds(quick=True)
+    seen = []
+
+    def crown(network: Network, box: Interval, labels: Labels, contract: Contract) -> Array:
+        seen.append(len(labels))
+        return crown_margins(network, box, labels, contract)
+
+    monkeypatch.setitem(PROOFS, "crown", crown)
+    refuted = [each for each in verdicts(attack=attack) if each.status is Status.COUNTEREXAMPLE]
+    assert len(refuted) >= len(attack.known) > 0
+    assert sum(seen) <= len(X) - len(attack.known)
+
+
+@interrupted
+@pytest.mark.parametrize("quick", [False, True])
+def test_whatever_bounds_take_an_attack_has_its_time(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROOFS, "crown", forever)
+    attack = Finds(quick=quick)
+    found = verdicts(attack=attack, timeout_s=0.5)
+    assert sum(each.status is Status.COUNTEREXAMPLE for each in found) >= len(attack.known) > 0
+
+
+@interrupted
+def test_what_an_attack_found_before_its_time_was_up_counts() -> None:
+    class Stuck(Finds):
+        def __call__(self, *arguments: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+            yield from super().__call__(*arguments, **options)
+            forever()
+
+    attack = Stuck(quick=False)
+    found = verdicts(attack=attack, timeout_s=0.5)
+    assert sum(each.status is Status.COUNTEREXAMPLE for each in found) == len(attack.known) > 0
 
 
 @interrupted
