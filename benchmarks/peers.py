@@ -1,6 +1,7 @@
 """Bounds by adcert and by auto_LiRPA on the same files, boxes and functionals, side by side in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python [--network NAME] [--csv FILE]
+    OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python [--corpus FOLDER] [--network NAME] \
+        [--csv FILE]
     OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python --model FILE.onnx --eps 2/255 \
         [--data FILE.npz]
 
@@ -30,6 +31,7 @@ import pickle
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -90,22 +92,24 @@ class Setup:
     """A network and what to bound of it. content: of the file, given the folder with the corpus. batches: sizes, for
     each method. data: samples, in [0, 1]."""
 
-    content: Callable[[Path], bytes]
+    content: Callable[[Path | None], bytes]
     eps: Fraction
     input_range: InputRange | None
     batches: dict[str, tuple[int, ...]]
     data: Path | None = None
 
 
-def _stored(name: str, folder: Path) -> bytes:
+def _stored(name: str, folder: Path | None) -> bytes:
     return (ROOT / "exported" / name).read_bytes()
 
 
-def _at(path: Path, folder: Path) -> bytes:
+def _at(path: Path, folder: Path | None) -> bytes:
     return path.read_bytes()
 
 
-def _of_corpus(benchmark: str, name: str, folder: Path) -> bytes:
+def _of_corpus(benchmark: str, name: str, folder: Path | None) -> bytes:
+    if folder is None:
+        sys.exit(f"--corpus does not say where {benchmark} is")
     return content_of(folder / benchmark, "onnx", name)
 
 
