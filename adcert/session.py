@@ -71,12 +71,20 @@ def execute(run: Run, device: torch.device, reporter: Reporter) -> Trained:
         try:
             teacher = _teach(run, device, reporter)
             train(run, teacher, device, reporter, phase="student")
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not _lacks_memory(error):
+                raise
+            where = "this machine" if device.type == "cpu" else "the GPU"
             raise RunProblem(
-                f"the GPU has too little memory for {run.folder}: a smaller batch_size takes less"
+                f"{where} has too little memory for {run.folder}: a smaller batch_size takes less"
             ) from None
         _draw(run)
     return runs.load_trained(run.folder)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Torch has an exception of its own for GPUs only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def trained_model(trained: Trained) -> nn.Module:

@@ -291,12 +291,14 @@ def test_a_full_disk(tmp_path: Path, recipe_file: Path, monkeypatch: pytest.Monk
     assert finish(run).weights
 
 
-def test_a_gpu_with_too_little_memory(tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("elements", [2**55, 0])
+def test_too_little_memory(elements: int, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(*arguments: Any, **options: Any) -> None:
+        torch.empty(elements)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(train, "train_epoch", too_large)
-    with pytest.raises(RunProblem, match=r"the GPU has too little memory for .*run: a smaller batch_size takes less"):
+    with pytest.raises(RunProblem, match=r"machine has too little memory for .*run: a smaller batch_size takes less"):
         finish(start(tmp_path / "run", recipe_file, "objective=ibp"))
 
 
