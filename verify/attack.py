@@ -213,6 +213,15 @@ class Misclassification:
                 found.add(lane)
                 yield lane, candidate
 
+    @property
+    def _quick(self) -> Effort:
+        return replace(self.effort, steps=min(_QUICK_STEPS, self.effort.steps), restarts=1)
+
+    @property
+    def quick_share(self) -> float:
+        """Of the steps of all restarts."""
+        return self._quick.steps / (self.effort.steps * self.effort.restarts)
+
     def refutes(self, x: Floats, label: int) -> bool:
         """Whether onnxruntime answers another class to x."""
         return bool(self.runtime.output(x).argmax() != label)

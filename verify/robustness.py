@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,10 @@ class MisclassificationSearch(Protocol):
         """(samples, labels, boxes around them) -> as they are found, lanes and inputs in their boxes of another class.
         quickly: those that are found at once."""
 
+    @property
+    def quick_share(self) -> float:
+        """What part of the work the quick search is, up to 1."""
+
     def refutes(self, x: NDArray[np.float32], label: int) -> bool:
         """Whether the deployed network answers another class to the input x."""
 
@@ -130,8 +134,8 @@ def verify_classifier(
             if way == proofs[0]:
                 bounded.prove(way, open_lanes, math.inf)
             elif attack and way == proofs[-1]:  # a box that is refuted at once needs no CROWN; what comes next, time
-                bounded.strike(partial(attack, quickly=True), bounded.left / 2)
-                bounded.prove(way, bounded.open, bounded.left / 2)
+                took = bounded.strike(partial(attack, quickly=True), bounded.left / 2)
+                bounded.prove(way, bounded.open, bounded.left - min(bounded.left / 2, took / attack.quick_share))
             else:
                 bounded.prove(way, bounded.open, bounded.left)
         if attack:
@@ -242,6 +246,7 @@ def _limit(seconds: float) -> AbstractContextManager[None]:
     return time_limit(max(seconds, 0.0) if math.isfinite(seconds) and can_interrupt() else None)
 
 
+Result = TypeVar("Result")
 _Attack = Callable[[NDArray[np.float32], Labels, Interval], Iterator[tuple[int, NDArray[np.float32]]]]
 """A MisclassificationSearch of some effort."""
 
@@ -276,37 +281,42 @@ class _Batch:
 
     def prove(self, way: str, lanes: NDArray[np.intp], seconds: float) -> None:
         """Bounds of the lanes' margins, if they take no longer than that."""
-        if not lanes.size:
-            return
-        bounds: Array | None = None
-        with self._timed(lanes, seconds):
-            bounds = PROOFS[way](self.network, self._around(lanes), self.labels[lanes], self.contract)
+
+        def bound() -> Array:
+            around = Interval(*(end[lanes] for end in self.box))
+            return PROOFS[way](self.network, around, self.labels[lanes], self.contract)
+
+        bounds = self._within(seconds, lanes, bound)
         if bounds is not None:
             self.margins[lanes] = np.fmax(self.margins[lanes], bounds.min(axis=1))
             for lane in lanes[self.margins[lanes] > 0]:
                 self.decided_by[lane] = way
 
-    def strike(self, attack: _Attack, seconds: float) -> None:
-        """Search the boxes of the open lanes for inputs of another class; what is found in time counts."""
+    def strike(self, attack: _Attack, seconds: float) -> float:
+        """Search the boxes of the open lanes for inputs of another class; what is found in time counts. Returns the
+        seconds that it took."""
         lanes = self.open
-        if not lanes.size:
-            return
-        with self._timed(lanes, seconds):
-            for lane, x in attack(self.x[lanes], self.labels[lanes], self._around(lanes)):
+
+        def search() -> None:
+            around = Interval(*(end[lanes] for end in self.box))
+            for lane, x in attack(self.x[lanes], self.labels[lanes], around):
                 self.found[int(lanes[lane])] = x
                 self.promising[lanes[lane]] = False
 
-    def _around(self, lanes: NDArray[np.intp]) -> Interval:
-        return Interval(*(end[lanes] for end in self.box))
+        began = time.perf_counter()
+        self._within(seconds, lanes, search)
+        return time.perf_counter() - began
 
-    @contextmanager
-    def _timed(self, lanes: NDArray[np.intp], seconds: float) -> Iterator[None]:
-        """What is done about the lanes within it takes their time, and stops after so many seconds."""
+    def _within(self, seconds: float, lanes: NDArray[np.intp], compute: Callable[[], Result]) -> Result | None:
+        """What is computed about the lanes, whose time it takes; None where it takes longer, or there are none."""
+        if not lanes.size:
+            return None
         began = time.perf_counter()
         try:
+            # No context manager of its own: a signal may strike while that is entered or left.
             with _limit(seconds):
-                yield
+                return compute()
         except OutOfTime:
-            pass
+            return None
         finally:
             self.spent[lanes] += (time.perf_counter() - began) / len(lanes)

@@ -69,7 +69,7 @@ def least_margin(made: ReluNetwork, lower: Array, upper: Array, label: int) -> f
     return min(found)
 
 
-def outcome_of(network: Network, box: Interval, label: int, contract: Contract, seconds: float = 20) -> Outcome:
+def outcome_of(network: Network, box: Interval, label: int, contract: Contract, seconds: float = 60) -> Outcome:
     functionals, constants = margin_functionals(network, np.array([label]))
     (outcome,) = search(network, box, functionals, constants, contract, branch=True, seconds=seconds)
     if outcome.proof:
@@ -92,7 +92,7 @@ def test_what_is_decided_is_what_the_exact_oracle_says(seed: int) -> None:
         eps = (low + high) / 2
         box = box_around(centre, eps, None)
         least = least_margin(made, box.lower.reshape(-1), box.upper.reshape(-1), label)
-        outcome = outcome_of(network, box, label, FLOAT32_ANY_ORDER, seconds=10 if least > 0 else 0.1)
+        outcome = outcome_of(network, box, label, FLOAT32_ANY_ORDER, seconds=60 if least > 0 else 0.1)
         assert outcome.ending is not Ending.PROVED or least > -NEAR_TIE
         assert outcome.ending is Ending.PROVED or least < NEAR_TIE
         low, high = (eps, high) if least > 0 else (low, eps)

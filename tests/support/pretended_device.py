@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 _aten = torch.ops.aten
 _BETWEEN_DEVICES = {_aten.copy_, _aten._to_copy, _aten._copy_from}
 _INDEXING = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
-"""Where a tensor of a GPU may meet one of the CPU: copies, and indices of the CPU into a tensor of the GPU."""
+"""Where a tensor of a GPU may meet one of the CPU: copies, and indices, the second argument, into one of the GPU."""
 
 
 class Disguised(Tensor):
@@ -46,8 +46,10 @@ class Disguised(Tensor):
         tensors = [each for each in tree_leaves((arguments, options)) if isinstance(each, Tensor)]
         packet = function.overloadpacket
         here = isinstance(arguments[0], Disguised) if packet in _BETWEEN_DEVICES | _INDEXING else True
-        strangers = [each for each in tensors if not isinstance(each, Disguised) and each.dim() > 0]
-        if strangers and packet not in _BETWEEN_DEVICES and not (packet in _INDEXING and here):
+        operands = (arguments[0], *arguments[2:]) if packet in _INDEXING and here else (arguments, options)
+        strangers = [each for each in tree_leaves(operands) if isinstance(each, Tensor) and each.dim() > 0]
+        strangers = [each for each in strangers if not isinstance(each, Disguised)]
+        if strangers and packet not in _BETWEEN_DEVICES:
             raise RuntimeError(f"{function} got tensors of two devices, those of the CPU of {[*strangers[0].shape]}")
         if (device := options.get("device")) is not None:
             here, options["device"] = torch.device(device).type == DEVICE.type, torch.device("cpu")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from support.onnx_models import model, network_of, node, run
+from support.onnx_models import ALL, model, network_of, node, run
 from support.operator_cases import CASES, cases_of
 from support.random_networks import random_network
+from support.relu_networks import ReluNetwork
 from verify.attack import misclassification_search, witness_search
 from verify.bounds import values
 from verify.boxes import box_around
@@ -175,6 +177,27 @@ def test_misclassified_inputs_lie_in_the_boxes_and_are_confirmed(detector: bytes
         assert (counterexample <= box.upper[lane]).all()
         assert run(detector, counterexample.reshape(1, 3))[0].argmax() == 1
     assert not dict(misclassification_search(network, Liar([1, 0]), Effort())(x[:, np.newaxis], labels, box))
+
+
+@pytest.mark.parametrize("quickly", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_that_are_attacked_together_keep_their_counterexamples(seed: int, quickly: bool) -> None:
+    """Some end sooner than others, and are left out of what follows."""
+    made = ReluNetwork.random(np.random.default_rng(seed), [3, 8, 8, 3], 2.0)
+    x = np.random.default_rng(100 + seed).random((20, 1, 3)).astype(F32)
+    labels = made.run(x[:, 0], ALL)[0].argmax(axis=1).astype(np.int64)
+    box = box_around(x, Fraction(1, 5), None)
+
+    class Deployed:
+        def output(self, x: Any) -> Any:
+            return made.run(x.reshape(1, 3), ALL)[0].reshape(-1)
+
+    search = misclassification_search(made.network(), Deployed(), Effort(steps=40, restarts=4))
+    found = dict(search(x, labels, box, quickly=quickly))
+    assert 0 < len(found) < 20
+    for lane, counterexample in found.items():
+        assert ((box.lower[lane] <= counterexample) & (counterexample <= box.upper[lane])).all()
+        assert made.run(counterexample.reshape(1, 3), ALL)[0].argmax() != labels[lane]
 
 
 def test_the_runtime_runs_the_file_that_was_read(detector: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,8 +23,8 @@ from verify.intervals import Interval
 from verify.margins import Labels
 from verify.methods import PROOFS
 from verify.network import Network
-from verify.robustness import Status, Verdict, verify_classifier
-from verify.rounding import FLOAT32_ANY_ORDER, Array, Contract
+from verify.robustness import Status, Verdict, _Batch, verify_classifier
+from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
 from verify.samples import Samples
 from verify.search import branch_and_bound
 from verify.time_limit import can_interrupt
@@ -31,6 +33,7 @@ MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
 X = np.random.default_rng(3).random((4, 1, 3)).astype(np.float32)
 SAMPLES = Samples("made", None, 0, "", X, MADE.run(X[:, 0], ALL)[0].argmax(axis=1).astype(np.int64), None)
 EPS = Fraction(4, 5)
+BOX = box_around(X, EPS, None)
 
 interrupted = pytest.mark.skipif(not can_interrupt(), reason="signals cannot interrupt here")
 
@@ -41,16 +44,18 @@ class Blind:
     def __call__(self, x: Any, labels: Labels, box: Interval, *, quickly: bool = False) -> Iterator[tuple[int, Any]]:
         return iter(())
 
+    quick_share = 1e-6
+
     def refutes(self, x: Any, label: int) -> bool:
         return bool(MADE.run(x.reshape(1, 3), ALL)[0].argmax() != label)
 
 
-def verdicts(**options: Any) -> list[Verdict]:
+def verdicts(samples: Samples = SAMPLES, **options: Any) -> list[Verdict]:
     torch.set_num_threads(1)
     return list(
         verify_classifier(
             MADE.network(),
-            SAMPLES,
+            samples,
             eps=EPS,
             input_range=None,
             contract=FLOAT32_ANY_ORDER,
@@ -63,30 +68,46 @@ def verdicts(**options: Any) -> list[Verdict]:
 def test_branch_and_bound_comes_by_counterexamples() -> None:
     found = verdicts(attack=Blind(), timeout_s=60.0)
     assert {verdict.status for verdict in found} == {Status.VERIFIED, Status.COUNTEREXAMPLE}
-    box = box_around(X, EPS, None)
     for verdict in (each for each in found if each.status is Status.COUNTEREXAMPLE):
         x = verdict.counterexample
         assert x is not None
         assert verdict.decided_by == "attack"
-        assert ((box.lower[verdict.index] <= x) & (x <= box.upper[verdict.index])).all()
+        assert ((BOX.lower[verdict.index] <= x) & (x <= BOX.upper[verdict.index])).all()
+        assert MADE.run(x.reshape(1, 3), ALL)[0].argmax() != verdict.label
+
+
+class Deployed:
+    def output(self, x: Any) -> Any:
+        return MADE.run(x.reshape(1, 3), ALL)[0].reshape(-1)
+
+
+def test_counterexamples_belong_to_their_samples() -> None:
+    """The first sample is misclassified, so that nobody looks at its box."""
+    labels = SAMPLES.labels.copy()
+    labels[0] = (labels[0] + 1) % 3
+    attack = misclassification_search(MADE.network(), Deployed(), Effort())
+    found = verdicts(samples=replace(SAMPLES, labels=labels), attack=attack, timeout_s=60.0)
+    assert found[0].status is Status.MISCLASSIFIED
+    refuted = [verdict for verdict in found if verdict.status is Status.COUNTEREXAMPLE]
+    assert len(refuted) > 1
+    for verdict in refuted:
+        x = verdict.counterexample
+        assert x is not None
+        assert ((BOX.lower[verdict.index] <= x) & (x <= BOX.upper[verdict.index])).all()
         assert MADE.run(x.reshape(1, 3), ALL)[0].argmax() != verdict.label
 
 
 def test_an_attack_works_whatever_an_interruption_left_behind() -> None:
-    network, box = MADE.network(), box_around(X, EPS, None)
-
-    class Deployed:
-        def output(self, x: Any) -> Any:
-            return MADE.run(x.reshape(1, 3), ALL)[0].reshape(-1)
-
     with torch.no_grad():
-        found = dict(misclassification_search(network, Deployed(), Effort())(X, SAMPLES.labels, box))
+        found = dict(misclassification_search(MADE.network(), Deployed(), Effort())(X, SAMPLES.labels, BOX))
     assert found
 
 
 def forever(*arguments: Any, **options: Any) -> Any:
-    while True:
+    began = time.monotonic()
+    while time.monotonic() < began + 60:
         pass
+    pytest.fail("nothing interrupted it")
 
 
 @interrupted
@@ -110,9 +131,8 @@ class Finds(Blind):
 
     def __init__(self, *, quick: bool) -> None:
         self.quick = quick
-        box = box_around(X, EPS, None)
         corners = np.random.default_rng(0).random((4000, *X.shape)) < 0.5
-        points = np.where(corners, *box).astype(np.float32)
+        points = np.where(corners, *BOX).astype(np.float32)
         classes = MADE.run(points.reshape(-1, 3), ALL)[0].argmax(axis=1).reshape(len(points), -1)
         wrong = classes != SAMPLES.labels
         lanes = np.flatnonzero(wrong.any(axis=0))
@@ -157,6 +177,25 @@ def test_what_an_attack_found_before_its_time_was_up_counts() -> None:
     attack = Stuck(quick=False)
     found = verdicts(attack=attack, timeout_s=0.5)
     assert sum(each.status is Status.COUNTEREXAMPLE for each in found) == len(attack.known) > 0
+
+
+@interrupted
+@pytest.mark.parametrize("microseconds", [1, 5, 10, 20, 30])
+def test_a_limit_that_strikes_on_the_way_into_a_step_ends_it(microseconds: int) -> None:
+    lanes, spent = np.arange(2), np.zeros(2)
+    batch = _Batch(MADE.network(), X, BOX, SAMPLES.labels, REAL, 1.0, spent > 1, spent, [], spent)
+    for _ in range(100):
+        assert batch._within(microseconds * 1e-6, lanes, lambda: 1) in (None, 1)
+
+
+@interrupted
+def test_a_limit_that_strikes_on_the_way_out_of_a_step_ends_it() -> None:
+    """Nothing looks for signals within a product, nor where its value is returned."""
+    lanes, spent, matrix = np.arange(2), np.zeros(2), np.ones((1000, 1000))
+    batch = _Batch(MADE.network(), X, BOX, SAMPLES.labels, REAL, 1.0, spent > 1, spent, [], spent)
+    for _ in range(5):
+        found = batch._within(1e-3, lanes, lambda: matrix @ matrix)
+        assert found is None or found.shape == matrix.shape
 
 
 @interrupted

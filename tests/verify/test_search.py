@@ -18,7 +18,7 @@ from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
 from verify.paths import Path
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
-from verify.search.backward import Backward
+from verify.search.backward import Backward, _ThroughRelu
 from verify.search.branch_and_bound import Outcome, search
 from verify.search.trees import Ending
 from verify.split_trees import leaf_bounds, split_bounds
@@ -56,6 +56,24 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
     every = torch.arange(count)
     found = backward.bounds(split, every, backward.values(slopes) / 255.0, backward.values(multipliers)).bounds
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3 * (1 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_of_slopes_and_multipliers(seed: int) -> None:
+    """In float64, against differences and against the formula as it is written down."""
+    random = torch.Generator().manual_seed(seed)
+    a, below, added, above, offset = torch.randn(5, 3, 6, generator=random, dtype=torch.float64)
+    covered = torch.rand(3, 6, generator=random) < 0.3  # by planes
+    above, offset = above * ~covered, offset * ~covered
+    leaves = [each.requires_grad_() for each in (a, below, added)]
+
+    def passed(*leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _ThroughRelu.apply(*leaves, above, offset)  # type: ignore[no-untyped-call,no-any-return]
+
+    assert torch.autograd.gradcheck(passed, leaves)
+    positive, negative = a.clamp(min=0), a.clamp(max=0)
+    torch.testing.assert_close(passed(*leaves)[0], added + positive * below + negative * above)
+    torch.testing.assert_close(passed(*leaves)[1], (negative * offset).sum(1))
 
 
 @pytest.mark.parametrize("seed", range(12))

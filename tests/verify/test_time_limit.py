@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -17,15 +18,19 @@ class _Slow:
     """Its destructor goes on until an exception ends it, which is lost."""
 
     def __del__(self) -> None:
-        while True:
-            pass
+        _wait()
+
+
+def _wait() -> None:
+    began = time.monotonic()
+    while time.monotonic() < began + 60:
+        pass
 
 
 def _go_on() -> None:
     slow = _Slow()
     del slow
-    while True:
-        pass
+    _wait()
 
 
 @pytest.mark.parametrize("processor", [False, True])
