@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from verify.rounding import Array, Contract, down
 from verify.search import planes
 from verify.search.backward import Backward, Fractions, Lanes, Values
 from verify.search.branching import best_splits
+from verify.search.descent import Descent, Starts, descend
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.partition import Partition
 from verify.search.points import differentiable
@@ -233,6 +234,10 @@ class _Search:
     def _opened(self, index: int) -> Box:
         """A box with a task for every functional that CROWN does not prove."""
         box = Box(index, spent_s=self.opening_s)
+        if self.refute:
+            box.descent = Descent(
+                torch.tensor(self.box.lower[index]).float(), torch.tensor(self.box.upper[index]).float()
+            )
         self._work_on(box, lambda: self._begin(box, self.intervals or self._bounded(box)))
         box.opening_s = box.spent_s
         return box
@@ -460,19 +465,32 @@ class _Search:
 
     def _attack(self, tasks: Sequence[Task], direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
-        nearly one."""
+        nearly one; and now and then, those that gradients lead to from there. Tasks of a box stand side by side."""
         if not (self.refute and self.function):
             return
-        along = direction.cpu().numpy()
-        lower, upper = (end[[task.box.index for task in tasks]] for end in self.box)
-        points = np.where(along > 0, lower, upper).astype(np.float32)
+        lower, upper = (torch.tensor(end[[task.box.index for task in tasks]]).float() for end in self.box)
+        corners = torch.where(direction.cpu() > 0, lower, upper)
+        functional = torch.tensor(np.stack([task.functional.reshape(-1) for task in tasks])).float()
+        constant = torch.tensor([float(task.constant) for task in tasks])
         with torch.no_grad():
-            y = self.function(torch.tensor(points)).double().numpy().reshape(len(points), -1)
-        for task, point, output in zip(tasks, points, y, strict=True):
-            value = float(task.functional.reshape(-1) @ output) + task.constant
-            near = value <= _NEAR * (1.0 + abs(task.constant))
-            if near and task.box.ending is None and self.refute(task.box.index, point):
-                task.box.ending = Ending.REFUTED
+            values = (self.function(corners).flatten(1) * functional).sum(1) + constant
+        starts: dict[Box, Starts] = {}  # the boxes whose turn it is
+        for box, same in groupby(range(len(tasks)), key=lambda row: tasks[row].box):
+            rows = list(same)
+            self._show(box, corners[rows], constant[rows], values[rows])
+            if box.descent and box.ending is None and box.descent.due():
+                starts[box] = box.descent.starts(corners[rows], functional[rows], constant[rows], values[rows])
+        for box, (reached, least) in zip(starts, descend(self.function, list(starts.values())), strict=True):
+            assert box.descent
+            box.descent.learn(reached, least)
+            self._show(box, reached.x, reached.constant, least)
+
+    def _show(self, box: Box, points: Values, constants: Values, values: Values) -> None:
+        """Those at which functionals plus constants have values that are negative, or nearly."""
+        assert self.refute
+        for point in points[values <= _NEAR * (1.0 + constants.abs())].numpy():
+            if box.ending is None and self.refute(box.index, point):
+                box.ending = Ending.REFUTED
 
     def _width(self, boxes: Iterable[Box]) -> int:
         """How many of their leaves to bound at a time, an even number: both halves of each."""
