@@ -175,7 +175,7 @@ def _of_cases(network: Network, cases: Sequence[Case]) -> Excess:
             member[lane, alternative, [number[constraint] for constraint in conjunction]] = True
 
     def excess(lanes: Values, x: Values, y: Values) -> Values:
-        value = torch.einsum("lro,lo->lr", outputs[lanes], y.flatten(1)) - bound[lanes]
+        value = torch.einsum("lro,lo->lr", outputs[lanes], y.reshape(len(y), -1)) - bound[lanes]
         if inputs.any():
             value = value + torch.einsum("lri,li->lr", inputs[lanes], x.flatten(1))
         violations = torch.where(member[lanes], value[:, None], -torch.inf)
@@ -200,7 +200,7 @@ class Misclassification:
 
         def excess(lanes: Values, x: Values, y: Values) -> Values:
             label = classes[lanes][:, None]
-            logits = y.flatten(1)
+            logits = y.reshape(len(y), -1)
             return (logits.gather(1, label) - logits).scatter(1, label, torch.inf)[..., None]
 
         lower, upper = (end.astype(np.float32) for end in box)
@@ -220,7 +220,7 @@ class Misclassification:
     @property
     def quick_share(self) -> float:
         """Of the steps of all restarts."""
-        return self._quick.steps / (self.effort.steps * self.effort.restarts)
+        return max(1, self._quick.steps) / max(1, self.effort.steps * self.effort.restarts)
 
     def refutes(self, x: Floats, label: int) -> bool:
         """Whether onnxruntime answers another class to x."""

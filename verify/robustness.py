@@ -80,7 +80,7 @@ class MisclassificationSearch(Protocol):
 
     @property
     def quick_share(self) -> float:
-        """What part of the work the quick search is, up to 1."""
+        """What part of the work the quick search is, more than 0 and up to 1."""
 
     def refutes(self, x: NDArray[np.float32], label: int) -> bool:
         """Whether the deployed network answers another class to the input x."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, groupby
+from itertools import count
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from verify.rounding import Array, Contract, down
 from verify.search import planes
 from verify.search.backward import Backward, Fractions, Lanes, Values
 from verify.search.branching import best_splits
-from verify.search.descent import Descent, Starts, descend
+from verify.search.descent import ROWS, STEPS, Descent, Starts, descend
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.partition import Partition
 from verify.search.points import differentiable
@@ -77,6 +77,10 @@ estimates err."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
+
+_STEPS_PER_LEAF, _MOST_STEPS = 3, 8 * ROWS * STEPS
+"""How many gradient steps of an input each leaf that is split earns, of some twenty that its bounds take; and how many
+may be saved up."""
 
 _ROOM = 1.05
 """What an approximate bound must exceed zero by is so many times what rigorous bounds of the leaves that missed last
@@ -189,6 +193,7 @@ class _Search:
         self.vectors = all(max(relu.shape, default=1) == math.prod(relu.shape) for relu in self.backward.relus)
         self.deep = any(relus(relu.operands[0]) for relu in self.backward.relus)
         self.function = differentiable(network) if refute else None
+        self.steps_to_take = 0
         self.order = count()
         self.boxes: list[Box] = []
 
@@ -234,10 +239,6 @@ class _Search:
     def _opened(self, index: int) -> Box:
         """A box with a task for every functional that CROWN does not prove."""
         box = Box(index, spent_s=self.opening_s)
-        if self.refute:
-            box.descent = Descent(
-                torch.tensor(self.box.lower[index]).float(), torch.tensor(self.box.upper[index]).float()
-            )
         self._work_on(box, lambda: self._begin(box, self.intervals or self._bounded(box)))
         box.opening_s = box.spent_s
         return box
@@ -269,10 +270,13 @@ class _Search:
         box.intervals, box.lanes = intervals, self.backward.lanes(intervals, functionals[:1])
         box.neurons = (low < 0) & (high > 0) if neurons is None else neurons
         start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
+        lowest, highest = (torch.tensor(end[box.index]).float() for end in self.box)
         box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
             root = Node([], start, np.zeros(0, np.float32))
-            box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root))
+            flat = torch.tensor(functionals[row].reshape(-1)).float()
+            descent = Descent(lowest, highest, flat, float(constants[row]))
+            box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root, descent))
 
     def _read(self, intervals: Mapping[Tensor, Interval]) -> list[Array]:
         """The ends of what all neurons read, in one lane."""
@@ -465,32 +469,35 @@ class _Search:
 
     def _attack(self, tasks: Sequence[Task], direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
-        nearly one; and now and then, those that gradients lead to from there. Tasks of a box stand side by side."""
+        nearly one; and now and then, those that gradients lead to from there."""
         if not (self.refute and self.function):
             return
         lower, upper = (torch.tensor(end[[task.box.index for task in tasks]]).float() for end in self.box)
         corners = torch.where(direction.cpu() > 0, lower, upper)
-        functional = torch.tensor(np.stack([task.functional.reshape(-1) for task in tasks])).float()
-        constant = torch.tensor([float(task.constant) for task in tasks])
+        functional = torch.stack([task.descent.functional for task in tasks])
+        constant = torch.tensor([task.constant for task in tasks])
         with torch.no_grad():
-            values = (self.function(corners).flatten(1) * functional).sum(1) + constant
-        starts: dict[Box, Starts] = {}  # the boxes whose turn it is
-        for box, same in groupby(range(len(tasks)), key=lambda row: tasks[row].box):
-            rows = list(same)
-            self._show(box, corners[rows], constant[rows], values[rows])
-            if box.descent and box.ending is None and box.descent.due():
-                starts[box] = box.descent.starts(corners[rows], functional[rows], constant[rows], values[rows])
-        for box, (reached, least) in zip(starts, descend(self.function, list(starts.values())), strict=True):
-            assert box.descent
-            box.descent.learn(reached, least)
-            self._show(box, reached.x, reached.constant, least)
+            values = (self.function(corners).reshape(len(tasks), -1) * functional).sum(1) + constant
+        self.steps_to_take = min(self.steps_to_take + _STEPS_PER_LEAF * len(tasks), _MOST_STEPS)
+        rows_of: dict[Task, list[int]] = {}
+        for row, task in enumerate(tasks):
+            rows_of.setdefault(task, []).append(row)
+        starts: dict[Task, Starts] = {}
+        for task, rows in rows_of.items():
+            self._show(task, corners[rows], values[rows])
+            if task.box.ending is None and task.descent.turn() and self.steps_to_take > 0:
+                starts[task] = task.descent.starts(corners[rows], values[rows])
+                self.steps_to_take -= STEPS * len(starts[task].x)
+        for task, (reached, least) in zip(starts, descend(self.function, list(starts.values())), strict=True):
+            task.descent.learn(reached, least)
+            self._show(task, reached, least)
 
-    def _show(self, box: Box, points: Values, constants: Values, values: Values) -> None:
-        """Those at which functionals plus constants have values that are negative, or nearly."""
+    def _show(self, task: Task, points: Values, values: Values) -> None:
+        """Those at which the functional plus the constant has values that are negative, or nearly."""
         assert self.refute
-        for point in points[values <= _NEAR * (1.0 + constants.abs())].numpy():
-            if box.ending is None and self.refute(box.index, point):
-                box.ending = Ending.REFUTED
+        for point in points[values <= _NEAR * (1.0 + abs(task.constant))].numpy():
+            if task.box.ending is None and self.refute(task.box.index, point):
+                task.box.ending = Ending.REFUTED
 
     def _width(self, boxes: Iterable[Box]) -> int:
         """How many of their leaves to bound at a time, an even number: both halves of each."""

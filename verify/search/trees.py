@@ -57,7 +57,7 @@ class Box:
     how much more than zero an approximate bound must be for the rigorous one to follow. opening_s: seconds until it had
     bounds; spent_s: of all work. refined: whether its leaves may be split. weights: how many its open neurons have that
     have planes above them, 0 for lines; written: how many of those a leaf of the proof has. leaves: how many there are
-    of all tasks together, less one for each. descent: looks for counterexamples.
+    of all tasks together, less one for each.
 
     partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
     nodes of its tree, when it found one that proves whatever the tasks do not.
@@ -76,7 +76,6 @@ class Box:
     weights: int = 0
     written: int = 0
     leaves: int = 0
-    descent: Descent | None = None
     partition: Partition | None = None
     needed: list[Task] = field(default_factory=list)
     pressed: bool = False
@@ -86,13 +85,14 @@ class Box:
 
 @dataclass(eq=False)
 class Task:
-    """One functional over one box; its leaves that are not proved wait in a heap."""
+    """One functional over one box; its leaves that are not proved wait in a heap. descent: for counterexamples."""
 
     box: Box
     row: int
     functional: Array
     constant: float
     root: Node
+    descent: Descent
     waiting: list[tuple[float, int, Node]] = field(default_factory=list)
 
 
