@@ -94,6 +94,9 @@ def _disguised(value: Any, known: dict[int, Disguised]) -> Any:
 
 
 class _Module(backend_registration._DummyBackendModule):
+    def device_count(self) -> int:
+        return 0  # with generators of their own, which would have to be kept and restored
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
