@@ -32,6 +32,7 @@ _ENOUGH = 1e-4
 """How far beyond what counts the search goes before it stops: torch rounds otherwise than the deployed network."""
 
 _QUICK_STEPS = 10
+"""Of a quick attack, which has a single restart."""
 
 _EFFORTS = {
     Stage.FIRST: (Effort(steps=40, restarts=8),),
@@ -204,9 +205,7 @@ class Misclassification:
             return (logits.gather(1, label) - logits).scatter(1, label, torch.inf)[..., None]
 
         lower, upper = (end.astype(np.float32) for end in box)
-        effort = (
-            replace(self.effort, steps=min(_QUICK_STEPS, self.effort.steps), restarts=1) if quickly else self.effort
-        )
+        effort = self._quick if quickly else self.effort
         found: set[int] = set()
         for lane, candidate in candidates(self.network, lower, upper, x, excess, effort):
             if lane not in found and self.refutes(candidate, int(labels[lane])):

@@ -245,9 +245,8 @@ class Backward:
         if self._leaky:
             slopes = self.slope[chosen] * (1.0 - slopes) + slopes
         if len(chosen) == self.neurons:
-            below = torch.lerp(
-                lanes.fixed, slopes, lanes.open.to(self.dtype)
-            )  # torch.where takes several times as long
+            # torch.where takes several times as long.
+            below = torch.lerp(lanes.fixed, slopes, lanes.open.to(self.dtype))
             added = -lanes.side * multipliers
         else:
             slopes = torch.lerp(lanes.fixed[:, chosen], slopes, lanes.open[:, chosen].to(self.dtype))
@@ -255,9 +254,8 @@ class Backward:
             added = torch.zeros_like(lanes.fixed).index_copy_(1, chosen, -lanes.side[:, chosen] * multipliers)
         # Split at once: each slice on its own would have a gradient as large as the whole.
         sizes = [part.stop - part.start for part in self._slices.values()]
-        of_relus = dict(
-            zip(self.relus, zip(torch.split(below, sizes, 1), torch.split(added, sizes, 1), strict=True), strict=True)
-        )
+        pieces = zip(torch.split(below, sizes, 1), torch.split(added, sizes, 1), strict=True)
+        of_relus = dict(zip(self.relus, pieces, strict=True))
         above = dict(zip(self.sheaved, planes, strict=bool(planes)))
         coefficients: dict[Tensor, Values] = {}
         waiting = {self.output: lanes.functional}
@@ -275,16 +273,16 @@ class Backward:
                 part = self._slices[tensor]
                 flat = a.reshape(len(a), -1)
                 coefficients[tensor] = flat.detach()
-                highest, offset = lanes.above[:, part], lanes.offset[:, part]
+                line, offset = lanes.above[:, part], lanes.offset[:, part]
                 if tensor in above:
                     covered = torch.zeros_like(lanes.open[:, part]).index_fill(1, above[tensor].rows, True)
                     covered &= lanes.open[:, part]
                     beyond, constant = _through_planes(flat.clamp(max=0) * covered, above[tensor])
-                    highest, offset, total = highest * ~covered, offset * ~covered, total + constant
+                    line, offset, total = line * ~covered, offset * ~covered, total + constant
                     read = what_is_read(tensor)
                     beyond = beyond.reshape(len(a), *read.shape)
                     waiting[read] = waiting[read] + beyond if read in waiting else beyond
-                passed, constant = _ThroughRelu.apply(flat, *of_relus[tensor], highest, offset)  # type: ignore[no-untyped-call]
+                passed, constant = _ThroughRelu.apply(flat, *of_relus[tensor], line, offset)  # type: ignore[no-untyped-call]
                 total = total + constant
                 operands: list[Values] = [passed.reshape(a.shape)]
             elif tensor in self._others:
