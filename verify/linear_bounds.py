@@ -347,11 +347,19 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
     if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
         bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
         return _charged(tensor, intervals, _through_linear, _own(tensor, np.abs(bias)))
-    magnitude = magnitude_of(intervals[operand])
-    error = LinearError.of(primitive, magnitude, contract)
-    sums = primitive.map.absolute(magnitude) + primitive.magnitude
+    x = intervals[operand]
+    error = LinearError.of(primitive, magnitude_of(x), contract)
+    positive, negative = np.maximum(x.upper, 0.0), np.maximum(-x.lower, 0.0)
+    sums = primitive.map.absolute(positive + negative) + primitive.magnitude
     backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
-    return _charged(tensor, intervals, _through_linear, error.widened((error.kappa + backward) * sums))
+    deployed = primitive.roundings * contract.unit * (1.0 + kappa(primitive.roundings, contract.unit))
+    loss = (deployed + 2.0 * error.own + backward) * sums
+    if primitive.additions and contract.unit:
+        # Each addition rounds a sum of some of the terms, which lies between that of the negative and that of the
+        # positive ones, but for what was rounded before: by so much less than the sum of all magnitudes.
+        less = 0.5 * (sums - primitive.magnitude - np.abs(primitive.map(positive - negative)))
+        loss -= primitive.additions * contract.unit * less
+    return _charged(tensor, intervals, _through_linear, error.widened(loss))
 
 
 def _through_linear(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:

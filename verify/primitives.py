@@ -80,6 +80,8 @@ class Linear:
     row_sum, offset: over every intermediate result of every way to compute y, `row_sum * max|x| + offset` bounds its
         magnitude.
     scalings: number of float64 roundings in each weight of A, and in b and magnitude relative to magnitude.
+    additions: how many of the roundings may be additions within the sum of A x, b and a fused residual: not more than
+        such additions there are, for all terms together, so that each of them rounds a sum of some of the terms.
     """
 
     map: LinearMap
@@ -90,6 +92,7 @@ class Linear:
     row_sum: float
     offset: float
     scalings: int = 0
+    additions: int = 0
 
     def apply(self, x: Array) -> Array:
         return self.map(x) + self.bias
@@ -109,6 +112,7 @@ class Linear:
             gain=1.0 + map.largest + offset,
             row_sum=max(1.0, map.largest, row_sum),
             offset=offset,
+            additions=map.terms + 1,
         )
 
     @staticmethod
@@ -149,6 +153,7 @@ class Linear:
             row_sum=self.row_sum * scale.row_sum,
             offset=self.offset * scale.row_sum + scale.offset,
             scalings=self.scalings + scale.scalings + 4,
+            additions=self.additions,
         )
 
 

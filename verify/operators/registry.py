@@ -94,8 +94,9 @@ class Node:
     def dot(self, map: LinearMap, bias: Array | None, x: Tensor) -> Linear:
         """One dot product with x per output, exact if it is one of integers."""
         primitive = Linear.dot(map, bias, x.shape)
-        roundings = primitive.roundings + self.more_roundings if x.dtype == FLOAT32 else 0
-        return replace(primitive, roundings=roundings)
+        if x.dtype != FLOAT32:
+            return replace(primitive, roundings=0, additions=0)
+        return replace(primitive, roundings=primitive.roundings + self.more_roundings)
 
     def result(
         self,

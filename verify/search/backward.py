@@ -232,6 +232,16 @@ class Backward:
             found.append(Above(rows, slope, torch.maximum(across - along, highest - across - along)))
         return found
 
+    def below(self, lanes: Lanes, chosen: Values, slopes: Values) -> Values:
+        """The slopes of the lines below all neurons, lanes x neurons; chosen, slopes: as `bounds` takes them."""
+        if self._leaky:
+            slopes = self.slope[chosen] * (1.0 - slopes) + slopes
+        if len(chosen) == self.neurons:
+            # torch.where takes several times as long.
+            return torch.lerp(lanes.fixed, slopes, lanes.open.to(self.dtype))
+        slopes = torch.lerp(lanes.fixed[:, chosen], slopes, lanes.open[:, chosen].to(self.dtype))
+        return lanes.fixed.index_copy(1, chosen, slopes)
+
     def bounds(
         self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, planes: Sequence[Above] = ()
     ) -> Backwards:
@@ -242,15 +252,10 @@ class Backward:
         open, and at least 0, used where it is split. planes: in place of lines above, of each ReLU of `sheaved`; in as
         many lanes, or in fewer, each for as many lanes that stand side by side.
         """
-        if self._leaky:
-            slopes = self.slope[chosen] * (1.0 - slopes) + slopes
+        below = self.below(lanes, chosen, slopes)
         if len(chosen) == self.neurons:
-            # torch.where takes several times as long.
-            below = torch.lerp(lanes.fixed, slopes, lanes.open.to(self.dtype))
             added = -lanes.side * multipliers
         else:
-            slopes = torch.lerp(lanes.fixed[:, chosen], slopes, lanes.open[:, chosen].to(self.dtype))
-            below = lanes.fixed.index_copy(1, chosen, slopes)
             added = torch.zeros_like(lanes.fixed).index_copy_(1, chosen, -lanes.side[:, chosen] * multipliers)
         # Split at once: each slice on its own would have a gradient as large as the whole.
         sizes = [part.stop - part.start for part in self._slices.values()]

@@ -47,8 +47,8 @@ from verify.time_limit import OutOfTime, time_limit
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_PLANES = Settings(iterations=150, slope_step=0.1, multiplier_step=0.0, decay=0.98)
 AT_FIRST_PLANES = replace(AT_PLANES, iterations=8)
-AT_NEURONS = Settings(iterations=10, slope_step=0.3, multiplier_step=0.0, decay=0.9)
-AT_LEAVES = Settings(iterations=10, slope_step=0.1, multiplier_step=0.2, decay=0.95)
+AT_NEURONS = Settings(iterations=5, slope_step=0.3, multiplier_step=0.0, decay=0.8)
+AT_LEAVES = Settings(iterations=4, slope_step=0.1, multiplier_step=0.5, decay=0.8)
 AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.98)
 _MOST_ENDS = 5
 """How often the multipliers of a leaf in which nothing is left to split are optimised before the box is given up."""
@@ -441,11 +441,11 @@ class _Search:
         where only better multipliers can help."""
         began = time.perf_counter()
         lanes, chosen, slopes, multipliers, fractions = self._lanes(picked)
-        if self.refute:
-            above = self.backward.above(lanes, fractions)
-            direction = self.backward.bounds(lanes, chosen, slopes, multipliers, above).direction
-            self._attack([task for task, _ in picked], direction)
-        neurons = best_splits(self.backward, lanes, chosen, slopes, multipliers, fractions)
+        tasks = [task for task, _ in picked]
+        neurons, direction = best_splits(
+            self.backward, lanes, chosen, slopes, multipliers, self._targets(tasks), fractions
+        )
+        self._attack(tasks, direction)
         parts: list[tuple[Task, Node]] = []
         whole: list[tuple[Task, Node]] = []
         for (task, node), neuron in zip(picked, neurons, strict=True):
@@ -464,7 +464,7 @@ class _Search:
             )
             node.fractions = None  # which only leaves need
             parts += [(task, part) for part in node.parts]
-        self._charge([task for task, _ in picked], time.perf_counter() - began)
+        self._charge(tasks, time.perf_counter() - began)
         return parts, whole
 
     def _attack(self, tasks: Sequence[Task], direction: Values) -> None:
@@ -515,7 +515,6 @@ class _Search:
             lanes, chosen, slopes, multipliers, fractions = self._lanes(part)
             tasks = [task for task, _ in part]
             shares = {box: lanes / len(part) for box, lanes in Counter(task.box for task in tasks).items()}
-            target = [task.box.slack - task.constant for task in tasks]
             found = optimised(
                 self.backward,
                 lanes,
@@ -523,7 +522,7 @@ class _Search:
                 slopes,
                 multipliers,
                 settings,
-                target=torch.tensor(target, device=self.device, dtype=self.backward.dtype),
+                target=self._targets(tasks),
                 stop=partial(self._late, shares, began),
                 fractions=fractions,
             )
@@ -609,6 +608,11 @@ class _Search:
             chosen = torch.arange(self.backward.neurons, device=self.device)
         start, multiplier = (self.backward.values(values)[:, chosen] for values in (slopes, multipliers))
         return lanes, chosen, start / 255.0, multiplier, planes.of_leaves(leaves, self.backward)
+
+    def _targets(self, tasks: Sequence[Task]) -> Values:
+        """What approximate bounds of functionals, without their constants, must exceed."""
+        target = [task.box.slack - task.constant for task in tasks]
+        return torch.tensor(target, device=self.device, dtype=self.backward.dtype)
 
     def _late(self, shares: Mapping[Box, float], began: float) -> bool:
         """Whether some box has no time left, given their shares of the work that began then."""

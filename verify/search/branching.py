@@ -1,17 +1,27 @@
-"""At which neuron to split: a score for all of them, then trial bounds for the best few (filtered smart branching,
+"""At which neuron to split: an estimate for all of them, then trial bounds for the best few (filtered smart branching,
 De Palma et al., arXiv 2104.06718)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from verify.paths import LEAF
 from verify.search.backward import Above, Backward, Fractions, Lanes, Values
 
-_TRIALS = 12
+_TRIALS = 3
 """Neurons that are tried out, per lane."""
+
+
+class Splits(NamedTuple):
+    """neurons: for each lane the one to split; LEAF where none is open. direction: the coefficients that the input has
+    in the bounds of the lanes as they are."""
+
+    neurons: list[int]
+    direction: Values
 
 
 def best_splits(
@@ -20,23 +30,24 @@ def best_splits(
     chosen: Values,
     slopes: Values,
     multipliers: Values,
+    target: Values,
     fractions: Sequence[Fractions] = (),
-) -> list[int]:
-    """For each lane the neuron whose split promises the highest bounds; LEAF where no neuron is open.
+) -> Splits:
+    """The splits that promise the highest bounds.
 
-    A neuron scores what the offset of the line above it takes from the bound: a split saves that. Of the best, the one
-    wins whose worse half has the higher bound, as the given slopes and multipliers have it. chosen, slopes,
-    multipliers: as `Backward.bounds` takes them; fractions: as `Backward.above` does.
+    A half counts as what its bound lacks to the target, nothing if it is proved; a split as both of its halves, and
+    once more the worse one. chosen, slopes, multipliers: as `Backward.bounds` takes them; fractions: as
+    `Backward.above` does; target: of each lane.
     """
     with torch.no_grad():
-        trials = min(_TRIALS, backward.neurons)
-        if not trials:
-            return [LEAF] * len(lanes)
         planes = backward.above(lanes, fractions)
-        coefficients = torch.cat(backward.bounds(lanes, chosen, slopes, multipliers, planes).coefficients, 1)
-        scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0)
-        value, neuron = scores.topk(trials, dim=1)
-        count = len(lanes)
+    halves, direction = _estimated_halves(backward, lanes, chosen, slopes, multipliers, planes)
+    trials, count = min(_TRIALS, backward.neurons), len(lanes)
+    if not trials:
+        return Splits([LEAF] * count, direction)
+    with torch.no_grad():
+        estimate = torch.where(lanes.open, _promise(halves, target), -torch.inf)
+        value, neuron = estimate.topk(trials, dim=1)
         lane = torch.arange(count, device=backward.device).repeat_interleave(2 * trials)
         tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
         side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
@@ -48,10 +59,40 @@ def best_splits(
             trial = trial.split(trial.side.scatter(1, tried[part], side[part]), backward.slope)
             above = [Above(rows, slope[some], offset[some]) for rows, slope, offset in planes]
             found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]], above).bounds)
-        halves = torch.cat(found).reshape(count, trials, 2)
-        # A half that is proved already counts as zero; the other one decides.
-        promise = halves.clamp(max=0.0).sum(2) + halves.amin(2)
-        promise = torch.where(value >= 0, promise, -torch.inf)
+        promise = _promise(torch.cat(found).reshape(count, trials, 2), target)
+        promise = torch.where(value > -torch.inf, promise, -torch.inf)
         best = promise.argmax(1, keepdim=True)
-        winner = torch.where(value.gather(1, best) >= 0, neuron.gather(1, best), LEAF)
-    return [int(each) for each in winner[:, 0].tolist()]
+        winner = torch.where(value.gather(1, best) > -torch.inf, neuron.gather(1, best), LEAF)
+    return Splits([int(each) for each in winner[:, 0].tolist()], direction)
+
+
+def _promise(halves: Values, target: Values) -> Values:
+    """How good it is to have halves with these bounds: lanes x splits x 2."""
+    short = halves - target[:, None, None]
+    return short.clamp(max=0.0).sum(2) + short.amin(2)
+
+
+@torch.enable_grad()
+def _estimated_halves(
+    backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, planes: Sequence[Above]
+) -> tuple[Values, Values]:
+    """For each open neuron, to first order, the bounds of the halves in which it reads x >= 0 and x <= 0 (lanes x
+    neurons x 2); and the coefficients of the input.
+
+    A split replaces the line through which the neuron's coefficient passes by the ReLU's own there. What a unit of that
+    coefficient is worth is the derivative of the bound: what the neuron reads where the bound is lowest.
+    """
+    # The multiplier of an open neuron, as of one that reads x <= 0, is added to the coefficient of what it reads.
+    added = multipliers.clone().requires_grad_()
+    open_as_split = replace(lanes, side=torch.where(lanes.open, -1.0, lanes.side))
+    found = backward.bounds(open_as_split, chosen, slopes, added, planes)
+    with torch.no_grad():
+        read = torch.zeros_like(lanes.fixed)
+        if found.bounds.requires_grad:  # some ReLU stands between input and output
+            (derivative,) = torch.autograd.grad(found.bounds, added, torch.ones_like(found.bounds))
+            read.index_copy_(1, chosen, derivative)
+        coefficient = torch.cat([read[:, :0], *found.coefficients], 1)
+        below = backward.below(lanes, chosen, slopes)
+        passed = torch.where(coefficient > 0, below * read, lanes.above * read + lanes.offset)
+        gains = [(coefficient * (own * read - passed)).clamp(min=0.0) for own in (1.0, backward.slope)]
+        return found.bounds.detach()[:, None, None] + torch.stack(gains, 2), found.direction.detach()
