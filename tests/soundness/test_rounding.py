@@ -15,7 +15,9 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.bounds import bounds
 from verify.crown import crown_bounds
 from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds, relaxation
 from verify.network import Network
+from verify.primitives import topological
 from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
 
 F32 = np.float32
@@ -38,9 +40,20 @@ def test_kappa_bounds_compound_rounding(roundings: int, unit: float) -> None:
 
 
 def at_point(network: Network, x: NDArray[np.float32], contract: Contract) -> tuple[Fraction, Fraction]:
+    """The tighter ones of intervals and linear bounds."""
     point = x.astype(np.float64)[np.newaxis]
     ((lower, upper),) = bounds(network, Interval(point, point), contract)
-    return Fraction(float(lower.reshape(-1)[0])), Fraction(float(upper.reshape(-1)[0]))
+    least, most = linear_bounds(network, Interval(point, point), contract)
+    return Fraction(max(float(lower.item()), least)), Fraction(min(float(upper.item()), most))
+
+
+def linear_bounds(network: Network, x: Interval, contract: Contract) -> tuple[float, float]:
+    """Of the only output, by substitution back to the input."""
+    tensors = list(topological(network.outputs))
+    intervals = dict(zip(tensors, bounds(network, x, contract, tensors), strict=True))
+    signs = np.array([1.0, -1.0]).reshape(1, 2, *[1] * len(network.output.shape))
+    lower, negated = lower_bounds(network.output, signs, intervals, contract)[0].tolist()
+    return lower, -negated
 
 
 def dot_product(weights: NDArray[np.float32], bias: np.float32) -> bytes:
@@ -66,6 +79,31 @@ def test_every_order_of_summation_stays_inside(terms: list[tuple[np.float32, np.
             assert lower <= Fraction(float(total)) <= upper
 
 
+@given(st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=2, max_size=12), st.data())
+def test_every_tree_of_sums_stays_inside(terms: list[tuple[np.float32, np.float32]], data: st.DataObject) -> None:
+    weights, x = (np.array(column, F32) for column in zip(*terms, strict=True))
+    lower, upper = at_point(network_of(dot_product(weights, F32(0))), x[np.newaxis], FLOAT32_ANY_ORDER)
+    with np.errstate(all="ignore"):
+        sums = [w * v for w, v in terms]
+        while len(sums) > 1:
+            first = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
+            second = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
+            sums.append(F32(first + second))
+    assert lower <= Fraction(float(sums[0])) <= upper
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_linear_bounds_leave_room_for_the_worst_order_and_little_more(sign: float) -> None:
+    """A large number absorbs many small ones before another one cancels it."""
+    count, large = 200, 2.0**24
+    network = network_of(dot_product(np.array([*[sign] * count, large, -large], F32), F32(0)))
+    point = np.ones((1, 1, count + 2))
+    lower, upper = linear_bounds(network, Interval(point, point), FLOAT32_ANY_ORDER)
+    absorbed, exact = 0.0, sign * count
+    assert lower <= absorbed <= upper
+    assert max(exact - lower, upper - exact) < 1.1 * count
+
+
 @given(
     st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=1, max_size=4),
     weights_of_any_scale,
@@ -87,19 +125,33 @@ def test_batch_norm_stays_inside_whether_folded_or_not(
     nodes = [node("Conv", ["x", "w"], "c"), node("BatchNormalization", ["c", "s", "t", "m", "v"], "y")]
     content = model(nodes, [1, len(weights), 1, 1], constants)
     point = x.reshape(1, -1, 1, 1)
-    ((lower, upper),) = bounds(
-        network_of(content), Interval(*(point[np.newaxis].astype(np.float64),) * 2), FLOAT32_ANY_ORDER
-    )
-    if not np.isfinite(lower).all():
+    network, box = network_of(content), Interval(*(point[np.newaxis].astype(np.float64),) * 2)
+    if not np.isfinite(bounds(network, box, FLOAT32_ANY_ORDER)[0].lower).all():
         return  # refused: an intermediate result may overflow
+    lower, upper = at_point(network, point, FLOAT32_ANY_ORDER)
     for level in (DISABLED, ALL):
         (actual,) = run(content, point, level=level)
-        assert (lower[0] <= actual).all()
-        assert (actual <= upper[0]).all()
+        assert lower <= Fraction(actual.item()) <= upper
     s = F32(gamma / np.sqrt(F32(variance + F32(1e-5))))
     with np.errstate(all="ignore"):
         folded = sum((F32(F32(w * s) * v) for w, v in terms), F32(F32(beta) - F32(mu * s)))
-    assert lower.item() <= folded <= upper.item()
+    assert lower <= Fraction(float(folded)) <= upper
+
+
+@given(st.lists(st.tuples(weights_of_any_scale, st.integers(-4, 4), st.integers(-4, 4)), min_size=1), st.data())
+def test_what_rounding_takes_over_a_box_it_takes_at_most_in_every_part(
+    rows: list[tuple[np.float32, int, int]], data: st.DataObject
+) -> None:
+    weights = np.array([weight for weight, _, _ in rows], F32)
+    ends = np.sort([(first, second) for _, first, second in rows], axis=1)
+    inner = np.sort([[data.draw(st.integers(int(low), int(high))) for _ in range(2)] for low, high in ends], axis=1)
+    tensor = network_of(dot_product(weights, F32(1))).output
+    charges = []
+    for box in (inner, ends):
+        lower, upper = box.T.astype(np.float64).reshape(2, 1, 1, -1)
+        intervals = {tensor.operands[0]: Interval(lower, upper), tensor: Interval(*np.zeros((2, 1, 1, 1)))}
+        charges.append(relaxation(tensor, intervals, FLOAT32_ANY_ORDER).charge.item())
+    assert charges[0] <= charges[1] * (1 + 1e-12)
 
 
 def test_a_sum_that_absorbs_its_terms_is_not_trusted() -> None:
