@@ -1,6 +1,6 @@
 """Other verifiers, for `peers.py` and `peers_solved.py`: run by the Python of an environment that has them.
 
-    PEER_PYTHON benchmarks/peer_worker.py bounds
+    PEER_PYTHON benchmarks/peer_worker.py bounds float32|float64
     PEER_PYTHON benchmarks/peer_worker.py neuralsat|marabou MODEL.onnx PROPERTY.vnnlib SECONDS
 
 `bounds` answers requests for bounds by the auto_LiRPA that the package `neuralsat` bundles: pickled, on standard input
@@ -52,7 +52,9 @@ class Bounds:
         self._lirpa: Any = importlib.import_module("abstractor.auto_LiRPA")
         network, self._shape, _ = importlib.import_module("helper.network.read_onnx").parse_onnx(path)
         example = torch.zeros(self._shape)
-        self._module = self._lirpa.BoundedModule(network, example, bound_opts={"conv_mode": mode}, device="cpu")
+        self._module = self._lirpa.BoundedModule(
+            network.to(example.dtype), example, bound_opts={"conv_mode": mode}, device="cpu"
+        )
         self._module.eval()
         self._module.get_split_nodes()
 
@@ -63,9 +65,10 @@ class Bounds:
         """
         import torch
 
-        low, high = (torch.tensor(end, dtype=torch.float32).reshape(-1, *self._shape[1:]) for end in (lower, upper))
+        dtype = torch.get_default_dtype()
+        low, high = (torch.tensor(end, dtype=dtype).reshape(-1, *self._shape[1:]) for end in (lower, upper))
         x = self._lirpa.BoundedTensor(low, self._lirpa.PerturbationLpNorm(x_L=low, x_U=high))
-        rows = torch.tensor(functionals, dtype=torch.float32)
+        rows = torch.tensor(functionals, dtype=dtype)
         if method in ("alpha-crown", "alpha-crown-all"):
             options = {"iteration": iterations, "lr_alpha": step, "init_alpha": False, "early_stop_patience": 10**6}
             self._module.set_bound_opts({"optimize_bound_args": options})
@@ -84,7 +87,7 @@ class Bounds:
         return found.detach().double().numpy()
 
 
-def answer_requests() -> None:
+def answer_requests(precision: str) -> None:
     """(path, mode) loads a model; (arguments of `Bounds`, how many seconds count as enough) is answered by the time
     taken and the bounds. Whatever goes wrong is answered by a sentence."""
     import torch
@@ -92,9 +95,10 @@ def answer_requests() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the packages print must not mix with the replies
     neuralsat_folder()
+    torch.set_default_dtype(getattr(torch, precision))
     bundled = importlib.import_module("abstractor.auto_LiRPA").__version__
     reply: Any = (
-        f"auto_LiRPA {bundled} of neuralsat {version('neuralsat')}, Python {platform.python_version()}, "
+        f"auto_LiRPA {bundled} of neuralsat {version('neuralsat')} in {precision}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
     bounds: Bounds | None = None
@@ -134,7 +138,9 @@ def decide_with_marabou(model: str, specification: str, seconds: str) -> None:
 
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    if task == "bounds":
-        answer_requests()
-    else:
-        {"neuralsat": decide_with_neuralsat, "marabou": decide_with_marabou}[task](*arguments)
+    tasks: dict[str, Any] = {
+        "bounds": answer_requests,
+        "neuralsat": decide_with_neuralsat,
+        "marabou": decide_with_marabou,
+    }
+    tasks[task](*arguments)

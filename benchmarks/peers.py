@@ -1,13 +1,13 @@
 """Bounds by adcert and by auto_LiRPA on the same files, boxes and functionals, side by side in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python [--corpus FOLDER] [--network NAME] \
-        [--csv FILE]
+        [--peer-precision float64] [--csv FILE]
     OMP_NUM_THREADS=1 python benchmarks/peers.py --peer-python PEERS/bin/python --model FILE.onnx --eps 2/255 \
         [--data FILE.npz]
 
 auto_LiRPA is the copy inside the package `neuralsat`, in a process of its own (`peer_worker.py` says how to install
-it); it works in float32. The two take turns, and medians are compared. Where auto_LiRPA has two ways to represent
-convolutions, the faster one counts. Bounds are of the margins of the predicted class.
+it), in float32 unless told otherwise. The two take turns, and medians are compared. Where auto_LiRPA has two ways to
+represent convolutions, the faster one counts. Bounds are of the margins of the predicted class.
 
 ibp         adcert: rigorous, float64, for the deployed network, as verdicts are based on
 ibp-onnx    adcert: compiled to ONNX and run by onnxruntime in float32; against the same of auto_LiRPA
@@ -136,13 +136,13 @@ SETUPS = {
 class Peer:
     """The process of auto_LiRPA. A new one is begun when it ends, as it does where it runs out of memory."""
 
-    def __init__(self, python: str) -> None:
-        self._python = python
+    def __init__(self, python: str, precision: str) -> None:
+        self._python, self._precision = python, precision
         self._begin()
 
     def _begin(self) -> None:
         self._process = subprocess.Popen(
-            [self._python, str(WORKER), "bounds"],
+            [self._python, str(WORKER), "bounds", self._precision],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -268,6 +268,7 @@ def measured(setup: Setup, network: Network, peer: Peer, path: str, method: str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--peer-precision", choices=("float32", "float64"), default="float32")
     parser.add_argument("--corpus", type=Path, help="the folder that vnncomp.py reads, for networks from there")
     parser.add_argument("--network", choices=list(SETUPS), action="append")
     parser.add_argument("--model", type=Path, help="a network of your own, instead, at --eps, around --data")
@@ -276,7 +277,7 @@ def main() -> None:
     parser.add_argument("--method", choices=list(PEER_METHODS), action="append")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     options = parser.parse_args()
-    peer = Peer(options.peer_python)
+    peer = Peer(options.peer_python, options.peer_precision)
     print(f"{peer.description}; adcert: Python {platform.python_version()}, numpy {np.__version__}", end=", ")
     print(f"torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
     print("  ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
