@@ -21,6 +21,7 @@ from verify.written_out import recognised
 
 Outputs = tuple[Tensor, ...]
 _ANY_ORDER = NDArray[np.intp]
+_MOVES = Reshape | Select | Concatenate
 
 
 def with_fusions(outputs: Outputs) -> Outputs:
@@ -35,22 +36,42 @@ def folded_scales(outputs: Outputs) -> Outputs:
 
 
 def fused_additions(outputs: Outputs) -> Outputs:
-    """Note on every sum how many roundings an operand meets if it is added inside the other one's dot product."""
+    """Note what it costs to add residuals inside a dot product: on every sum, how many roundings an operand meets if it
+    is added inside the other one's; and on a linear map that more than two sums in a row add to, a further rounding of
+    its terms for each sum more (`Linear.dot` has room for one of them, and the last one accounts for its own)."""
+    further = _further_sums(outputs)
     roundings: dict[Tensor, int] = {}
 
     def noted(tensor: Tensor) -> Tensor:
         primitive = tensor.primitive
         inside = [roundings[operand] for operand in tensor.operands]
+        if isinstance(primitive, Linear) and primitive.roundings and further[primitive] > 0:
+            primitive = replace(primitive, roundings=primitive.roundings + further[primitive])
+            tensor = replace(tensor, primitive=primitive)
         if isinstance(primitive, Sum):
             tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(inside[0], inside[1])))
             roundings[tensor] = max(inside) + 1
-        elif isinstance(primitive, Reshape | Select | Concatenate):
+        elif isinstance(primitive, _MOVES):
             roundings[tensor] = max(inside)
         else:
             roundings[tensor] = primitive.roundings if isinstance(primitive, Linear) else 0
         return tensor
 
     return _rewritten(outputs, noted)
+
+
+def _further_sums(outputs: Outputs) -> dict[Linear, int]:
+    """How many more than two sums in a row add to each linear map, at most."""
+    sums = dict.fromkeys(topological(outputs), 0)
+    for tensor in reversed(sums):
+        if isinstance(tensor.primitive, Sum | _MOVES):
+            for operand in tensor.operands:
+                sums[operand] = max(sums[operand], sums[tensor] + isinstance(tensor.primitive, Sum))
+    further: dict[Linear, int] = {}
+    for tensor, count in sums.items():
+        if isinstance(tensor.primitive, Linear):
+            further[tensor.primitive] = max(further.get(tensor.primitive, 0), count - 2)
+    return further
 
 
 def _folded_scale(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ execute it, in float64 rounded outward.
 
 A functional a of a tensor's deployed value y is bounded from below by functionals of the values that y is computed
 from, down to the input. Deployment enters as one dot product at every operation that rounds: for y = W x + b + d with
-|d| <= D (design: the same D that interval bounds use),
+|d| <= D (at most what interval bounds use, see `_linear`),
 
     a y  >=  (a W) x + a b - |a| D.
 
@@ -348,16 +348,19 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
         bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
         return _charged(tensor, intervals, _through_linear, _own(tensor, np.abs(bias)))
     x = intervals[operand]
-    error = LinearError.of(primitive, magnitude_of(x), contract)
-    positive, negative = np.maximum(x.upper, 0.0), np.maximum(-x.lower, 0.0)
-    sums = primitive.map.absolute(positive + negative) + primitive.magnitude
+    magnitude = magnitude_of(x)
+    error = LinearError.of(primitive, magnitude, contract)
+    sums = primitive.map.absolute(magnitude) + primitive.magnitude
     backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
     deployed = primitive.roundings * contract.unit * (1.0 + kappa(primitive.roundings, contract.unit))
-    loss = (deployed + 2.0 * error.own + backward) * sums
+    loss = (deployed + 4.0 * error.own + backward) * sums
     if primitive.additions and contract.unit:
         # Each addition rounds a sum of some of the terms, which lies between that of the negative and that of the
-        # positive ones, but for what was rounded before: by so much less than the sum of all magnitudes.
-        less = 0.5 * (sums - primitive.magnitude - np.abs(primitive.map(positive - negative)))
+        # positive ones, but for what was rounded before. It counts by so much less than the sum of all magnitudes:
+        positive, negative = np.maximum(x.upper, 0.0), np.maximum(-x.lower, 0.0)
+        either = positive + negative
+        spread = sums - primitive.magnitude if (either == magnitude).all() else primitive.map.absolute(either)
+        less = sums - primitive.magnitude - 0.5 * (spread + np.abs(primitive.map(positive - negative)))
         loss -= primitive.additions * contract.unit * less
     return _charged(tensor, intervals, _through_linear, error.widened(loss))
 

@@ -80,8 +80,8 @@ class Linear:
     row_sum, offset: over every intermediate result of every way to compute y, `row_sum * max|x| + offset` bounds its
         magnitude.
     scalings: number of float64 roundings in each weight of A, and in b and magnitude relative to magnitude.
-    additions: how many of the roundings may be additions within the sum of A x, b and a fused residual: not more than
-        such additions there are, for all terms together, so that each of them rounds a sum of some of the terms.
+    additions: of the sum of A x, b and a fused residual: there are not more of them than that, for all terms together,
+        and each rounds a sum of some of the terms. No term goes through more than `roundings - additions` others.
     """
 
     map: LinearMap

@@ -211,6 +211,27 @@ def test_the_residual_meets_every_rounding_of_the_sum_it_is_added_in() -> None:
     assert lower <= 2**24 + count <= upper
 
 
+@pytest.mark.parametrize("count", [2, 10, 50])
+@pytest.mark.parametrize("residuals", [1, 2, 3, 6])
+def test_residuals_of_many_sums_may_be_added_inside_one_product(count: int, residuals: int) -> None:
+    """Two large terms cancel, one rounds down and one up; in between every small number is absorbed."""
+    nodes, constants = [node("Gemm", ["x", "w", "b"], "y0")], {"axis": np.array([1])}
+    for index in range(residuals):
+        constants |= {f"at{index}": np.array([count + index]), f"end{index}": np.array([count + index + 1])}
+        nodes.append(node("Slice", ["x", f"at{index}", f"end{index}", "axis"], f"r{index}"))
+        nodes.append(node("Add", [f"y{index}", f"r{index}"], f"y{index + 1}"))
+    weights = np.array([673, *[1] * (count - 2), -1549, *[0] * residuals], F32)
+    x = np.array([24929, *[1] * (count - 2), 10831, *[1] * residuals], F32)
+    constants |= {"w": weights.reshape(-1, 1), "b": np.ones(1, F32)}
+    total = weights[0] * x[0]
+    for _ in range(count - 2 + 1 + residuals):
+        total = F32(total + F32(1))
+    total = F32(total + weights[count - 1] * x[count - 1])
+    network = network_of(model(nodes, [1, len(x)], constants, outputs=[f"y{residuals}"]))
+    lower, upper = at_point(network, x[np.newaxis], FLOAT32_ANY_ORDER)
+    assert lower <= Fraction(float(total)) <= upper
+
+
 @pytest.mark.parametrize("uses", [1024, 4096])
 def test_the_own_rounding_of_coefficients_that_many_uses_add_up_is_bounded(uses: int) -> None:
     """y = (2^56 x + T) - 2^56 x, for the sum T of as many values 2 x: the coefficients of x absorb those of T."""

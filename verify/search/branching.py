@@ -69,7 +69,9 @@ def best_splits(
 def _promise(halves: Values, target: Values) -> Values:
     """How good it is to have halves with these bounds: lanes x splits x 2."""
     short = halves - target[:, None, None]
-    return short.clamp(max=0.0).sum(2) + short.amin(2)
+    promise = short.clamp(max=0.0).sum(2) + short.amin(2)
+    lowest = torch.finfo(promise.dtype).min
+    return promise.nan_to_num(nan=lowest, neginf=lowest)  # nothing is promised, but the neuron is open
 
 
 @torch.enable_grad()
