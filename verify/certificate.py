@@ -21,7 +21,9 @@ A certificate is a JSON object:
                     "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
                     uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
                     together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}, where a tree has planes also
-                    "weights": how many each leaf has, "fractions": uint8, and where the proof has parts
+                    "weights": how many each leaf has, "fractions": uint8, where its nodes have better bounds also
+                    "assumptions": [{"leaf", "depth", "count": of neurons, "neurons": int32, "weights": float32,
+                    "slopes": uint8, "multipliers": float32}], and where the proof has parts
                     "parts": {"leaves": how many, "nodes": int32}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
                     or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3
@@ -46,6 +48,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.assumptions import Assumption
 from verify.errors import Problem, Rejected
 from verify.files import write_atomically
 from verify.input_splits import InputSplits
@@ -245,6 +248,12 @@ def _tree_fields(tree: Tree) -> dict[str, Any]:
     }
     if tree.fractions is not None:
         fields |= {"weights": tree.fractions.shape[1], "fractions": _packed(tree.fractions)}
+    if tree.assumptions:
+        fields["assumptions"] = [
+            {"leaf": each.leaf, "depth": each.depth, "count": len(each.neurons)}
+            | {name: _packed(array.astype(array.dtype.newbyteorder("<"))) for name, array in each.arrays.items()}
+            for each in tree.assumptions
+        ]
     return fields
 
 
@@ -280,6 +289,8 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
     sizes += [each[name] for each in refinements for name in ("count", "width")]
     sizes += [tree["weights"] for tree in trees if "weights" in tree]
+    assumptions = [each for tree in trees for each in tree.get("assumptions", ())]
+    sizes += [each[name] for each in assumptions for name in ("leaf", "depth", "count")]
     parts = fields.get("parts", {"leaves": 0})
     sizes.append(parts["leaves"])
     if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
@@ -288,6 +299,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     width = int(bits.sum())
     size = sum(tree["leaves"] * (width + 8 + tree.get("weights", 0)) + 4 * tree["splits"] for tree in trees)
     size += sum(each["count"] * (4 + 2 * each["width"]) for each in refinements)
+    size += sum(each["count"] * (12 + 2 * width + 8 * each["depth"]) for each in assumptions)
     _require_size(size, sum(tree["leaves"] for tree in [*trees, parts]))
     return SplitProof(
         bits.astype(bool),
@@ -307,6 +319,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
                 _unpacked(tree["slopes"], "u1", tree["leaves"] * width).reshape(tree["leaves"], width),
                 _unpacked(tree["multipliers"], "<f4", tree["splits"]).astype(np.float32),
                 _fractions(tree) if "weights" in tree else None,
+                tuple(_assumption(each, width) for each in tree.get("assumptions", ())),
             )
             for tree in trees
         ),
@@ -319,6 +332,7 @@ def require_size(proof: Proof) -> None:
     if isinstance(proof, SplitProof):
         arrays: list[NDArray[Any] | None] = []
         arrays += [each for tree in proof.trees for each in (tree.slopes, tree.multipliers, tree.fractions)]
+        arrays += [each for tree in proof.trees for found in tree.assumptions for each in found.arrays.values()]
         arrays += [each for refinement in proof.refinements for each in (refinement.neurons, refinement.slopes)]
         size = sum(array.nbytes for array in arrays if array is not None)
         _require_size(size + 8 * sum(len(tree.slopes) for tree in proof.trees), proof.leaves)
@@ -334,6 +348,18 @@ def _require_size(size: int, leaves: int) -> None:
 def _fractions(tree: dict[str, Any]) -> NDArray[np.uint8]:
     leaves, weights = tree["leaves"], tree["weights"]
     return _unpacked(tree["fractions"], "u1", leaves * weights).reshape(leaves, weights)
+
+
+def _assumption(fields: dict[str, Any], width: int) -> Assumption:
+    count, depth = fields["count"], fields["depth"]
+    return Assumption(
+        fields["leaf"],
+        depth,
+        _unpacked(fields["neurons"], "<i4", count).astype(np.int32),
+        _unpacked(fields["weights"], "<f4", 2 * count).astype(np.float32).reshape(2, count),
+        _unpacked(fields["slopes"], "u1", 2 * count * width).reshape(2, count, width),
+        _unpacked(fields["multipliers"], "<f4", 2 * count * depth).astype(np.float32).reshape(2, count, depth),
+    )
 
 
 def _nodes(fields: dict[str, Any]) -> NDArray[np.int32]:

@@ -179,6 +179,7 @@ def lower_bounds(
     signs: Signs = MappingProxyType({}),
     stop: Tensor | None = None,
     directions: Array | None = None,
+    beside: tuple[Tensor, Array] | None = None,
 ) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
@@ -186,6 +187,7 @@ def lower_bounds(
     included, under the same contract; if substitution ends at the tensor `stop` already, of those from there on; in one
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     directions: where the coefficients of the input are written that the bounds come from, lanes x functionals x inputs.
+    beside: a tensor that the target depends on, and functionals of it to add to those of the target.
     """
 
     def relaxed_in(rows: slice) -> Relaxed:
@@ -210,7 +212,10 @@ def lower_bounds(
             some = slice(first, first + step)
             chosen = {tensor: choice.part(rows, some) for tensor, choice in choices.items()}
             direction = None if directions is None else directions[rows, some]
-            found[rows, some] = _substituted(target, functionals[rows, some], relaxed, chosen, direction=direction)
+            waiting = {target: functionals[rows, some]}
+            if beside:
+                waiting[beside[0]] = beside[1][rows, some]
+            found[rows, some] = _substituted(waiting, relaxed, chosen, direction=direction)
     return found
 
 
@@ -227,23 +232,24 @@ def two_sided_bounds(
     relaxed: the relaxation of each tensor that the target depends on. choices: for the lower bounds of all functionals,
     then for the upper ones. The two share what precedes the first operation that bends.
     """
-    found = _substituted(target, functionals, relaxed, choices, mirrored=True)
+    found = _substituted({target: functionals}, relaxed, choices, mirrored=True)
     lower, negated = np.split(found, 2, axis=1)
     return Interval(lower, -negated)
 
 
 def _substituted(
-    target: Tensor,
-    functionals: Array,
+    functionals: Mapping[Tensor, Array],
     relaxed: Relaxed,
     choices: Choices,
     *,
     mirrored: bool = False,
     direction: Array | None = None,
 ) -> Array:
-    """mirrored: bound the functionals, then their negations. direction: where to write the input's coefficients."""
-    waiting: dict[Tensor, Array] = {target: functionals}
-    constant = np.zeros(functionals.shape[:2])
+    """functionals: of tensors, whose sums are bounded; the first depends on the others. mirrored: bound the sums, then
+    their negations. direction: where to write the input's coefficients."""
+    waiting = dict(functionals)
+    target = next(iter(waiting))
+    constant = np.zeros(waiting[target].shape[:2])
     loss, size = np.zeros_like(constant), np.zeros_like(constant)
     summands = longest = 0
     for tensor in reversed(list(topological([target]))):

@@ -5,7 +5,8 @@ splits are the choice of whoever wrote the proof; multipliers can prove whatever
 execution reaches. Two kinds of trees do different work:
 
 - A tree for one functional, whose leaves have slopes, multipliers and maybe planes: the intervals of all neurons are
-  computed anew once, for all trees, and each leaf takes one backward pass.
+  computed anew once, for all trees, and each leaf takes one backward pass. Nodes of it may have better intervals that
+  hold for counterexamples (`verify.assumptions`).
 - A single tree for all functionals without one of their own, whose leaves are `verify.parts`: each takes the intervals
   of all neurons anew, where its signs are known, and CROWN.
 """
@@ -13,25 +14,25 @@ execution reaches. Two kinds of trees do different work:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.assumptions import Assumption, assumed
+from verify.choices import choices_of, leaves_at_a_time
 from verify.cones import intervals_of
-from verify.crown import WORKSPACE
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, lower_bounds, neuron_count
+from verify.linear_bounds import lower_bounds
 from verify.lines import Intervals
 from verify.network import Network
 from verify.parts import Parts
-from verify.paths import Path, leaf_paths, splits_of
+from verify.paths import Path, leaf_paths
 from verify.planes import fraction_count, planes_of
-from verify.primitives import Tensor, topological
-from verify.pruning import neurons_of, pruned
+from verify.primitives import Tensor
+from verify.pruning import pruned
 from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
 
@@ -43,6 +44,7 @@ class Tree:
     functional: which one. nodes: the tree. slopes: leaves x neurons with a slope, uint8, in 255ths. multipliers:
     float32, leaf by leaf, for the splits on its path from the root down. fractions: of the weights of neurons with a
     slope, for the planes above these (`verify.planes`), uint8, in 255ths, leaves x weights; None for lines above them.
+    assumptions: in the order of their nodes; each takes what the ones above it, and before it, found.
     """
 
     functional: int
@@ -50,6 +52,7 @@ class Tree:
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
     fractions: NDArray[np.uint8] | None = None
+    assumptions: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,7 @@ class SplitProof:
     def branches(self) -> bool:
         """Whether it splits anything, or has more than the slopes of alpha-CROWN otherwise."""
         split = self.leaves > len(self.trees) + (self.parts is not None)
-        return split or any(tree.fractions is not None for tree in self.trees)
+        return split or any(tree.fractions is not None or tree.assumptions for tree in self.trees)
 
 
 def leaf_bounds(
@@ -93,32 +96,13 @@ def leaf_bounds(
 
     intervals: in one lane. The others as in `SplitProof` and `Tree`, for these leaves only.
     """
-    slope = np.full((len(paths), len(neurons)), np.nan)
-    slope[:, neurons] = slopes / 255.0
-    sign, multiplier = np.zeros_like(slope), np.zeros_like(slope)
-    leaf, neuron, side = splits_of(paths)
-    sign[leaf, neuron], multiplier[leaf, neuron] = side, multipliers
     part = pruned(output, intervals)
     inside = intervals_of(part, intervals)
     planes = {} if fractions is None else planes_of(part, output, neurons, fractions, inside, contract)
-    choices = {
-        relu: Choice(
-            slope[:, np.newaxis, numbers].reshape(-1, 1, *relu.shape),
-            sign[:, numbers].reshape(-1, *relu.shape),
-            multiplier[:, numbers].reshape(-1, *relu.shape),
-            planes.get(relu),
-        )
-        for relu, numbers in neurons_of(part, output).items()
-    }
+    choices = choices_of(part, output, neurons, paths, slopes, multipliers, planes)
     functionals = np.broadcast_to(functional, (len(paths), 1, *output.shape))
     found = lower_bounds(part.tensor, functionals, inside, contract, choices)[:, 0]
     return np.where(np.isfinite(found), found, np.nan)
-
-
-def leaves_at_a_time(output: Tensor, fractions: int = 0) -> int:
-    """How many leaves, with so many fractions each, to bound at a time: few enough for memory, at least one."""
-    sizes = [math.prod(tensor.shape) for tensor in topological([output])]
-    return max(1, WORKSPACE // (4 * max(*sizes, neuron_count(output), fractions)))
 
 
 def split_bounds(
@@ -168,10 +152,9 @@ def _least(
     tree: Tree,
 ) -> float:
     """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
-    paths = leaf_paths(tree.nodes, len(proof.neurons), len(tree.multipliers))
     first, used, least = 0, 0, math.inf
     width = 0 if tree.fractions is None else fraction_count(output, proof.neurons)
-    while part := list(islice(paths, leaves_at_a_time(output, width))):
+    for part, around in _within(output, functional, constant, intervals, contract, proof, tree):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]
         if slopes.shape != (len(part), int(proof.neurons.sum())):
@@ -180,10 +163,12 @@ def _least(
         if fractions is not None and fractions.shape != (len(part), width):
             raise Rejected("it lacks planes for some of its leaves")
         first, used = first + len(part), used + needed
+        if around is None:
+            continue
         found = leaf_bounds(
             output,
             functional,
-            intervals,
+            around,
             contract,
             neurons=proof.neurons,
             paths=part,
@@ -196,3 +181,51 @@ def _least(
             return lowest
         least = min(least, lowest)
     return least
+
+
+def _within(
+    output: Tensor,
+    functional: Array,
+    constant: float,
+    intervals: Intervals,
+    contract: Contract,
+    proof: SplitProof,
+    tree: Tree,
+) -> Iterator[tuple[list[Path], Intervals | None]]:
+    """The paths to the leaves of a tree, in order, as many at a time as are bounded together; and the intervals that
+    hold in the counterexamples of all of these, None where there is none."""
+    most = leaves_at_a_time(output, 0 if tree.fractions is None else tree.fractions.shape[1])
+    waiting = list(reversed(tree.assumptions))
+    above: list[tuple[Path, Intervals | None]] = [([], intervals)]
+    some: list[Path] = []
+    for leaf, path in enumerate(leaf_paths(tree.nodes, len(proof.neurons), len(tree.multipliers))):
+        leaving = path[: len(above[-1][0])] != above[-1][0]
+        entering = bool(waiting) and waiting[-1].leaf == leaf
+        if some and (leaving or entering or len(some) == most):
+            yield some, above[-1][1]
+            some = []
+        while path[: len(above[-1][0])] != above[-1][0]:
+            above.pop()
+        while waiting and waiting[-1].leaf == leaf:
+            assumption = waiting.pop()
+            before, around = above[-1]
+            if not len(before) <= assumption.depth <= len(path):
+                raise Rejected("its assumptions are not in order")
+            node = path[: assumption.depth]
+            if around is not None:
+                around = assumed(
+                    output,
+                    functional,
+                    constant,
+                    around,
+                    contract,
+                    neurons=proof.neurons,
+                    path=node,
+                    assumption=assumption,
+                )
+            above.append((node, around))
+        some.append(path)
+    if some:
+        yield some, above[-1][1]
+    if waiting:
+        raise Rejected("its assumptions are not in order")

@@ -146,8 +146,17 @@ class Backwards(NamedTuple):
 class Backward:
     """Lower bounds of functionals of a network's output. width: how many lanes to work on at a time."""
 
-    def __init__(self, output: Tensor, device: torch.device, weights: dict[int, Values] | None = None) -> None:
+    def __init__(
+        self,
+        output: Tensor,
+        device: torch.device,
+        weights: dict[int, Values] | None = None,
+        target: Tensor | None = None,
+    ) -> None:
+        """target: that the functionals are of, if not of the output; then what lies behind it only matters by the
+        multipliers of neurons that are split."""
         self.output, self.device, self.dtype = output, device, torch.float32
+        self.target = target or output
         self.order = list(topological([output]))
         self._slices = relus(output)
         self.relus = list(self._slices)
@@ -182,8 +191,12 @@ class Backward:
             self._inner[tensor] = Backward(tensor, self.device, self._weights)
         return self._inner[tensor]
 
+    def behind(self, output: Tensor, target: Tensor) -> Backward:
+        """The same for functionals of a tensor inside a network that goes on from the output."""
+        return Backward(output, self.device, dict(self._weights), target)
+
     def lanes(self, intervals: Mapping[Tensor, Interval], functional: np.ndarray[Any, Any]) -> Lanes:
-        """One lane per lane of the intervals. functional: lanes x the output's shape."""
+        """One lane per lane of the intervals. functional: lanes x the target's shape."""
         (source,) = (tensor for tensor in self.order if isinstance(tensor.primitive, Input))
         box = intervals[source]
         before = [intervals[tensor.operands[0]] for tensor in self.relus]
@@ -263,7 +276,9 @@ class Backward:
         of_relus = dict(zip(self.relus, pieces, strict=True))
         above = dict(zip(self.sheaved, planes, strict=bool(planes)))
         coefficients: dict[Tensor, Values] = {}
-        waiting = {self.output: lanes.functional}
+        waiting = {self.target: lanes.functional}
+        if self.target is not self.output:
+            waiting[self.output] = lanes.functional.new_zeros(len(lanes), *self.output.shape)
         total = torch.zeros(len(lanes), device=self.device, dtype=self.dtype)
         last = lanes.centre
         for tensor in reversed(self.order):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.choices import leaves_at_a_time
 from verify.cones import Cone, intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
@@ -34,6 +35,7 @@ from verify.pruning import pruned
 from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
 from verify.search import planes
+from verify.search.assumptions import Assuming, Region
 from verify.search.backward import Backward, Fractions, Lanes, Values
 from verify.search.branching import best_splits
 from verify.search.descent import ROWS, STEPS, Descent, Starts, descend
@@ -41,7 +43,7 @@ from verify.search.optimise import Found, Settings, optimised
 from verify.search.partition import Partition
 from verify.search.points import differentiable
 from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, by_box, tree_of
-from verify.split_trees import SplitProof, leaf_bounds, leaves_at_a_time
+from verify.split_trees import SplitProof, leaf_bounds
 from verify.time_limit import OutOfTime, time_limit
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
@@ -49,6 +51,7 @@ AT_PLANES = Settings(iterations=150, slope_step=0.1, multiplier_step=0.0, decay=
 AT_FIRST_PLANES = replace(AT_PLANES, iterations=8)
 AT_NEURONS = Settings(iterations=5, slope_step=0.3, multiplier_step=0.0, decay=0.8)
 AT_LEAVES = Settings(iterations=4, slope_step=0.1, multiplier_step=0.5, decay=0.8)
+AT_ASSUMPTIONS = Settings(iterations=15, slope_step=0.1, multiplier_step=0.5, decay=0.95)
 AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.98)
 _MOST_ENDS = 5
 """How often the multipliers of a leaf in which nothing is left to split are optimised before the box is given up."""
@@ -74,6 +77,16 @@ _PROMISING, _SHARE_BEFORE_PARTS, _POSSIBLE = 0.5, 0.2, 8.0
 """Parts are looked for at once where ReLUs read vectors and that seems to take so much of the time; and when splits
 behind fixed intervals took such a share of it in vain, even where it seems to take so many times what is left, for
 estimates err."""
+
+_SPLITS_PER_NEURON = 0.5
+"""How many take the time that it takes to bound what a neuron reads, assuming a counterexample."""
+
+_BYTES_OF_ASSUMPTIONS = 2**28
+"""In a proof, for twice as many are refused by whoever checks."""
+
+_WORTH_ASSUMING, _NEARER, _FARTHER, _FAILURES = 0.1, 0.8, 1.25, 2
+"""What share of what is missing to a proof such bounds must gain, to go on with them; what a leaf may lack for them to
+be tried, of what one lacked that they gained little, or much, for; and how often they may gain little first."""
 
 _NEAR = 1e-4
 """How near to a counterexample, as torch computes, an input must be to be shown to whoever judges it."""
@@ -205,12 +218,25 @@ class _Search:
                     box.pressed = True
                     if not self._ended(box):
                         self._divide(box, _POSSIBLE)
+            for task in (task for box in self.boxes[done:] if box.ending is None for task in box.tasks):
+                if math.isinf(task.reach) and self._is_far(task, task.root, (node for _, _, node in task.waiting)):
+                    self._assume_at_root(task)
             picked = self._picked()
             if 2 * len(picked) < self._width(task.box for task, _ in picked):
                 self._admit(branch)
-            if picked:
+            far = []
+            for task, node in picked:
+                most = min(task.reach, _NEARER * node.region.gap)
+                if task.box.gap(node) <= most < math.inf and self._is_far(task, node, [node]):
+                    self._assume(task, node)
+                else:
+                    far.append((task, node))
+            if picked := far:
                 halves, whole = self._split(picked)
+                before = [node.bound for _, node in halves]
                 self._bound(halves, AT_LEAVES)
+                for (task, node), bound in zip(halves, before, strict=True):
+                    task.gains.append(min(node.bound, task.box.slack) - bound)
                 self._bound(whole, AT_ENDS)
             while done < len(self.boxes) and self._ended(self.boxes[done]):
                 yield self._outcome(self.boxes[done])
@@ -267,16 +293,17 @@ class _Search:
         with np.errstate(all="ignore"):
             (lower,) = lower_bounds(self.output, functionals[np.newaxis], intervals, self.contract)
         low, high = self._read(intervals)
-        box.intervals, box.lanes = intervals, self.backward.lanes(intervals, functionals[:1])
+        box.region = Region(intervals, self.backward.lanes(intervals, functionals[:1]))
         box.neurons = (low < 0) & (high > 0) if neurons is None else neurons
         start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
         lowest, highest = (torch.tensor(end[box.index]).float() for end in self.box)
         box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
-            root = Node([], start, np.zeros(0, np.float32))
-            flat = torch.tensor(functionals[row].reshape(-1)).float()
-            descent = Descent(lowest, highest, flat, float(constants[row]))
-            box.tasks.append(Task(box, int(row), functionals[row], float(constants[row]), root, descent))
+            functional, constant = functionals[row], float(constants[row])
+            root = Node([], box.region, start, np.zeros(0, np.float32))
+            descent = Descent(lowest, highest, torch.tensor(functional.reshape(-1)).float(), constant)
+            assuming = Assuming(self.backward, functional, constant, self.contract)
+            box.tasks.append(Task(box, int(row), functional, constant, root, descent, assuming))
 
     def _read(self, intervals: Mapping[Tensor, Interval]) -> list[Array]:
         """The ends of what all neurons read, in one lane."""
@@ -350,7 +377,7 @@ class _Search:
 
     def _raise_planes(self, box: Box) -> None:
         """Optimise planes above the open neurons that read dense layers, for all leaves to have, where they pay."""
-        fractions = planes.of_lines(self.output, box.neurons, *self._read(box.intervals))
+        fractions = planes.of_lines(self.output, box.neurons, *self._read(box.region.intervals))
         if not 0 < len(fractions) <= _MOST_WEIGHTS:
             return
         tasks = [task for task in box.tasks if task.waiting]
@@ -456,16 +483,80 @@ class _Search:
                     task.box.ending = task.box.ending or Ending.UNDECIDED
                 continue
             node.neuron = neuron
-            task.box.leaves += 1
+            task.splits += 1
             multiplier = np.append(node.multipliers, np.float32(0))
             node.parts = tuple(
-                Node([*node.path, (neuron, side)], node.slopes, multiplier, node.fractions, node.bound)
+                Node([*node.path, (neuron, side)], node.region, node.slopes, multiplier, node.fractions, node.bound)
                 for side in (1, -1)
             )
             node.fractions = None  # which only leaves need
             parts += [(task, part) for part in node.parts]
         self._charge(tasks, time.perf_counter() - began)
         return parts, whole
+
+    def _is_far(self, task: Task, node: Node, leaves: Iterable[Node]) -> bool:
+        """Whether the leaves below a node will take more splits than bounds of it that assume a counterexample do."""
+        splits = task.leaves_below(leaves)
+        if not splits or task.box.assumed > _BYTES_OF_ASSUMPTIONS:
+            return False
+        last = task.assuming.last(node.region, node.path)
+        return last is not None and splits > _SPLITS_PER_NEURON * len(last[1])
+
+    def _assume_at_root(self, task: Task) -> None:
+        """Try that with the whole tree, before any leaf of it."""
+        if task.box.weights:  # whose root has no planes any more
+            task.reach = task.box.gap(task.waiting[0][2])
+        else:
+            self._assume(task, task.root)
+
+    def _assume(self, task: Task, node: Node) -> None:
+        """Bound a node anew, as long as bounds of its neurons that assume a counterexample gain much; where they do, it
+        is a leaf again. Queue a leaf that is not proved."""
+        box, others = task.box, task.waiting
+        trial = replace(node, parts=(), neuron=LEAF, assumptions=[*node.assumptions])
+        proved = False
+        while box.ending is None and not proved:
+            before, region = trial.bound, trial.region
+            self._work_on(box, partial(self._tighten, task, trial))
+            if box.ending is None and trial.region is not region:
+                task.waiting = []
+                self._bound([(task, trial)], AT_ASSUMPTIONS)
+                proved = box.ending is None and not task.waiting
+            else:
+                proved = trial.bound == math.inf
+            if trial.bound - before <= _WORTH_ASSUMING * (box.slack - before):
+                break
+        task.waiting = others
+        gap, left = box.gap(node), max(box.gap(trial), 0.0)
+        task.failed = 0 if left < _NEARER * gap else task.failed + 1
+        if not task.failed:
+            task.reach = max(_FARTHER * gap, task.reach if math.isfinite(task.reach) else 0.0)
+        elif task.failed > _FAILURES or math.isinf(task.reach):
+            task.reach = _NEARER * gap
+        if proved or left < (1.0 - _WORTH_ASSUMING) * gap:
+            if node is task.root:
+                task.waiting, task.splits = [], 0
+            trial.region = replace(trial.region, gap=left)
+            vars(node).update(vars(trial))
+        if not proved and not node.parts:
+            self._queue(task, node)
+
+    def _tighten(self, task: Task, node: Node) -> None:
+        """Let a node have bounds of its neurons that assume a counterexample, where they gain anything."""
+        box, assuming = task.box, task.assuming
+        deadline = time.perf_counter() + self.seconds - box.spent_s
+        assumption = assuming.found(
+            node.region, node.path, box.neurons, node.slopes, node.multipliers, lambda: time.perf_counter() > deadline
+        )
+        if not assumption:
+            return
+        node.assumptions.append(assumption)
+        box.assumed += sum(array.nbytes for array in assumption.arrays.values())
+        region = assuming.region(node.region, node.path, box.neurons, assumption)
+        if region:
+            node.region = region
+        else:
+            node.bound = math.inf
 
     def _attack(self, tasks: Sequence[Task], direction: Values) -> None:
         """Show the inputs at which bounds are lowest to whoever may find them to be counterexamples, where torch finds
@@ -541,7 +632,7 @@ class _Search:
         lane, neuron, _ = splits_of([node.path for _, node in leaves])
         of_splits = multipliers[lane, place[neuron]].astype(np.float32)
         ends = np.cumsum([len(node.path) for _, node in leaves])
-        likely: dict[Task, list[Node]] = {}
+        likely: dict[tuple[Task, Region], list[Node]] = {}
         for box, rows in by_box(leaves):
             own = slopes[rows][:, place[box.neurons]]
             if box.weights:
@@ -552,22 +643,22 @@ class _Search:
             for (task, node), bound, of_neurons, of_path in parts:
                 node.bound, node.slopes, node.multipliers = bound + task.constant, of_neurons.copy(), of_path.copy()
                 if node.bound > box.slack:
-                    likely.setdefault(task, []).append(node)
+                    likely.setdefault((task, node.region), []).append(node)
                 else:
                     self._queue(task, node)
-        for task, nodes in likely.items():
+        for (task, _), nodes in likely.items():
             step = leaves_at_a_time(self.output, task.box.weights)
             for start in range(0, len(nodes), step):
                 self._work_on(task.box, partial(self._settle, task, nodes[start : start + step]))
 
     def _settle(self, task: Task, nodes: Sequence[Node]) -> None:
-        """Queue those of the leaves that rigorous bounds do not prove."""
+        """Queue those of the leaves, of which the same is known, that rigorous bounds do not prove."""
         box = task.box
         with np.errstate(all="ignore"):
             found = leaf_bounds(
                 self.output,
                 task.functional,
-                box.intervals,
+                nodes[0].region.intervals,
                 self.contract,
                 neurons=box.neurons,
                 paths=[node.path for node in nodes],
@@ -593,15 +684,19 @@ class _Search:
         """The leaves as lanes, with their chosen neurons, slopes, multipliers, and fractions if they have planes."""
         shape = (len(leaves), self.backward.neurons)
         slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
-        parts = []
         for box, rows in by_box(leaves):
             slopes[rows, box.neurons] = np.stack([node.slopes for _, node in leaves[rows]])
-            parts.append(box.lanes.repeated(rows.stop - rows.start))
         lane, neuron, side = splits_of([node.path for _, node in leaves])
         sides[lane, neuron] = side
         multipliers[lane, neuron] = np.concatenate([node.multipliers for _, node in leaves])
         functional = self.backward.values(np.stack([task.functional for task, _ in leaves]))
-        lanes = replace(Lanes.joined(parts), functional=functional)
+        regions = {region: number for number, region in enumerate({node.region: None for _, node in leaves})}
+        if len(regions) == 1:
+            lanes = leaves[0][1].region.lanes.repeated(len(leaves))
+        else:
+            which = torch.tensor([regions[node.region] for _, node in leaves], device=self.device)
+            lanes = Lanes.joined([region.lanes for region in regions]).take(which)
+        lanes = replace(lanes, functional=functional)
         lanes = lanes.split(self.backward.values(sides), self.backward.slope)
         chosen = lanes.chosen
         if 2 * len(chosen) > self.backward.neurons:

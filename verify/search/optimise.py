@@ -47,12 +47,13 @@ def optimised(
     target: Values,
     stop: Callable[[], bool],
     fractions: Sequence[Fractions] = (),
+    units: Values | None = None,
 ) -> Found:
     """Raise each lane's bound until it exceeds its target, the iterations are used up, or `stop` says so.
 
     chosen, slopes, multipliers: where to begin, as `Backward.bounds` takes them; fractions: as `Backward.above` does,
-    none for lines above all neurons. Bounds are those of slopes and fractions rounded to 255ths, which the gradient
-    ignores.
+    none for lines above all neurons. units: of steps of multipliers, lanes x chosen neurons, where they are positive.
+    Bounds are those of slopes and fractions rounded to 255ths, which the gradient ignores.
     """
     best = Found(
         torch.full((len(lanes),), -torch.inf, device=backward.device, dtype=backward.dtype),
@@ -89,6 +90,8 @@ def optimised(
             if iteration == 0:
                 size = torch.cat(coefficients, 1)[:, chosen].abs()
                 scale = torch.maximum(size, 0.1 * size.amax(1, keepdim=True)) * (lanes.side[:, chosen] != 0)
+                if units is not None:
+                    scale = torch.where(units > 0, units, scale)
             debiased = math.sqrt(1 - _SECOND ** (iteration + 1)) / (1 - _FIRST ** (iteration + 1))
             factor = settings.decay**iteration * debiased
             steps = []

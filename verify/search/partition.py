@@ -54,6 +54,11 @@ class _Part:
     halves: tuple[_Part, ...] = ()
 
 
+def leaves_to_come(gap: float, gain: float) -> float:
+    """Of the tree below a leaf that lacks so much, about, if each split gains so much."""
+    return 2.0 ** min(_SHARE_OF_DEPTH * gap / gain, 1000.0) if gain > 0 else math.inf
+
+
 class Partition:
     """A tree to be grown until CROWN proves the needed functionals, some of those of its parts, in all leaves."""
 
@@ -121,8 +126,8 @@ class Partition:
         gain = sum(self._gains) / len(self._gains)
         if not gain > 0:
             return math.inf
-        depths = (_SHARE_OF_DEPTH * -part.lowest / gain for _, _, part in self._waiting)
-        return math.fsum(2.0 ** min(depth, 1000.0) for depth in depths) * self._spent_s / self._bounded
+        leaves = math.fsum(leaves_to_come(-part.lowest, gain) for _, _, part in self._waiting)
+        return leaves * self._spent_s / self._bounded
 
     def _bound(self, some: Sequence[_Part], show: Show) -> None:
         """Note the bounds of some parts, and choose neurons of those that are not proved."""

@@ -4,16 +4,18 @@ the proofs that these become."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.assumptions import Assumption
 from verify.cones import Cone
-from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
 from verify.paths import LEAF, Path
 from verify.planes import fractions_of_whole
@@ -21,10 +23,13 @@ from verify.primitives import Tensor
 from verify.pruning import neurons_of
 from verify.refinements import Refinement
 from verify.rounding import Array
-from verify.search.backward import Lanes
+from verify.search.assumptions import Assuming, Region
 from verify.search.descent import Descent
-from verify.search.partition import Partition
+from verify.search.partition import Partition, leaves_to_come
 from verify.split_trees import SplitProof, Tree
+
+_RECENT = 64
+"""Halves whose bounds tell how much a split gains."""
 
 
 class Ending(StrEnum):
@@ -38,10 +43,12 @@ class Ending(StrEnum):
 
 @dataclass(eq=False)
 class Node:
-    """A part of a box: a leaf, or split at `neuron`. slopes: of the box's open neurons. fractions: of their weights, if
-    there are planes above them. bound: approximate. ends: how often nothing was left to split."""
+    """A part of a box: a leaf, or split at `neuron`. region: what is known of it. slopes: of the box's open neurons.
+    fractions: of their weights, if there are planes above them. bound: approximate. ends: how often nothing was left to
+    split. assumptions: that its region rests on, beside those of the nodes above."""
 
     path: Path
+    region: Region
     slopes: NDArray[np.uint8]
     multipliers: NDArray[np.float32]
     fractions: NDArray[np.uint8] | None = None
@@ -49,23 +56,22 @@ class Node:
     neuron: int = LEAF
     parts: tuple[Node, ...] = ()
     ends: int = 0
+    assumptions: list[Assumption] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Box:
-    """intervals: rigorous, in one lane. lanes: the same for bounds in torch. neurons: which have an open sign. slack:
-    how much more than zero an approximate bound must be for the rigorous one to follow. opening_s: seconds until it had
-    bounds; spent_s: of all work. refined: whether its leaves may be split. weights: how many its open neurons have that
-    have planes above them, 0 for lines; written: how many of those a leaf of the proof has. leaves: how many there are
-    of all tasks together, less one for each.
+    """region: all of it. neurons: which have an open sign. slack: how much more than zero an approximate bound must be
+    for the rigorous one to follow. opening_s: seconds until it had bounds; spent_s: of all work. refined: whether its
+    leaves may be split. weights: how many its open neurons have that have planes above them, 0 for lines; written: how
+    many of those a leaf of the proof has. assumed: how many bytes bounds that assume a counterexample took so far.
 
     partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
     nodes of its tree, when it found one that proves whatever the tasks do not.
     """
 
     index: int
-    intervals: dict[Tensor, Interval] = field(init=False)
-    lanes: Lanes = field(init=False)
+    region: Region = field(init=False)
     neurons: NDArray[np.bool_] = field(init=False)
     tasks: list[Task] = field(default_factory=list)
     refinements: list[Refinement] = field(default_factory=list)
@@ -75,17 +81,29 @@ class Box:
     refined: bool = False
     weights: int = 0
     written: int = 0
-    leaves: int = 0
+    assumed: int = 0
     partition: Partition | None = None
     needed: list[Task] = field(default_factory=list)
     pressed: bool = False
     parts: NDArray[np.int32] | None = None
     ending: Ending | None = None
 
+    @property
+    def leaves(self) -> int:
+        """How many there are of all tasks together, less one for each."""
+        return sum(task.splits for task in self.tasks)
+
+    def gap(self, node: Node) -> float:
+        """What is missing to a proof of it."""
+        return self.slack - node.bound
+
 
 @dataclass(eq=False)
 class Task:
-    """One functional over one box; its leaves that are not proved wait in a heap. descent: for counterexamples."""
+    """One functional over one box; its leaves that are not proved wait in a heap. descent: for counterexamples.
+    splits: how many the tree has. gains: in bounds, of the latest halves. assuming: for bounds that assume a
+    counterexample; reach: what a leaf may lack to a proof, for these to gain much, as it seems; failed: how many of the
+    latest tries did not."""
 
     box: Box
     row: int
@@ -93,7 +111,19 @@ class Task:
     constant: float
     root: Node
     descent: Descent
+    assuming: Assuming
+    splits: int = 0
+    gains: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    reach: float = math.inf
+    failed: int = 0
     waiting: list[tuple[float, int, Node]] = field(default_factory=list)
+
+    def leaves_below(self, nodes: Iterable[Node]) -> float:
+        """How many some leaves will have, if each split gains as much as the latest ones did; 0 where too few did."""
+        if len(self.gains) < _RECENT:
+            return 0.0
+        gain = median(self.gains)
+        return math.fsum(leaves_to_come(self.box.gap(node), gain) for node in nodes)
 
 
 Leaves = Sequence[tuple[Task, Node]]
@@ -101,10 +131,14 @@ Leaves = Sequence[tuple[Task, Node]]
 
 def tree_of(task: Task) -> Tree:
     """The tree of a task whose leaves are all proved."""
-    nodes, leaves, stack = [], [], [task.root]
+    nodes: list[int] = []
+    leaves: list[Node] = []
+    assumptions: list[Assumption] = []
+    stack = [task.root]
     while stack:
         node = stack.pop()
         nodes.append(node.neuron)
+        assumptions += [replace(each, leaf=len(leaves), depth=len(node.path)) for each in node.assumptions]
         stack.extend(reversed(node.parts))
         if not node.parts:
             leaves.append(node)
@@ -116,6 +150,7 @@ def tree_of(task: Task) -> Tree:
         np.stack([leaf.slopes for leaf in leaves]),
         np.concatenate([leaf.multipliers for leaf in leaves]),
         np.stack(fractions) if fractions else None,
+        tuple(assumptions),
     )
 
 
@@ -134,7 +169,8 @@ def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof
         fractions = tree.fractions
         if fractions is not None:
             fractions = fractions_of_whole(part, output, neurons, proof.neurons, fractions)
-        trees.append(replace(tree, nodes=nodes, fractions=fractions))
+        assumptions = tuple(replace(found, neurons=numbers[found.neurons]) for found in tree.assumptions)
+        trees.append(replace(tree, nodes=nodes, fractions=fractions, assumptions=assumptions))
     return SplitProof(neurons, refinements, tuple(trees), proof.parts)  # parts are of the whole already
 
 
