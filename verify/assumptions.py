@@ -132,7 +132,7 @@ def _read(output: Tensor, assumption: Assumption, slopes: int, depth: int) -> tu
         raise Rejected("it lacks something for the bounds that assume a counterexample")
     if not (np.isfinite(assumption.weights) & (assumption.weights >= 0)).all():
         raise Rejected("a weight in it is negative, or no number")
-    if (np.diff(assumption.neurons) <= 0).any():
+    if (np.diff(assumption.neurons.astype(np.int64)) <= 0).any():
         raise Rejected("the neurons that it bounds are not in order")
     for relu, part in relus(output).items():
         if count and part.start <= assumption.neurons[0] and assumption.neurons[-1] < part.stop:

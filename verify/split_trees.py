@@ -36,6 +36,9 @@ from verify.pruning import pruned
 from verify.refinements import Refinement
 from verify.rounding import Array, Contract, down
 
+_POSITIVE = math.ulp(0.0)
+"""The smallest positive number."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tree:
@@ -180,7 +183,8 @@ def _least(
         if not lowest > 0:
             return lowest
         least = min(least, lowest)
-    return least
+    # Of counterexamples, which there are none of, anything is true: no more follows than that it is positive.
+    return min(least, _POSITIVE) if tree.assumptions else least
 
 
 def _within(

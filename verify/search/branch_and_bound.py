@@ -227,16 +227,16 @@ class _Search:
             far = []
             for task, node in picked:
                 most = min(task.reach, _NEARER * node.region.gap)
-                if task.box.gap(node) <= most < math.inf and self._is_far(task, node, [node]):
-                    self._assume(task, node)
-                else:
+                near = task.box.gap(node) <= most < math.inf
+                if not (near and self._is_far(task, node, [node]) and self._assume(task, node)):
                     far.append((task, node))
             if picked := far:
                 halves, whole = self._split(picked)
                 before = [node.bound for _, node in halves]
                 self._bound(halves, AT_LEAVES)
                 for (task, node), bound in zip(halves, before, strict=True):
-                    task.gains.append(min(node.bound, task.box.slack) - bound)
+                    if math.isfinite(bound):
+                        task.gains.append(min(node.bound, task.box.slack) - bound)
                 self._bound(whole, AT_ENDS)
             while done < len(self.boxes) and self._ended(self.boxes[done]):
                 yield self._outcome(self.boxes[done])
@@ -496,8 +496,10 @@ class _Search:
 
     def _is_far(self, task: Task, node: Node, leaves: Iterable[Node]) -> bool:
         """Whether the leaves below a node will take more splits than bounds of it that assume a counterexample do."""
-        splits = task.leaves_below(leaves)
-        if not splits or task.box.assumed > _BYTES_OF_ASSUMPTIONS:
+        box, splits = task.box, task.leaves_below(leaves)
+        if not splits or not math.isfinite(box.gap(node)):
+            return False
+        if box.assumed > _BYTES_OF_ASSUMPTIONS or box.spent_s >= self.seconds:
             return False
         last = task.assuming.last(node.region, node.path)
         return last is not None and splits > _SPLITS_PER_NEURON * len(last[1])
@@ -509,13 +511,13 @@ class _Search:
         else:
             self._assume(task, task.root)
 
-    def _assume(self, task: Task, node: Node) -> None:
-        """Bound a node anew, as long as bounds of its neurons that assume a counterexample gain much; where they do, it
-        is a leaf again. Queue a leaf that is not proved."""
+    def _assume(self, task: Task, node: Node) -> bool:
+        """Bound a node anew, as long as bounds of its neurons that assume a counterexample gain much. Whether they did:
+        then it is a leaf again, and waits if it is not proved."""
         box, others = task.box, task.waiting
         trial = replace(node, parts=(), neuron=LEAF, assumptions=[*node.assumptions])
         proved = False
-        while box.ending is None and not proved:
+        while box.ending is None and box.spent_s < self.seconds and not proved:
             before, region = trial.bound, trial.region
             self._work_on(box, partial(self._tighten, task, trial))
             if box.ending is None and trial.region is not region:
@@ -524,7 +526,7 @@ class _Search:
                 proved = box.ending is None and not task.waiting
             else:
                 proved = trial.bound == math.inf
-            if trial.bound - before <= _WORTH_ASSUMING * (box.slack - before):
+            if not trial.bound - before > _WORTH_ASSUMING * (box.slack - before):
                 break
         task.waiting = others
         gap, left = box.gap(node), max(box.gap(trial), 0.0)
@@ -533,13 +535,15 @@ class _Search:
             task.reach = max(_FARTHER * gap, task.reach if math.isfinite(task.reach) else 0.0)
         elif task.failed > _FAILURES or math.isinf(task.reach):
             task.reach = _NEARER * gap
-        if proved or left < (1.0 - _WORTH_ASSUMING) * gap:
-            if node is task.root:
-                task.waiting, task.splits = [], 0
-            trial.region = replace(trial.region, gap=left)
-            vars(node).update(vars(trial))
-        if not proved and not node.parts:
+        if not proved and left >= (1.0 - _WORTH_ASSUMING) * gap:
+            return False
+        if node is task.root:
+            task.waiting, task.splits = [], 0
+        trial.region = replace(trial.region, gap=left)
+        vars(node).update(vars(trial))
+        if not proved:
             self._queue(task, node)
+        return True
 
     def _tighten(self, task: Task, node: Node) -> None:
         """Let a node have bounds of its neurons that assume a counterexample, where they gain anything."""
