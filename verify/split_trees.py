@@ -14,7 +14,7 @@ execution reaches. Two kinds of trees do different work:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,7 +157,21 @@ def _least(
     """The least bound of a tree's leaves; or of as many as it takes to find one that is not positive."""
     first, used, least = 0, 0, math.inf
     width = 0 if tree.fractions is None else fraction_count(output, proof.neurons)
-    for part, around in _within(output, functional, constant, intervals, contract, proof, tree):
+
+    def assume(around: Intervals, path: Path, assumption: Assumption) -> Intervals | None:
+        return assumed(
+            output,
+            functional,
+            constant,
+            around,
+            contract,
+            neurons=proof.neurons,
+            path=path,
+            assumption=assumption,
+        )
+
+    most = leaves_at_a_time(output, width)
+    for part, around in _within(tree, len(proof.neurons), most, intervals, assume):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]
         if slopes.shape != (len(part), int(proof.neurons.sum())):
@@ -188,21 +202,19 @@ def _least(
 
 
 def _within(
-    output: Tensor,
-    functional: Array,
-    constant: float,
-    intervals: Intervals,
-    contract: Contract,
-    proof: SplitProof,
     tree: Tree,
+    neurons: int,
+    most: int,
+    intervals: Intervals,
+    assume: Callable[[Intervals, Path, Assumption], Intervals | None],
 ) -> Iterator[tuple[list[Path], Intervals | None]]:
     """The paths to the leaves of a tree, in order, as many at a time as are bounded together; and the intervals that
-    hold in the counterexamples of all of these, None where there is none."""
-    most = leaves_at_a_time(output, 0 if tree.fractions is None else tree.fractions.shape[1])
+    hold in the counterexamples of all of these, None where there is none. neurons: of the network. most: paths.
+    intervals: in all counterexamples; assume: finds better ones at a node."""
     waiting = list(reversed(tree.assumptions))
     above: list[tuple[Path, Intervals | None]] = [([], intervals)]
     some: list[Path] = []
-    for leaf, path in enumerate(leaf_paths(tree.nodes, len(proof.neurons), len(tree.multipliers))):
+    for leaf, path in enumerate(leaf_paths(tree.nodes, neurons, len(tree.multipliers))):
         leaving = path[: len(above[-1][0])] != above[-1][0]
         entering = bool(waiting) and waiting[-1].leaf == leaf
         if some and (leaving or entering or len(some) == most):
@@ -216,18 +228,7 @@ def _within(
             if not len(before) <= assumption.depth <= len(path):
                 raise Rejected("its assumptions are not in order")
             node = path[: assumption.depth]
-            if around is not None:
-                around = assumed(
-                    output,
-                    functional,
-                    constant,
-                    around,
-                    contract,
-                    neurons=proof.neurons,
-                    path=node,
-                    assumption=assumption,
-                )
-            above.append((node, around))
+            above.append((node, None if around is None else assume(around, node, assumption)))
         some.append(path)
     if some:
         yield some, above[-1][1]
