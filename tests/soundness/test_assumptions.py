@@ -27,8 +27,9 @@ from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
 from verify.paths import Path
 from verify.rounding import FLOAT32_ANY_ORDER
-from verify.search import branch_and_bound
+from verify.search import tightening
 from verify.search.branch_and_bound import search
+from verify.search.opening import Opening
 from verify.split_trees import SplitProof, Tree, split_bounds
 
 F32 = np.float32
@@ -170,10 +171,10 @@ def problem() -> tuple[ReluNetwork, Network, Interval, int]:
 
 def forced(patch: pytest.MonkeyPatch) -> None:
     """Let searches assume counterexamples soon, and nothing else that might make splits needless."""
-    patch.setattr(branch_and_bound, "_SPLITS_PER_NEURON", 0.0)
+    patch.setattr(tightening, "_SPLITS_PER_NEURON", 0.0)
     patch.setattr("verify.search.trees._RECENT", 4)
-    patch.setattr(branch_and_bound._Search, "_divide", lambda *_: None)
-    patch.setattr(branch_and_bound._Search, "_raise_planes", lambda *_: None)
+    patch.setattr(Opening, "_divide", lambda *_: None)
+    patch.setattr(Opening, "_raise_planes", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

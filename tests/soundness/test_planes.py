@@ -25,7 +25,7 @@ from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
 from verify.planes import fraction_count, planes_above, sheaves
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
-from verify.search import branch_and_bound
+from verify.search import opening
 from verify.search.backward import Backward, Fractions
 from verify.search.branch_and_bound import search
 from verify.search.partition import Partition
@@ -260,7 +260,7 @@ def test_what_is_proved_of_a_part_of_the_network_is_checked_of_the_whole() -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Partition, "grow", lambda *asked: False)
         for name in ("_WORTH_TRYING", "_WORTH_PLANES"):
-            patch.setattr(branch_and_bound, name, -1.0)
+            patch.setattr(opening, name, -1.0)
         (outcome,) = search(
             network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60.0, intervals=intervals
         )

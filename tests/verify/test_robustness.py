@@ -26,7 +26,7 @@ from verify.network import Network
 from verify.robustness import Status, Verdict, _Batch, verify_classifier
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
 from verify.samples import Samples
-from verify.search import branch_and_bound
+from verify.search import opening
 from verify.time_limit import can_interrupt
 
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
@@ -200,7 +200,7 @@ def test_a_limit_that_strikes_on_the_way_out_of_a_step_ends_it() -> None:
 
 @interrupted
 def test_bounds_inside_the_search_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branch_and_bound, "crown_intervals", forever)
+    monkeypatch.setattr(opening, "crown_intervals", forever)
     assert {verdict.status for verdict in verdicts(timeout_s=0.5)} == {Status.TIMEOUT}
 
 

@@ -3,12 +3,14 @@ the proofs that these become."""
 
 from __future__ import annotations
 
+import heapq
 import math
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from itertools import groupby
+from itertools import count, groupby
 from statistics import median
 
 import numpy as np
@@ -27,9 +29,13 @@ from verify.search.assumptions import Assuming, Region
 from verify.search.descent import Descent
 from verify.search.partition import Partition, leaves_to_come
 from verify.split_trees import SplitProof, Tree
+from verify.time_limit import OutOfTime, time_limit
 
 _RECENT = 64
 """Halves whose bounds tell how much a split gains."""
+
+_WEIGHTS_OF_A_PROOF = 2**28
+"""Of planes above neurons, of all leaves together, for more than twice as many are refused by whoever checks."""
 
 
 class Ending(StrEnum):
@@ -61,23 +67,28 @@ class Node:
 
 @dataclass(eq=False)
 class Box:
-    """region: all of it. neurons: which have an open sign. slack: how much more than zero an approximate bound must be
-    for the rigorous one to follow. opening_s: seconds until it had bounds; spent_s: of all work. refined: whether its
-    leaves may be split. weights: how many its open neurons have that have planes above them, 0 for lines; written: how
-    many of those a leaf of the proof has. assumed: how many bytes bounds that assume a counterexample took so far.
+    """seconds: for all work on it; interrupts: whether a step that exceeds these is cut short by a signal. opening_s:
+    until it had bounds; spent_s: of all work so far.
+
+    region: all of it. neurons: which have an open sign. slack: how much more than zero an approximate bound must be for
+    the rigorous one to follow. refined: whether its leaves may be split. weights: how many its open neurons have that
+    have planes above them, 0 for lines; written: how many of those a leaf of the proof has. assumed: how many bytes
+    bounds that assume a counterexample took so far.
 
     partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
     nodes of its tree, when it found one that proves whatever the tasks do not.
     """
 
     index: int
+    seconds: float
+    interrupts: bool
+    opening_s: float = 0.0
+    spent_s: float = 0.0
     region: Region = field(init=False)
     neurons: NDArray[np.bool_] = field(init=False)
     tasks: list[Task] = field(default_factory=list)
     refinements: list[Refinement] = field(default_factory=list)
     slack: float = 0.0
-    opening_s: float = 0.0
-    spent_s: float = 0.0
     refined: bool = False
     weights: int = 0
     written: int = 0
@@ -93,9 +104,35 @@ class Box:
         """How many there are of all tasks together, less one for each."""
         return sum(task.splits for task in self.tasks)
 
+    @property
+    def left_s(self) -> float:
+        """Of its time."""
+        return self.seconds - self.spent_s
+
     def gap(self, node: Node) -> float:
         """What is missing to a proof of it."""
         return self.slack - node.bound
+
+    def ended(self) -> bool:
+        """Whether nothing is left to do about it, or no time for it."""
+        if self.ending is None and not any(task.waiting for task in self.tasks):
+            self.ending = Ending.PROVED
+        if self.ending is None and self.left_s <= 0:
+            self.ending = Ending.TIMEOUT
+        if self.ending is None and self.written * self.leaves > _WEIGHTS_OF_A_PROOF:
+            self.ending = Ending.UNDECIDED
+        return self.ending is not None
+
+    def charge(self, work: Callable[[], None]) -> None:
+        """Do work that ends when the time for the box does, and counts as its own; none if its time is over."""
+        began = time.perf_counter()
+        try:
+            with time_limit(max(self.left_s, 0.0) if self.interrupts else None):
+                work()
+        except OutOfTime:
+            self.ending = Ending.TIMEOUT
+        finally:
+            self.spent_s += time.perf_counter() - began
 
 
 @dataclass(eq=False)
@@ -117,6 +154,20 @@ class Task:
     reach: float = math.inf
     failed: int = 0
     waiting: list[tuple[float, int, Node]] = field(default_factory=list)
+    _order: Iterator[int] = field(default_factory=count)
+
+    @property
+    def worst(self) -> Node:
+        """Of the leaves that wait."""
+        return self.waiting[0][2]
+
+    def queue(self, node: Node) -> None:
+        """Let a leaf wait."""
+        heapq.heappush(self.waiting, (node.bound, next(self._order), node))
+
+    def taken(self) -> Node:
+        """The worst leaf, which waits no more."""
+        return heapq.heappop(self.waiting)[2]
 
     def leaves_below(self, nodes: Iterable[Node]) -> float:
         """How many some leaves will have, if each split gains as much as the latest ones did; 0 where too few did."""
