@@ -5,7 +5,8 @@
 FOLDER as `vnncomp.py` reads it. Of each benchmark, runs instances that are evenly spaced among those with a known
 verdict, by adcert's method `complete` and by the packages neuralsat and maraboupy (`peer_worker.py` says how to install
 them), each as a process of its own, one after the other. Times are those of whole processes, start included, so that a
-limit of 20 s leaves whoever imports torch about 16. Writes CSV; prints a table.
+limit of 20 s leaves whoever imports torch about 16. Who answers `unsat` is asked about the property's twin, too, which
+has a counterexample (`twin.py`): the same answer there makes both worthless. Writes CSV; prints a table.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from twin import satisfiable_twin
 from vnncomp import WRONG, content_of
 
 WORKER = Path(__file__).with_name("peer_worker.py")
@@ -85,17 +87,28 @@ def main() -> None:
                     verdict, wall_s, processor_s = run(command, options.timeout)
                     outcome |= {
                         tool: "WRONG " * ((row["verdict"], verdict) in WRONG) + verdict,
+                        f"{tool}_twin": "",
                         f"{tool}_wall_s": f"{wall_s:.1f}",
                         f"{tool}_processor_s": f"{processor_s:.1f}",
                     }
+                if row["verdict"] == "unsat":
+                    specification.write_bytes(satisfiable_twin(model.read_bytes(), specification.read_bytes()))
+                    for tool in tools:
+                        if outcome[tool] == "unsat":
+                            verdict, _, _ = run(tools[tool], options.timeout)
+                            outcome[f"{tool}_twin"] = "WRONG " * (verdict == "unsat") + verdict
                 found.append(outcome)
-                times = (f"{tool} {outcome[tool][:30]} {outcome[f'{tool}_wall_s']} s" for tool in tools)
+                times = (
+                    f"{tool} {outcome[tool][:30]} {outcome[f'{tool}_twin']} {outcome[f'{tool}_wall_s']} s"
+                    for tool in tools
+                )
                 print(f"{benchmark:20} {row['vnnlib'][:40]:40} {row['verdict']:5}", *times, sep="   ", flush=True)
     print(f"{os.cpu_count()} processors, Python {platform.python_version()}, limit {options.timeout} s")
     for tool in tools:
         decided = [outcome for outcome in found if outcome[tool] == outcome["known"]]
         seconds = sum(float(outcome[f"{tool}_wall_s"]) for outcome in decided)
-        print(f"{tool:10} decides {len(decided)} of {len(found)}, in {seconds:.1f} s together")
+        wrong = sum(outcome[f"{tool}_twin"].startswith("WRONG") for outcome in decided)
+        print(f"{tool:10} decides {len(decided)} of {len(found)}, in {seconds:.1f} s together; {wrong} twins wrong")
     if options.csv:
         with options.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(found[0]), lineterminator="\n")
