@@ -18,6 +18,7 @@ from verify.errors import Problem, Rejected
 from verify.input_splits import InputSplits, unproved
 from verify.intervals import Interval
 from verify.margins import classes
+from verify.maxima import with_relus
 from verify.methods import PROOFS
 from verify.network import Network
 from verify.reachability import Exclusion, unreachable, unreachable_over_trees
@@ -76,7 +77,7 @@ def _unreached(claim: Unreachable, certificate: Certificate, network: Network) -
             raise Rejected(f"its property is about {terms} that the model does not have")
     proof, contract = certificate.proof, CONTRACTS[certificate.contract]
     if isinstance(proof, SplitProof):
-        return unreachable_over_trees(network, certificate.box, claim.alternatives, contract, proof)
+        return unreachable_over_trees(with_relus(network), certificate.box, claim.alternatives, contract, proof)
     flat = Interval(*(end.reshape(1, -1) for end in certificate.box))
     if isinstance(proof, InputSplits):
         proves = Exclusion(network, claim.alternatives, contract, proof.way)

@@ -18,7 +18,21 @@ from numpy.typing import NDArray
 from verify.functions import Function
 from verify.intervals import Interval
 from verify.linear_maps import Convolution, Diagonal
-from verify.primitives import Clip, Input, LeakyRelu, Linear, Round, Select, Shape, Sign, Sum, Tensor, topological
+from verify.primitives import (
+    Clip,
+    Difference,
+    Input,
+    LeakyRelu,
+    Linear,
+    Maximum,
+    Round,
+    Select,
+    Shape,
+    Sign,
+    Sum,
+    Tensor,
+    topological,
+)
 from verify.rounding import Array
 from verify.windows import Window
 
@@ -28,7 +42,7 @@ Box = tuple[slice, ...]
 Where = tuple[slice | NDArray[np.intp], ...]
 """Some elements of a tensor: along each axis, a block or the numbers of those."""
 
-_ELEMENTWISE = (LeakyRelu, Clip, Function, Round, Sign, Sum)
+_ELEMENTWISE = (LeakyRelu, Clip, Function, Round, Sign, Sum, Difference, Maximum)
 
 
 class Part(Protocol):

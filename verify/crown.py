@@ -30,6 +30,7 @@ from verify.linear_bounds import (
 )
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
+from verify.maxima import with_relus
 from verify.network import Network
 from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Sign, Tensor, topological
 from verify.pruning import pruned
@@ -82,13 +83,14 @@ def margin_functionals(network: Network, labels: Labels) -> tuple[Array, Array]:
 
 
 def margin_problem(network: Network, box: Interval, labels: Labels, contract: Contract) -> tuple[Network, Array, Array]:
-    """The network as far as its logits, functionals of these, and constants to add: the network answers the label if
-    all are positive. The constants make room for what a softmax behind the logits needs."""
+    """What splits prove: the network as far as its logits, in ReLUs (`verify.maxima`), functionals of these, and
+    constants to add: the network answers the label if all are positive. The constants make room for what a softmax
+    behind the logits needs."""
     functionals, constants = margin_functionals(network, labels)
     target = logits_of(network)
     if target is network.output:
-        return network, functionals, constants
-    problem = replace(network, outputs=(target,))
+        return with_relus(network), functionals, constants
+    problem = with_relus(replace(network, outputs=(target,)))
     (logits,) = bounds(problem, box, contract)
     return problem, functionals, of_the_answer(np.zeros_like(constants), network, labels, logits, contract)
 

@@ -21,6 +21,7 @@ from verify.errors import ModelProblem, Rejected
 from verify.input_splits import InputSplits, unproved
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
+from verify.maxima import with_relus
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
 from verify.network import Network
 from verify.parts import Parts
@@ -277,9 +278,10 @@ def _over_neurons(
         max((index for index, row in enumerate(rows) if row.alternative == alternative), key=lambda k: promise[k])
         for alternative in range(len(case.alternatives))
     ]
-    parts = Parts(network, box, functionals, constants, contract)
+    problem = with_relus(network)
+    parts = Parts(problem, box, functionals, constants, contract)
     (outcome,) = proof_search()(
-        network,
+        problem,
         box,
         functionals[np.newaxis, chosen],
         constants[np.newaxis, chosen],
@@ -288,7 +290,7 @@ def _over_neurons(
         rows=chosen,
         branch=branch,
         seconds=deadline - began,
-        intervals=intervals,
+        intervals=intervals if problem is network else None,
         opening_s=time.perf_counter() - began,
         refute=lambda lane, point: refute(point.reshape(-1)),
     )
@@ -297,7 +299,7 @@ def _over_neurons(
     trees = tuple(replace(tree, functional=chosen[tree.functional]) for tree in outcome.proof.trees)
     proof = replace(outcome.proof, trees=trees)
     try:
-        return proof if unreachable_over_trees(network, box, case.alternatives, contract, proof, parts) else False
+        return proof if unreachable_over_trees(problem, box, case.alternatives, contract, proof, parts) else False
     except Rejected:
         return False
 

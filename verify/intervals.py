@@ -22,8 +22,10 @@ from verify.primitives import (
     Clip,
     Concatenate,
     Constant,
+    Difference,
     LeakyRelu,
     Linear,
+    Maximum,
     MaxPool,
     Product,
     Quotient,
@@ -34,7 +36,7 @@ from verify.primitives import (
     Softmax,
     Sum,
 )
-from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.rounding import FLOAT64_UNIT, REAL, Array, Contract, kappa
 
 _OWN_UNDERFLOW = 2.0**-1060
 """More than what a float64 operation of the verifier can lose to underflow, with room for a few thousand of them."""
@@ -58,10 +60,11 @@ def interval_rules(contract: Contract) -> Rules:
         Product: product,
         Quotient: quotient,
     }
-    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, Sign), monotone)
+    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, Sign, Maximum), monotone)
     return {
         Constant: constant,
         MaxPool: max_pool,
+        Difference: difference,
         Round: round_,
         **exact,
         **{kind: partial(rule, contract=contract) for kind, rule in rounded.items()},
@@ -73,7 +76,9 @@ def constant(primitive: Constant) -> Interval:
     return Interval(primitive.apply(), primitive.apply())
 
 
-def monotone(primitive: Reshape | Select | Concatenate | Clip | Sign | LeakyRelu, *operands: Interval) -> Interval:
+def monotone(
+    primitive: Reshape | Select | Concatenate | Clip | Sign | Maximum | LeakyRelu, *operands: Interval
+) -> Interval:
     """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
     return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))
 
@@ -189,6 +194,11 @@ def fused_error(primitive: Sum, a: Interval, b: Interval, contract: Contract) ->
     of_a, of_b = magnitude_of(a), magnitude_of(b)
     in_a, in_b = (kappa(roundings, contract.unit) for roundings in primitive.fused_roundings)
     return np.where(np.maximum(of_a, of_b) < contract.limit, in_a * of_b + in_b * of_a, np.nan)
+
+
+def difference(primitive: Difference, a: Interval, b: Interval) -> Interval:
+    """a - b over the real numbers, whatever the contract."""
+    return _rounded(a.lower - b.upper, a.upper - b.lower, 0.0, REAL)
 
 
 def product(primitive: Product, a: Interval, b: Interval, *, contract: Contract) -> Interval:

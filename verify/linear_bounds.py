@@ -38,9 +38,11 @@ from verify.lines import Intervals, leaky_rounding, lines_around, slopes, winner
 from verify.primitives import (
     Clip,
     Concatenate,
+    Difference,
     Input,
     LeakyRelu,
     Linear,
+    Maximum,
     MaxPool,
     Product,
     Reshape,
@@ -510,6 +512,25 @@ def _through_sum(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | 
     return Step((a, primitive.sign * a))
 
 
+def _difference(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    first, second = (magnitude_of(intervals[operand]) for operand in tensor.operands)
+    return _charged(tensor, intervals, _through_difference, _own(tensor, first + second))
+
+
+def _through_difference(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    return Step((a, -a))
+
+
+def _maximum(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    """As the sum of the first two operands, over the real numbers."""
+    first, second = (magnitude_of(intervals[operand]) for operand in tensor.operands[:2])
+    return _charged(tensor, intervals, _through_maximum, _own(tensor, first + second))
+
+
+def _through_maximum(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    return Step((a, a))
+
+
 def _product(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     """x y differs from c y + d x - c d, for the centres c and d of their intervals, by (x - c) (y - d): at most the
     product of the radii. This is the mean of the two planes below, and above, that touch x y (McCormick)."""
@@ -579,6 +600,8 @@ _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
     Select: _select,
     Concatenate: _concatenate,
     Sum: _sum,
+    Difference: _difference,
+    Maximum: _maximum,
     Product: _product,
     Softmax: _softmax,
     MaxPool: _max_pool,

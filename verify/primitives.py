@@ -303,6 +303,22 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """y = a - b, the real number: no runtime computes it, but by its sign a maximum is one or the other."""
+
+    def apply(self, a: Array, b: Array) -> Array:
+        return a - b
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """y = max(a, b) = b + relu(a - b), of the operands b, relu(a - b) and a."""
+
+    def apply(self, b: Array, excess: Array, a: Array) -> Array:
+        return np.maximum(a, b)
+
+
+@dataclass(frozen=True)
 class Product:
     """y = a * b, for operands of one shape."""
 
@@ -333,6 +349,8 @@ Primitive = (
     | Function
     | Softmax
     | Sum
+    | Difference
+    | Maximum
     | Product
     | Quotient
 )

@@ -85,7 +85,9 @@ def forgeries() -> dict[str, Forgery]:
     """By what the certificate proves, or how."""
     of_classes, of_properties = _tests("test_certificates"), _tests("test_property_proofs")
     of_signs, of_inputs = _tests("test_split_certificates"), _tests("test_input_splits")
+    of_assumptions = _tests("test_assumptions")
     classifier, signs, inputs = network_of(of_classes.CONTENT), of_signs.MADE.network(), of_inputs.MADE.network()
+    _, assuming, _, _ = of_assumptions.problem()
 
     def says_truth_about(tests: ModuleType, *network: Network) -> Callable[[bytes, np.random.Generator], bool]:
         def survives(content: bytes, rng: np.random.Generator) -> bool:
@@ -105,6 +107,11 @@ def forgeries() -> dict[str, Forgery]:
             of_signs.branching_certificate(signs),
             of_signs.mutated,
             lambda content, rng: of_signs.reason(content, signs) is None,
+        ),
+        "a class, assuming counterexamples": Forgery(
+            of_assumptions.assuming_certificate(),
+            lambda certificate, rng: (restated if rng.random() < 0.5 else of_assumptions.changed)(certificate, rng),
+            lambda content, rng: of_assumptions.accepted(content, assuming, rng),
         ),
         "a property, by splits of inputs": Forgery(
             of_inputs.tight_certificate(inputs),

@@ -16,6 +16,7 @@ from verify.boxes import box_around
 from verify.crown import crown_intervals, margin_functionals
 from verify.intervals import Interval
 from verify.linear_bounds import neuron_count, relus
+from verify.maxima import with_relus
 from verify.paths import Path
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward, _ThroughRelu
@@ -24,10 +25,11 @@ from verify.search.trees import Ending
 from verify.split_trees import leaf_bounds, split_bounds
 
 
+@pytest.mark.parametrize("pooling", [True, False])
 @pytest.mark.parametrize("seed", range(40))
-def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
+def test_bounds_in_torch_are_those_of_the_checker(seed: int, pooling: bool) -> None:
     content, shape = random_network(seed)
-    network = network_of(content)
+    network = network_of(content) if pooling else with_relus(network_of(content))
     rng = np.random.default_rng(seed)
     box = box_around(rng.random((1, *shape)).astype(np.float32), Fraction(1, 20), None)
     with np.errstate(all="ignore"):
@@ -79,7 +81,7 @@ def test_gradients_of_slopes_and_multipliers(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_networks_of_all_operators_are_searched_and_what_is_found_is_a_proof(seed: int) -> None:
     content, shape = random_network(seed)
-    network = network_of(content)
+    network = with_relus(network_of(content))
     centre = np.random.default_rng(seed).random((1, *shape)).astype(np.float32)
     box = box_around(centre, Fraction(1, 30), None)
     label = np.array([run(content, centre[0])[0].argmax()])

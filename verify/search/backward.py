@@ -25,9 +25,11 @@ from verify.primitives import (
     Clip,
     Concatenate,
     Constant,
+    Difference,
     Input,
     LeakyRelu,
     Linear,
+    Maximum,
     MaxPool,
     Product,
     Reshape,
@@ -325,7 +327,7 @@ class Backward:
             else:
                 operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
                 total = total + constant
-            for operand, functional in zip(tensor.operands, operands, strict=True):
+            for operand, functional in zip(tensor.operands, operands, strict=False):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
         for tensor in self.relus:  # those behind an operation that only intervals bound
             coefficients.setdefault(tensor, total.new_zeros(len(lanes), math.prod(tensor.shape)))
@@ -365,6 +367,12 @@ class Backward:
         primitive: Any = tensor.primitive
         return [a, primitive.sign * a], 0.0
 
+    def _difference(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        return [a, -a], 0.0
+
+    def _maximum(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        return [a, a], 0.0
+
     RULES: Mapping[type, Callable[..., Any]] = {
         Constant: _fixed,
         Linear: _linear,
@@ -372,6 +380,8 @@ class Backward:
         Select: _select,
         Concatenate: _concatenate,
         Sum: _sum,
+        Difference: _difference,
+        Maximum: _maximum,
     }
 
     def _adjoint(self, map: LinearMap, y: Values, shape: tuple[int, ...]) -> Values:

@@ -23,8 +23,10 @@ from verify.primitives import (
     Clip,
     Concatenate,
     Constant,
+    Difference,
     LeakyRelu,
     Linear,
+    Maximum,
     MaxPool,
     Product,
     Quotient,
@@ -190,6 +192,14 @@ def _sum(constants: Constants, primitive: Sum, a: Values, b: Values) -> Values:
     return a + primitive.sign * b
 
 
+def _difference(constants: Constants, primitive: Difference, a: Values, b: Values) -> Values:
+    return a - b
+
+
+def _maximum(constants: Constants, primitive: Maximum, b: Values, excess: Values, a: Values) -> Values:
+    return torch.maximum(a, b)
+
+
 def _product(constants: Constants, primitive: Product, a: Values, b: Values) -> Values:
     return a * b
 
@@ -252,6 +262,8 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     MaxPool: _max_pool,
     LeakyRelu: _leaky_relu,
     Sum: _sum,
+    Difference: _difference,
+    Maximum: _maximum,
     Product: _product,
     Quotient: _quotient,
     Function: _function,

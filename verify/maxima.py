@@ -1,0 +1,75 @@
+"""Max pooling as ReLUs, so that a proof may choose lines around a maximum, and split it by which element is larger.
+
+    max(a, b)  =  b + relu(a - b)
+
+for the deployed values of any two elements, and so, two by two, for those of a window. No runtime computes the
+difference: it is the real number, and nothing is rounded. A ReLU behind the pooling goes before it, for relu(max(a, b))
+= max(relu(a), relu(b)): inactive elements are then equal, which leaves nothing open about them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.network import Network
+from verify.primitives import Difference, LeakyRelu, Maximum, MaxPool, Primitive, Select, Tensor, topological
+
+_MOST_TAPS = 64
+"""Elements of a window, each of which but one becomes a neuron; larger windows stay what they are."""
+
+_RELU = LeakyRelu(0.0)
+
+
+def with_relus(network: Network) -> Network:
+    """The network with its max poolings as ReLUs; it computes the same in every execution. Itself, if it has none."""
+    output = _rewritten(network.output)
+    return network if output is network.output else replace(network, outputs=(output,))
+
+
+@lru_cache(maxsize=16)
+def _rewritten(output: Tensor) -> Tensor:
+    built: dict[Tensor, Tensor] = {}
+    for tensor in topological([output]):
+        operands = tuple(built[operand] for operand in tensor.operands)
+        if (taps := _taps(tensor)) is not None:
+            built[tensor] = _largest(tensor, operands[0], taps)
+        elif tensor.primitive == _RELU and (taps := _taps(tensor.operands[0])) is not None:
+            (pool,) = tensor.operands
+            (source,) = pool.operands
+            active = Tensor(_RELU, (built[source],), source.shape, tensor.name)
+            built[tensor] = _largest(pool, active, taps)
+        else:
+            built[tensor] = tensor if operands == tensor.operands else replace(tensor, operands=operands)
+    return built[output]
+
+
+def _taps(tensor: Tensor) -> NDArray[np.intp] | None:
+    """The numbers of the operand's elements in the windows of a max pooling, taps x the result's shape, where padding
+    lies that of another one; None where it is not to be rewritten."""
+    primitive = tensor.primitive
+    if not isinstance(primitive, MaxPool) or primitive.padding or math.prod(primitive.window.kernel) > _MOST_TAPS:
+        return None
+    (operand,) = tensor.operands
+    places = np.arange(math.prod(operand.shape)).reshape(operand.shape)
+    taps = np.stack(list(primitive.window.taps(places, -1)))
+    last = taps.max(axis=0)
+    return None if (last < 0).any() else np.where(taps < 0, last, taps)
+
+
+def _largest(pool: Tensor, source: Tensor, taps: NDArray[np.intp]) -> Tensor:
+    """What a pooling takes from these elements of a tensor."""
+
+    def of_pool(primitive: Primitive, *operands: Tensor) -> Tensor:
+        return Tensor(primitive, operands, pool.shape, pool.name)
+
+    found = [of_pool(Select(index), source) for index in taps]
+    while len(found) > 1:
+        pairs = zip(found[::2], found[1::2], strict=False)
+        larger = [of_pool(Maximum(), b, of_pool(_RELU, of_pool(Difference(), a, b)), a) for a, b in pairs]
+        found = larger + found[2 * len(larger) :]
+    return found[0]
