@@ -29,6 +29,7 @@ from verify.primitives import (
     Select,
     Shape,
     Sign,
+    Subsample,
     Sum,
     Tensor,
     topological,
@@ -198,9 +199,8 @@ def spatial_blocks(tensor: Tensor, edge: int) -> Blocks:
     source = tensor
     while isinstance(source.primitive, _ELEMENTWISE):
         source = source.operands[0]
-    axes = 0
-    if isinstance(source.primitive, Linear) and isinstance(source.primitive.map, Convolution):
-        axes = len(source.primitive.map.window.kernel)
+    sliding = _sliding(source)
+    axes = len(sliding.kernel) if sliding else 0
     shape = np.array(tensor.shape, np.intp)
     edges = np.where(np.arange(len(shape)) < len(shape) - axes, np.maximum(shape, 1), edge)
     places = list(np.ndindex(*(-(-shape // edges)).tolist()))
@@ -253,9 +253,9 @@ def _signature(needed: Mapping[Tensor, Blocks]) -> NDArray[np.intp]:
             window = _window(tensor, blocks, operand)
             columns += [window.extent, window.start - needed[operand].start]
         primitive = tensor.primitive
+        if _sliding(tensor):
+            columns += _padding(tensor, blocks)
         if isinstance(primitive, Linear):
-            if isinstance(primitive.map, Convolution):
-                columns += _padding(tensor, blocks)
             constants = primitive.bias, primitive.magnitude, getattr(primitive.map, "scale", np.zeros(()))
             columns.append(np.where(_varies(constants, tensor), blocks.start, 0))
     return np.concatenate(columns, axis=1)
@@ -293,7 +293,7 @@ def _as_far_as_local(tensor: Tensor, blocks: Blocks) -> Blocks:
     the result instead of the others."""
     primitive = tensor.primitive
     entire = _entire(tensor, len(blocks.start))
-    if isinstance(primitive, Linear) and isinstance(primitive.map, Convolution):
+    if _sliding(tensor):
         window = _window(tensor, blocks, tensor.operands[0])
         of_padding_alone = (window.extent <= 0).any(axis=1, keepdims=True)
         return Blocks(*(np.where(of_padding_alone, *ends) for ends in zip(entire, blocks, strict=True)))
@@ -303,16 +303,23 @@ def _as_far_as_local(tensor: Tensor, blocks: Blocks) -> Blocks:
     return blocks if local else entire
 
 
+def _sliding(tensor: Tensor) -> Window | None:
+    """The window whose elements each element is computed from, if that slides over the operand."""
+    primitive = tensor.primitive
+    if isinstance(primitive, Subsample):
+        return primitive.window
+    return primitive.map.window if isinstance(primitive, Linear) and isinstance(primitive.map, Convolution) else None
+
+
 def _window(tensor: Tensor, blocks: Blocks, operand: Tensor) -> Blocks:
     """The block of an operand that each block of the tensor depends on; empty where that sees nothing but padding."""
-    primitive = tensor.primitive
     everything = (blocks.extent == tensor.shape).all(axis=1)
     entire = _entire(operand, len(everything))
     if everything.all():
         return entire
-    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Convolution)):
+    if not (sliding := _sliding(tensor)):
         return blocks
-    reach = _reach(primitive.map.window, blocks)
+    reach = _reach(sliding, blocks)
     axes = reach.start.shape[1]
     seen = Blocks(entire.start.copy(), entire.stop.copy())
     seen.start[:, -axes:] = np.maximum(reach.start, 0)
@@ -332,11 +339,12 @@ def _reach(window: Window, blocks: Blocks) -> Blocks:
     )
 
 
-def _padding(convolution: Tensor, blocks: Blocks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _padding(tensor: Tensor, blocks: Blocks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """What the windows of each block see of padding before and behind the operand, along the spatial axes."""
-    primitive: Any = convolution.primitive
-    reach = _reach(primitive.map.window, blocks)
-    size = convolution.operands[0].shape[-reach.start.shape[1] :]
+    sliding = _sliding(tensor)
+    assert sliding
+    reach = _reach(sliding, blocks)
+    size = tensor.operands[0].shape[-reach.start.shape[1] :]
     return np.maximum(-reach.start, 0), np.maximum(reach.stop - size, 0)
 
 
@@ -352,13 +360,18 @@ def _taken(tensor: Tensor, box: Box, wanted: Box) -> Tensor:
 def _part(tensor: Tensor, box: Box, operands: tuple[Tensor, ...]) -> Tensor:
     """The block of a tensor, computed from those of its operands."""
     primitive = tensor.primitive
+    sliding = _sliding(tensor)
+    if sliding:
+        begin, end = (tuple(pads[0].tolist()) for pads in _padding(tensor, _single(box)))
+        sliding = replace(sliding, begin=begin, end=end)
+    if sliding and isinstance(primitive, Subsample):
+        primitive = Subsample(sliding)
     if isinstance(primitive, Linear):
         map = primitive.map
         if isinstance(map, Diagonal):
             map = Diagonal(_cut(map.scale, tensor, box))
-        elif isinstance(map, Convolution):
-            begin, end = (tuple(pads[0].tolist()) for pads in _padding(tensor, _single(box)))
-            map = replace(map, window=replace(map.window, begin=begin, end=end))
+        elif sliding and isinstance(map, Convolution):
+            map = replace(map, window=sliding)
         bias, magnitude = (_cut(values, tensor, box) for values in (primitive.bias, primitive.magnitude))
         primitive = replace(primitive, map=map, bias=bias, magnitude=magnitude)
     return replace(tensor, primitive=primitive, operands=operands, shape=_extent(box))

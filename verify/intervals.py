@@ -34,6 +34,7 @@ from verify.primitives import (
     Select,
     Sign,
     Softmax,
+    Subsample,
     Sum,
 )
 from verify.rounding import FLOAT64_UNIT, REAL, Array, Contract, kappa
@@ -60,7 +61,7 @@ def interval_rules(contract: Contract) -> Rules:
         Product: product,
         Quotient: quotient,
     }
-    exact = dict.fromkeys((Reshape, Select, Concatenate, Clip, Sign, Maximum), monotone)
+    exact = dict.fromkeys((Reshape, Select, Subsample, Concatenate, Clip, Sign, Maximum), monotone)
     return {
         Constant: constant,
         MaxPool: max_pool,
@@ -77,7 +78,7 @@ def constant(primitive: Constant) -> Interval:
 
 
 def monotone(
-    primitive: Reshape | Select | Concatenate | Clip | Sign | Maximum | LeakyRelu, *operands: Interval
+    primitive: Reshape | Select | Subsample | Concatenate | Clip | Sign | Maximum | LeakyRelu, *operands: Interval
 ) -> Interval:
     """A non-decreasing function that float32 computes exactly: the endpoints map to the endpoints."""
     return Interval(primitive.apply(*(x.lower for x in operands)), primitive.apply(*(x.upper for x in operands)))

@@ -50,6 +50,7 @@ from verify.primitives import (
     Select,
     Sign,
     Softmax,
+    Subsample,
     Sum,
     Tensor,
     topological,
@@ -486,6 +487,18 @@ def _through_select(tensor: Tensor, a: Array, around: Relaxation, choice: Choice
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), constant)
 
 
+def _subsample(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    return _charged(tensor, intervals, _through_subsample)
+
+
+def _through_subsample(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    primitive: Any = tensor.primitive
+    (operand,) = tensor.operands
+    coefficients = np.zeros((*a.shape[:2], *operand.shape))
+    coefficients[primitive.places(operand.shape)] = a
+    return Step((coefficients,))
+
+
 def _concatenate(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     return _charged(tensor, intervals, _through_concatenate)
 
@@ -598,6 +611,7 @@ _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
     Sign: _between_lines,
     Reshape: _reshape,
     Select: _select,
+    Subsample: _subsample,
     Concatenate: _concatenate,
     Sum: _sum,
     Difference: _difference,

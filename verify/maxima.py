@@ -10,14 +10,24 @@ difference: it is the real number, and nothing is rounded. A ReLU behind the poo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verify.network import Network
-from verify.primitives import Difference, LeakyRelu, Maximum, MaxPool, Primitive, Select, Tensor, topological
+from verify.primitives import (
+    Difference,
+    LeakyRelu,
+    Maximum,
+    MaxPool,
+    Primitive,
+    Select,
+    Subsample,
+    Tensor,
+    topological,
+)
 
 _MOST_TAPS = 64
 """Elements of a window, each of which but one becomes a neuron; larger windows stay what they are."""
@@ -48,26 +58,28 @@ def _rewritten(output: Tensor) -> Tensor:
     return built[output]
 
 
-def _taps(tensor: Tensor) -> NDArray[np.intp] | None:
-    """The numbers of the operand's elements in the windows of a max pooling, taps x the result's shape, where padding
-    lies that of another one; None where it is not to be rewritten."""
+def _taps(tensor: Tensor) -> list[Primitive] | None:
+    """What makes, of a max pooling's operand, tensors of the first elements of all windows, of the second ones and so
+    on, where padding lies another element of the same window; None where the pooling is not to be rewritten."""
     primitive = tensor.primitive
     if not isinstance(primitive, MaxPool) or primitive.padding or math.prod(primitive.window.kernel) > _MOST_TAPS:
         return None
-    (operand,) = tensor.operands
+    (operand,), window = tensor.operands, primitive.window
+    if not (any(window.begin) or any(window.end)):
+        return [Subsample(each) for each in window.elements]
     places = np.arange(math.prod(operand.shape)).reshape(operand.shape)
-    taps = np.stack(list(primitive.window.taps(places, -1)))
+    taps = np.stack(list(window.taps(places, -1)))
     last = taps.max(axis=0)
-    return None if (last < 0).any() else np.where(taps < 0, last, taps)
+    return None if (last < 0).any() else [Select(tap) for tap in np.where(taps < 0, last, taps)]
 
 
-def _largest(pool: Tensor, source: Tensor, taps: NDArray[np.intp]) -> Tensor:
-    """What a pooling takes from these elements of a tensor."""
+def _largest(pool: Tensor, source: Tensor, taps: Sequence[Primitive]) -> Tensor:
+    """What a pooling takes from a tensor: the larger one of each two elements, until one is left."""
 
     def of_pool(primitive: Primitive, *operands: Tensor) -> Tensor:
         return Tensor(primitive, operands, pool.shape, pool.name)
 
-    found = [of_pool(Select(index), source) for index in taps]
+    found = [of_pool(tap, source) for tap in taps]
     while len(found) > 1:
         pairs = zip(found[::2], found[1::2], strict=False)
         larger = [of_pool(Maximum(), b, of_pool(_RELU, of_pool(Difference(), a, b)), a) for a, b in pairs]

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from types import EllipsisType
 from typing import Any, get_args
 
 import numpy as np
@@ -207,6 +208,24 @@ class Select:
 
 
 @dataclass(frozen=True)
+class Subsample:
+    """Every so many elements along the spatial axes: those in a window of a single element, whose padding is negative
+    where it leaves out elements at the ends."""
+
+    window: Window
+
+    def places(self, shape: Shape) -> tuple[EllipsisType | slice, ...]:
+        """Where they lie in an array of that shape."""
+        spatial = shape[len(shape) - len(self.window.kernel) :]
+        counts = self.window.output(spatial)
+        ends = zip(self.window.begin, self.window.strides, counts, strict=True)
+        return ..., *(slice(-begin, -begin + (count - 1) * stride + 1, stride) for begin, stride, count in ends)
+
+    def apply(self, x: Array) -> Array:
+        return x[self.places(x.shape)]
+
+
+@dataclass(frozen=True)
 class Concatenate:
     """The operands joined along an axis."""
 
@@ -340,6 +359,7 @@ Primitive = (
     | Linear
     | Reshape
     | Select
+    | Subsample
     | Concatenate
     | Clip
     | Round

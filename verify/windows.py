@@ -40,6 +40,16 @@ class Window:
             return None
         return Window(self.kernel, self.strides, self.dilations, begin, end)
 
+    @property
+    def elements(self) -> list[Window]:
+        """Of a window without padding: for each kernel position, in C order, a window of that element alone."""
+        one = (1,) * len(self.kernel)
+        return [
+            Window(one, self.strides, one, tuple(-t * d for t, d in zip(tap, self.dilations, strict=True)), end)
+            for tap in product(*map(range, self.kernel))
+            for end in [tuple(d * (t + 1 - k) for t, d, k in zip(tap, self.dilations, self.kernel, strict=True))]
+        ]
+
     def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
         """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""
         spatial = x.shape[-len(self.kernel) :]

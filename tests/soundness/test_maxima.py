@@ -34,6 +34,8 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "two by two": ((1, 2, 6, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}, 3),
     "overlapping": ((1, 1, 7, 5), {"kernel_shape": [3, 3], "strides": [2, 2]}, 8),
     "padded": ((1, 2, 5, 5), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 8),
+    "with a rest": ((1, 1, 5, 7), {"kernel_shape": [2, 3], "strides": [2, 2]}, 5),
+    "rounded up": ((1, 1, 5, 5), {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, 3),
     "padded at one end": ((1, 1, 5, 4), {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 1, 0]}, 3),
     "dilated": ((1, 1, 6, 6), {"kernel_shape": [2, 3], "dilations": [2, 1]}, 5),
     "along one axis": ((1, 3, 9), {"kernel_shape": [3], "strides": [3]}, 2),

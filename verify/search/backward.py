@@ -37,6 +37,7 @@ from verify.primitives import (
     Select,
     Sign,
     Softmax,
+    Subsample,
     Sum,
     Tensor,
     topological,
@@ -354,6 +355,13 @@ class Backward:
         result = flat.new_zeros(len(a), size + 1).index_add(1, self._places[tensor], flat)
         return [result[:, :-1].reshape(len(a), *operand.shape)], primitive.fill * result[:, -1]
 
+    def _subsample(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        primitive: Any = tensor.primitive
+        (operand,) = tensor.operands
+        result = a.new_zeros(len(a), *operand.shape)
+        result[primitive.places(operand.shape)] = a
+        return [result], 0.0
+
     def _fixed(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
         primitive: Any = tensor.primitive
         return [], _dot(a, self._constant(primitive.value))
@@ -378,6 +386,7 @@ class Backward:
         Linear: _linear,
         Reshape: _reshape,
         Select: _select,
+        Subsample: _subsample,
         Concatenate: _concatenate,
         Sum: _sum,
         Difference: _difference,

@@ -35,6 +35,7 @@ from verify.primitives import (
     Select,
     Sign,
     Softmax,
+    Subsample,
     Sum,
     topological,
 )
@@ -175,6 +176,10 @@ def _select(constants: Constants, primitive: Select, x: Values) -> Values:
     return flat[:, constants.index(primitive.index)]  # -1, the last column, is the fill
 
 
+def _subsample(constants: Constants, primitive: Subsample, x: Values) -> Values:
+    return x[primitive.places(tuple(x.shape))]
+
+
 def _concatenate(constants: Constants, primitive: Concatenate, *operands: Values) -> Values:
     lanes = max(len(x) for x in operands)
     return torch.cat([x.expand(lanes, *x.shape[1:]) for x in operands], dim=primitive.axis + 1)
@@ -257,6 +262,7 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     Linear: _linear,
     Reshape: _reshape,
     Select: _select,
+    Subsample: _subsample,
     Concatenate: _concatenate,
     Clip: _clip,
     MaxPool: _max_pool,
