@@ -44,11 +44,14 @@ class Window:
     def elements(self) -> list[Window]:
         """Of a window without padding: for each kernel position, in C order, a window of that element alone."""
         one = (1,) * len(self.kernel)
-        return [
-            Window(one, self.strides, one, tuple(-t * d for t, d in zip(tap, self.dilations, strict=True)), end)
-            for tap in product(*map(range, self.kernel))
-            for end in [tuple(d * (t + 1 - k) for t, d, k in zip(tap, self.dilations, self.kernel, strict=True))]
-        ]
+
+        def alone(position: tuple[int, ...]) -> Window:
+            axes = list(zip(position, self.dilations, self.kernel, strict=True))
+            begin = tuple(-dilation * tap for tap, dilation, _ in axes)
+            end = tuple(-dilation * (kernel - 1 - tap) for tap, dilation, kernel in axes)
+            return Window(one, self.strides, one, begin, end)
+
+        return [alone(position) for position in product(*map(range, self.kernel))]
 
     def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
         """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""

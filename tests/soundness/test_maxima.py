@@ -1,4 +1,4 @@
-"""Max pooling as ReLUs computes the same, and what is proved about it holds for onnxruntime's executions."""
+"""Maxima as ReLUs compute the same, and what is proved about them holds for onnxruntime's executions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from verify.linear_bounds import neuron_count, relus
 from verify.linear_maps import Convolution
 from verify.maxima import with_relus
 from verify.paths import Path
-from verify.primitives import POINT_RULES, Linear, MaxPool, Tensor, topological
+from verify.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
 from verify.rounding import FLOAT32_ANY_ORDER, Array
 from verify.search.branch_and_bound import search
 from verify.split_trees import SplitProof, leaf_bounds
@@ -47,7 +47,7 @@ WINDOWS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("behind", [False, True])
-def test_it_computes_the_same_with_a_relu_per_further_element(name: str, behind: bool) -> None:
+def test_a_pooling_computes_the_same_with_a_relu_per_further_element(name: str, behind: bool) -> None:
     shape, attributes, each = WINDOWS[name]
     pool = node("MaxPool", ["x"], "p" if behind else "y", **attributes)
     content = model([pool, node("Relu", ["p"], "y")] if behind else [pool], shape, {})
@@ -62,7 +62,34 @@ def test_it_computes_the_same_with_a_relu_per_further_element(name: str, behind:
         np.testing.assert_array_equal(found[lane], run(content, x[lane])[0])
 
 
-def test_what_is_no_max_pooling_stays_what_it_is() -> None:
+ELEMENTWISE = {
+    "ReLU6": ("Clip", [0.0, 6.0], 2),
+    "hard tanh": ("Clip", [-1.0, 1.0], 2),
+    "a lower end": ("Clip", [-0.5], 1),
+    "an upper end": ("Clip", ["", 0.5], 1),
+    "the larger of two": ("Max", ["x"], 1),
+    "the smaller of two": ("Min", ["x"], 1),
+}
+"""By a name: the operator, what it reads beside its operand, and how many ReLUs an element takes."""
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_maxima_compute_the_same(name: str) -> None:
+    operator, others, each = ELEMENTWISE[name]
+    constants = {f"c{i}": np.array(other, F32) for i, other in enumerate(others) if isinstance(other, float)}
+    names = [f"c{i}" if isinstance(other, float) else other for i, other in enumerate(others)]
+    nodes = [node("Mul", ["x", "w"], "a"), node(operator, ["a", *names], "y")]
+    content = model(nodes, [1, 5], {**constants, "w": np.array([[3, -2, 0.5, -1, 1]], F32)})
+    rewritten = with_relus(network_of(content))
+    assert not any(isinstance(tensor.primitive, Clip | MaxPool) for tensor in topological([rewritten.output]))
+    assert neuron_count(rewritten.output) == 5 * each
+    x = np.random.default_rng(0).integers(-4, 5, (20, 1, 5)).astype(F32) / 2
+    (found,) = evaluate([rewritten.output], POINT_RULES, {rewritten.input: x.astype(np.float64)})
+    for lane in range(len(x)):
+        np.testing.assert_array_equal(found[lane], run(content, x[lane])[0])
+
+
+def test_other_poolings_stay_what_they_are() -> None:
     constant_around = [node("Pad", ["x", "pads", "one"], "a"), node("MaxPool", ["a"], "y", kernel_shape=[2, 2])]
     padded = model(
         constant_around, [1, 1, 4, 4], {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.array(1.0, F32)}
@@ -74,10 +101,10 @@ def test_what_is_no_max_pooling_stays_what_it_is() -> None:
         assert with_relus(network) is network
 
 
-WITH_POOLING = [seed for seed in range(130) if with_relus(n := network_of(random_network(seed)[0])) is not n]
+WITH_MAXIMA = [seed for seed in range(130) if with_relus(n := network_of(random_network(seed)[0])) is not n]
 
 
-@pytest.mark.parametrize("seed", WITH_POOLING)
+@pytest.mark.parametrize("seed", WITH_MAXIMA)
 def test_no_execution_leaves_the_bounds(seed: int) -> None:
     content, shape = random_network(seed)
     network = network_of(content)
