@@ -210,6 +210,16 @@ def reduce_sum(version: int, rng: np.random.Generator) -> list[Case]:
     return reduce_mean(version, rng, "ReduceSum", 13)
 
 
+@_for("ReduceMax")
+def reduce_max(version: int, rng: np.random.Generator) -> list[Case]:
+    return reduce_mean(version, rng, "ReduceMax")
+
+
+@_for("ReduceMin")
+def reduce_min(version: int, rng: np.random.Generator) -> list[Case]:
+    return reduce_mean(version, rng, "ReduceMin")
+
+
 @_for("Relu")
 def relu(version: int, rng: np.random.Generator) -> list[Case]:
     on_integers = [_on_integers((2, 9), [node("Relu", ["q"], "r")], {}, np.int8(5))] if version >= 14 else []

@@ -253,21 +253,27 @@ def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bo
     return result if keep else node.tensor(move(node, result, lambda a: np.squeeze(a, over)))
 
 
-def _reduction(node: Node, x: Operand, axes: Operand | None, *, mean: bool, operand_since: int) -> Operand:
-    over = axes_of(node, axes, operand_since=operand_since)
+def reduction(
+    node: Node, x: Operand, axes: Operand | None, over: Callable[[list[int], bool], Operand], *, operand_since: int
+) -> Operand:
+    """What `over` makes of the axes, told whether to keep them with length one; of all where there are none, unless
+    the node says that there is nothing to do then."""
+    chosen = axes_of(node, axes, operand_since=operand_since)
     keep, nothing_to_do = node.flag("keepdims", 1), node.flag("noop_with_empty_axes")
-    if not over:
-        if nothing_to_do:
-            return x
-        over = list(range(len(x.shape)))
-    return reduce_over(node, x, over, mean=mean, keep=keep)
+    if not chosen and nothing_to_do:
+        return x
+    return over(chosen or list(range(len(x.shape))), keep)
 
 
 @operator("ReduceMean", 1, 11, 13, 18)
 def reduce_mean(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    return _reduction(node, x, axes, mean=True, operand_since=18)
+    return reduction(
+        node, x, axes, lambda over, keep: reduce_over(node, x, over, mean=True, keep=keep), operand_since=18
+    )
 
 
 @operator("ReduceSum", 1, 11, 13)
 def reduce_sum(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    return _reduction(node, x, axes, mean=False, operand_since=13)
+    return reduction(
+        node, x, axes, lambda over, keep: reduce_over(node, x, over, mean=False, keep=keep), operand_since=13
+    )

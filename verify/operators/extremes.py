@@ -1,15 +1,17 @@
-"""The smallest and largest of several values, element by element."""
+"""The smallest and largest of several values, element by element or along axes."""
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 import numpy as np
 
-from verify.operators.arithmetic import neg
-from verify.operators.movement import move
+from verify.operators.arithmetic import neg, reduction
+from verify.operators.movement import move, reduced
+from verify.operators.pooling import LARGEST_WINDOW
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Clip, Concatenate, MaxPool, Reshape, Tensor
+from verify.primitives import Clip, Concatenate, MaxPool, Reshape, Shape, Tensor
 from verify.windows import Window
 
 
@@ -42,9 +44,28 @@ def _largest(node: Node, operands: tuple[Operand, ...]) -> Tensor:
     columns = [
         node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape).reshape(column))) for x in operands
     ]
-    side_by_side = node.result(Concatenate(len(shape)), *columns, shape=(*shape, len(columns)))
-    window = Window((len(columns),), (1,), (1,), (0,), (0,))
-    return node.result(Reshape(shape), node.result(MaxPool(window), side_by_side, shape=column), shape=shape)
+    return _pooled(node, node.result(Concatenate(len(shape)), *columns, shape=(*shape, len(columns))), shape)
+
+
+def _pooled(node: Node, x: Tensor, shape: Shape) -> Tensor:
+    """The largest elements along the last axis, in this shape."""
+    *others, count = x.shape
+    if not 0 < count <= LARGEST_WINDOW:
+        node.refuse(f"the largest of {count} elements is not supported")
+    window = Window((count,), (1,), (1,), (0,), (0,))
+    return node.result(Reshape(shape), node.result(MaxPool(window), x, shape=(*others, 1)), shape=shape)
+
+
+def _largest_over(node: Node, x: Operand, axes: list[int], *, keep: bool) -> Tensor:
+    x = node.tensor(x)
+    over = sorted({reduced(axis, len(x.shape), node) for axis in axes})
+    others = [axis for axis in range(len(x.shape)) if axis not in over]
+    rest = tuple(x.shape[axis] for axis in others)
+    rows = node.tensor(
+        move(node, x, lambda a: a.transpose(*others, *over).reshape(*rest, math.prod(x.shape[axis] for axis in over)))
+    )
+    kept = tuple(1 if axis in over else size for axis, size in enumerate(x.shape))
+    return _pooled(node, rows, kept if keep else rest)
 
 
 @operator("Max", 8, 12, 13)
@@ -63,3 +84,16 @@ def minimum(node: Node, *operands: Operand) -> Operand:
     if clipped := _clipped(node, operands):
         return node.result(Clip(-np.inf, clipped[1]), clipped[0], shape=clipped[0].shape)
     return neg(node, _largest(node, tuple(neg(node, operand) for operand in operands)))
+
+
+@operator("ReduceMax", 1, 11, 12, 13, 18, 20)
+def reduce_max(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
+    return reduction(node, x, axes, lambda over, keep: _largest_over(node, x, over, keep=keep), operand_since=18)
+
+
+@operator("ReduceMin", 1, 11, 12, 13, 18, 20)
+def reduce_min(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
+    def smallest(over: list[int], keep: bool) -> Operand:
+        return neg(node, _largest_over(node, neg(node, x), over, keep=keep))
+
+    return reduction(node, x, axes, smallest, operand_since=18)

@@ -14,7 +14,7 @@ from verify.primitives import Linear, MaxPool, Reshape, Select, Tensor
 from verify.rounding import Array
 from verify.windows import Window
 
-_LARGEST_WINDOW = 2**16
+LARGEST_WINDOW = 2**16
 """Elements. Each takes a step of its own."""
 
 
@@ -57,7 +57,7 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
     window = Window(kernel, strides, dilations, tuple(begin), needed)
     if min(window.output(spatial)) < 1:
         node.refuse(f"the window does not fit into {spatial} elements")
-    if math.prod(kernel) > _LARGEST_WINDOW:
+    if math.prod(kernel) > LARGEST_WINDOW:
         node.refuse(f"a window of {math.prod(kernel)} elements is not supported")
     node.require_size([n + b + e for n, b, e in zip(spatial, begin, needed, strict=True)])
     return window, tuple(end)
@@ -147,7 +147,7 @@ def global_average_pool(node: Node, x: Operand) -> Tensor:
 @operator("GlobalMaxPool", 1, 22)
 def global_max_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x)
-    if math.prod(x.shape[2:]) > _LARGEST_WINDOW:
+    if math.prod(x.shape[2:]) > LARGEST_WINDOW:
         node.refuse(f"a window of {math.prod(x.shape[2:])} elements is not supported")
     ones, zeros = (1,) * (len(x.shape) - 2), (0,) * (len(x.shape) - 2)
     window = Window(x.shape[2:], ones, ones, zeros, zeros)
