@@ -158,10 +158,10 @@ def whole(tensor: Tensor) -> Tiles:
     return Tiles(Cone(tensor, parts), starts, np.arange(math.prod(tensor.shape))[np.newaxis])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def tilings(tensor: Tensor, edge: int) -> tuple[Tiles, ...]:
-    """Blocks of that edge along the spatial axes that together make up the result of a convolution, or of sums of such;
-    by what they have in common. A single block for other tensors."""
+    """Blocks of that edge along the spatial axes that together make up the result of an operation with a sliding
+    window, or of elementwise ones behind it; by what they have in common. A single block for other tensors."""
     blocks, needed, kinds = _kinds(tensor, edge)
     numbers = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
     found = []
@@ -182,7 +182,7 @@ def count_of_kinds(tensor: Tensor, edge: int) -> int:
     return int(_kinds(tensor, edge)[2].max()) + 1
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _kinds(tensor: Tensor, edge: int) -> tuple[Blocks, dict[Tensor, Blocks], NDArray[np.intp]]:
     """The blocks, what each needs of every tensor, and the number of its kind."""
     blocks = spatial_blocks(tensor, edge)
@@ -194,8 +194,8 @@ def _kinds(tensor: Tensor, edge: int) -> tuple[Blocks, dict[Tensor, Blocks], NDA
 
 
 def spatial_blocks(tensor: Tensor, edge: int) -> Blocks:
-    """Blocks of that edge along the spatial axes that together make up the result of a convolution, or of sums of such;
-    a single one for other tensors."""
+    """Blocks of that edge along the spatial axes that together make up the result of an operation with a sliding
+    window, or of elementwise ones behind it; a single one for other tensors."""
     source = tensor
     while isinstance(source.primitive, _ELEMENTWISE):
         source = source.operands[0]

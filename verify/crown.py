@@ -272,6 +272,8 @@ def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
 def _tilings(tensor: Tensor, wanted: NDArray[np.bool_]) -> tuple[Tiles, ...]:
     """The tensor in blocks, so that bounds of its wanted elements take little work."""
     best: tuple[Tiles, ...] = (whole(tensor),)
+    if not wanted.any():
+        return best
     least = _work(wanted, best)
     for edge in (16, 8, 4, 2, 1):
         if edge < max(tensor.shape[2:], default=0) and _OVERHEAD * count_of_kinds(tensor, edge) < least:

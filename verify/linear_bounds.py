@@ -494,8 +494,9 @@ def _subsample(tensor: Tensor, intervals: Intervals, contract: Contract) -> Rela
 def _through_subsample(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
     primitive: Any = tensor.primitive
     (operand,) = tensor.operands
+    taken, put = primitive.places(operand.shape)
     coefficients = np.zeros((*a.shape[:2], *operand.shape))
-    coefficients[primitive.places(operand.shape)] = a
+    coefficients[taken] = a[put]
     return Step((coefficients,))
 
 

@@ -11,11 +11,12 @@ which leaves nothing open about them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.network import Network
 from verify.primitives import (
@@ -28,10 +29,12 @@ from verify.primitives import (
     MaxPool,
     Primitive,
     Select,
+    Shape,
     Subsample,
     Tensor,
     topological,
 )
+from verify.windows import Window
 
 _MOST_TAPS = 64
 """Elements of a window, each of which but one becomes a neuron; larger windows stay what they are."""
@@ -46,43 +49,46 @@ def with_relus(network: Network) -> Network:
     return network if output is network.output else replace(network, outputs=(output,))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _rewritten(output: Tensor) -> Tensor:
     built: dict[Tensor, Tensor] = {}
     for tensor in topological([output]):
-        operands = tuple(built[operand] for operand in tensor.operands)
-        if (taps := _taps(tensor)) is not None:
-            built[tensor] = _largest(tensor, operands[0], taps)
-        elif tensor.primitive == _RELU and (taps := _taps(tensor.operands[0])) is not None:
+        primitive, operands = tensor.primitive, tuple(built[operand] for operand in tensor.operands)
+        if _is_rewritten(tensor):
+            built[tensor] = _largest(tensor, *operands)
+        elif primitive == _RELU and _is_rewritten(tensor.operands[0]):
             (pool,) = tensor.operands
-            (source,) = pool.operands
-            active = Tensor(_RELU, (built[source],), source.shape, tensor.name)
-            built[tensor] = _largest(pool, active, taps)
-        elif isinstance(tensor.primitive, Clip):
-            built[tensor] = _clipped(operands[0], tensor.primitive)
+            built[tensor] = _largest(pool, _made(_RELU, built[pool.operands[0]]))
+        elif isinstance(primitive, Clip):
+            built[tensor] = _clipped(operands[0], primitive)
         else:
             built[tensor] = tensor if operands == tensor.operands else replace(tensor, operands=operands)
     return built[output]
 
 
-def _taps(tensor: Tensor) -> list[Primitive] | None:
-    """What makes, of a max pooling's operand, tensors of the first elements of all windows, of the second ones and so
-    on, where padding lies another element of the same window; None where the pooling is not to be rewritten."""
+def _is_rewritten(tensor: Tensor) -> bool:
+    """Whether it is a max pooling that becomes ReLUs."""
     primitive = tensor.primitive
     if not isinstance(primitive, MaxPool) or primitive.padding or math.prod(primitive.window.kernel) > _MOST_TAPS:
-        return None
-    (operand,), window = tensor.operands, primitive.window
-    if not (any(window.begin) or any(window.end)):
-        return [Subsample(each) for each in window.elements]
-    places = np.arange(math.prod(operand.shape)).reshape(operand.shape)
-    taps = np.stack(list(window.taps(places, -1)))
-    last = taps.max(axis=0)
-    return None if (last < 0).any() else [Select(tap) for tap in np.where(taps < 0, last, taps)]
+        return False
+    return bool((_taps(primitive.window, tensor.operands[0].shape).max(axis=0) >= 0).all())
 
 
-def _largest(pool: Tensor, source: Tensor, taps: Sequence[Primitive]) -> Tensor:
+def _taps(window: Window, shape: Shape) -> NDArray[np.intp]:
+    """The numbers of the elements in all windows, first ones first: kernel positions x windows; -1 in the padding."""
+    return np.stack(list(window.taps(np.arange(math.prod(shape)).reshape(shape), -1)))
+
+
+def _largest(pool: Tensor, source: Tensor) -> Tensor:
     """What a pooling takes from a tensor: the larger one of each two elements, until one is left."""
-    found = [Tensor(tap, (source,), pool.shape, pool.name) for tap in taps]
+    primitive: Any = pool.primitive
+    window, elements = primitive.window, list[Primitive]()
+    if source.primitive == _RELU or not (any(window.begin) or any(window.end)):  # a zero wins over no such element
+        elements += map(Subsample, window.elements)
+    else:  # in the padding, another element of the same window
+        taps = _taps(window, source.shape)
+        elements += map(Select, np.where(taps < 0, taps.max(axis=0), taps))
+    found = [Tensor(element, (source,), pool.shape, pool.name) for element in elements]
     while len(found) > 1:
         pairs = zip(found[::2], found[1::2], strict=False)
         larger = [_larger(a, b) for a, b in pairs]

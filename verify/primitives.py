@@ -27,6 +27,9 @@ from verify.windows import Window
 
 Shape = tuple[int, ...]
 
+Cut = tuple[EllipsisType | slice, ...]
+"""Some elements of an array, along its last axes."""
+
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -209,20 +212,29 @@ class Select:
 
 @dataclass(frozen=True)
 class Subsample:
-    """Every so many elements along the spatial axes: those in a window of a single element, whose padding is negative
-    where it leaves out elements at the ends."""
+    """Every so many elements along the spatial axes: those in a window of a single element, zeros in its padding; which
+    is negative where elements at the ends are left out."""
 
     window: Window
 
-    def places(self, shape: Shape) -> tuple[EllipsisType | slice, ...]:
-        """Where they lie in an array of that shape."""
+    def places(self, shape: Shape) -> tuple[Cut, Cut]:
+        """Where the elements that are taken lie in an operand of that shape, and where in the result."""
         spatial = shape[len(shape) - len(self.window.kernel) :]
-        counts = self.window.output(spatial)
-        ends = zip(self.window.begin, self.window.strides, counts, strict=True)
-        return ..., *(slice(-begin, -begin + (count - 1) * stride + 1, stride) for begin, stride, count in ends)
+        taken, put = [], []
+        axes = zip(spatial, self.window.output(spatial), self.window.begin, self.window.strides, strict=True)
+        for size, count, begin, stride in axes:
+            first, stop = max(0, -(-begin // stride)), min(count, (size - 1 + begin) // stride + 1)
+            put.append(slice(first, max(first, stop)))
+            start = first * stride - begin
+            taken.append(slice(start, start + (stop - first - 1) * stride + 1 if stop > first else start, stride))
+        return (..., *taken), (..., *put)
 
     def apply(self, x: Array) -> Array:
-        return x[self.places(x.shape)]
+        taken, put = self.places(x.shape)
+        leading = x.shape[: x.ndim - len(self.window.kernel)]
+        result = np.zeros((*leading, *self.window.output(x.shape[len(leading) :])))
+        result[put] = x[taken]
+        return result
 
 
 @dataclass(frozen=True)

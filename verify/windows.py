@@ -42,13 +42,15 @@ class Window:
 
     @property
     def elements(self) -> list[Window]:
-        """Of a window without padding: for each kernel position, in C order, a window of that element alone."""
+        """For each kernel position, in C order, a window of that element alone: with less padding in front of it, by as
+        much as lies before the position, and behind it; negative padding leaves out what only others see."""
         one = (1,) * len(self.kernel)
 
         def alone(position: tuple[int, ...]) -> Window:
-            axes = list(zip(position, self.dilations, self.kernel, strict=True))
-            begin = tuple(-dilation * tap for tap, dilation, _ in axes)
-            end = tuple(-dilation * (kernel - 1 - tap) for tap, dilation, kernel in axes)
+            before = [dilation * tap for dilation, tap in zip(self.dilations, position, strict=True)]
+            reach = [dilation * (kernel - 1) for dilation, kernel in zip(self.dilations, self.kernel, strict=True)]
+            begin = tuple(pad - left for pad, left in zip(self.begin, before, strict=True))
+            end = tuple(pad - (all - left) for pad, all, left in zip(self.end, reach, before, strict=True))
             return Window(one, self.strides, one, begin, end)
 
         return [alone(position) for position in product(*map(range, self.kernel))]

@@ -328,6 +328,7 @@ class Backward:
             else:
                 operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
                 total = total + constant
+            # Of a maximum, nothing is passed on to the operand that only its interval depends on.
             for operand, functional in zip(tensor.operands, operands, strict=False):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
         for tensor in self.relus:  # those behind an operation that only intervals bound
@@ -358,8 +359,9 @@ class Backward:
     def _subsample(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
         primitive: Any = tensor.primitive
         (operand,) = tensor.operands
+        taken, put = primitive.places(operand.shape)
         result = a.new_zeros(len(a), *operand.shape)
-        result[primitive.places(operand.shape)] = a
+        result[taken] = a[put]
         return [result], 0.0
 
     def _fixed(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:

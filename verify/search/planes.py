@@ -23,7 +23,7 @@ def of_lines(output: Tensor, neurons: NDArray[np.bool_], low: Array, high: Array
 
     neurons: which are open. low, high: ends of what all neurons read.
     """
-    share = np.rint(255.0 * np.clip(high / (high - low), 0.0, 1.0))
+    share = np.rint(255.0 * np.clip(high / np.where(neurons, high - low, 1.0), 0.0, 1.0))
     parts = [
         np.repeat(share[numbers][sheaf.rows].astype(np.uint8), sheaf.inputs)
         for relu, sheaf in sheaves(output, neurons).items()

@@ -177,7 +177,11 @@ def _select(constants: Constants, primitive: Select, x: Values) -> Values:
 
 
 def _subsample(constants: Constants, primitive: Subsample, x: Values) -> Values:
-    return x[primitive.places(tuple(x.shape))]
+    shape, axes = tuple(x.shape), len(primitive.window.kernel)
+    taken, put = primitive.places(shape)
+    result = x.new_zeros(*shape[:-axes], *primitive.window.output(shape[-axes:]))
+    result[put] = x[taken]
+    return result
 
 
 def _concatenate(constants: Constants, primitive: Concatenate, *operands: Values) -> Values:
