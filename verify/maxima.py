@@ -39,6 +39,9 @@ from verify.windows import Window
 _MOST_TAPS = 64
 """Elements of a window, each of which but one becomes a neuron; larger windows stay what they are."""
 
+_FARTHEST = 2.0**16
+"""Limit of a clip, in whose distance differences lose little; what clips farther away stays what it is."""
+
 _RELU = LeakyRelu(0.0)
 _NEGATION = Linear.elementwise(-np.ones(()), np.zeros(()), roundings=0)
 
@@ -98,10 +101,16 @@ def _largest(pool: Tensor, source: Tensor) -> Tensor:
 
 def _clipped(x: Tensor, clip: Clip) -> Tensor:
     """min(max(x, lower), upper), the minimum as the negated maximum of negations."""
-    if clip.lower > -np.inf:
-        x = _larger(x, _constant(clip.lower, x)) if clip.lower else _made(_RELU, x)
-    if clip.upper < np.inf:
+    if clip.lower == 0:
+        x = _made(_RELU, x)
+    elif abs(clip.lower) <= _FARTHEST:
+        x = _larger(x, _constant(clip.lower, x))
+    elif clip.lower > -np.inf:
+        x = _made(Clip(clip.lower, np.inf), x)
+    if abs(clip.upper) <= _FARTHEST:
         x = _made(_NEGATION, _larger(_made(_NEGATION, x), _constant(-clip.upper, x)))
+    elif clip.upper < np.inf:
+        x = _made(Clip(-np.inf, clip.upper), x)
     return x
 
 

@@ -50,7 +50,7 @@ class Window:
             before = [dilation * tap for dilation, tap in zip(self.dilations, position, strict=True)]
             reach = [dilation * (kernel - 1) for dilation, kernel in zip(self.dilations, self.kernel, strict=True)]
             begin = tuple(pad - left for pad, left in zip(self.begin, before, strict=True))
-            end = tuple(pad - (all - left) for pad, all, left in zip(self.end, reach, before, strict=True))
+            end = tuple(pad + left - far for pad, left, far in zip(self.end, before, reach, strict=True))
             return Window(one, self.strides, one, begin, end)
 
         return [alone(position) for position in product(*map(range, self.kernel))]

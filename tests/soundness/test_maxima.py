@@ -19,7 +19,7 @@ from verify.crown import crown_intervals, margin_problem
 from verify.errors import Rejected
 from verify.interpreter import evaluate
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
+from verify.linear_bounds import lower_bounds, neuron_count, relus
 from verify.linear_maps import Convolution
 from verify.maxima import with_relus
 from verify.paths import Path
@@ -87,6 +87,21 @@ def test_elementwise_maxima_compute_the_same(name: str) -> None:
     (found,) = evaluate([rewritten.output], POINT_RULES, {rewritten.input: x.astype(np.float64)})
     for lane in range(len(x)):
         np.testing.assert_array_equal(found[lane], run(content, x[lane])[0])
+
+
+def test_limits_far_away_cost_nothing() -> None:
+    """Exporters write the largest float32 number for none; a difference of it would round away everything else."""
+    found = []
+    for limits in ([0.0, 3.4028235e38], [0.0]):
+        constants = {f"c{i}": np.array(limit, F32) for i, limit in enumerate(limits)}
+        nodes = [node("Clip", ["x", *constants], "a"), node("Gemm", ["a", "w"], "y")]
+        network = with_relus(network_of(model(nodes, [1, 2], {**constants, "w": np.array([[1], [-1]], F32)})))
+        box = box_around(np.array([[[0.5, -0.5]]], F32), Fraction(1), None)
+        with np.errstate(all="ignore"):
+            intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
+            found.append(lower_bounds(network.output, np.ones((1, 1, 1, 1)), intervals, FLOAT32_ANY_ORDER).item())
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    assert found[1] > -1.01
 
 
 def test_other_poolings_stay_what_they_are() -> None:
