@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import relus
 from verify.choices import choices_of, leaves_at_a_time
 from verify.cones import intervals_of
 from verify.errors import Rejected
 from verify.intervals import Interval, interval_rules, magnitude_of
-from verify.linear_bounds import lower_bounds, relus
+from verify.linear_bounds import lower_bounds
 from verify.lines import Intervals
 from verify.paths import Path
 from verify.primitives import Tensor

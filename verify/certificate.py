@@ -246,6 +246,8 @@ def _tree_fields(tree: Tree) -> dict[str, Any]:
         "slopes": _packed(tree.slopes),
         "multipliers": _packed(tree.multipliers.astype("<f4")),
     }
+    if tree.points is not None:
+        fields |= {"smooth": len(tree.points), "points": _packed(tree.points.astype("<f4"))}
     if tree.fractions is not None:
         fields |= {"weights": tree.fractions.shape[1], "fractions": _packed(tree.fractions)}
     if tree.assumptions:
@@ -288,7 +290,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     count, refinements, trees = fields["neurons"]["count"], fields["refinements"], fields["trees"]
     sizes = [count, *(tree[name] for tree in trees for name in ("functional", "leaves", "splits"))]
     sizes += [each[name] for each in refinements for name in ("count", "width")]
-    sizes += [tree["weights"] for tree in trees if "weights" in tree]
+    sizes += [tree[name] for tree in trees for name in ("weights", "smooth") if name in tree]
     assumptions = [each for tree in trees for each in tree.get("assumptions", ())]
     sizes += [each[name] for each in assumptions for name in ("leaf", "depth", "count")]
     parts = fields.get("parts", {"leaves": 0})
@@ -298,6 +300,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
     bits = np.unpackbits(_unpacked(fields["neurons"]["bits"], "u1", (count + 7) // 8), count=count)
     width = int(bits.sum())
     size = sum(tree["leaves"] * (width + 8 + tree.get("weights", 0)) + 4 * tree["splits"] for tree in trees)
+    size += 4 * sum(tree.get("smooth", 0) for tree in trees)
     size += sum(each["count"] * (4 + 2 * each["width"]) for each in refinements)
     size += sum(each["count"] * (12 + 2 * width + 8 * each["depth"]) for each in assumptions)
     _require_size(size, sum(tree["leaves"] for tree in [*trees, parts]))
@@ -320,6 +323,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
                 _unpacked(tree["multipliers"], "<f4", tree["splits"]).astype(np.float32),
                 _fractions(tree) if "weights" in tree else None,
                 tuple(_assumption(each, width) for each in tree.get("assumptions", ())),
+                _unpacked(tree["points"], "<f4", tree["smooth"]).astype(np.float32) if "smooth" in tree else None,
             )
             for tree in trees
         ),
@@ -331,7 +335,9 @@ def require_size(proof: Proof) -> None:
     """Raise Rejected for a proof that could be written, but not be read again."""
     if isinstance(proof, SplitProof):
         arrays: list[NDArray[Any] | None] = []
-        arrays += [each for tree in proof.trees for each in (tree.slopes, tree.multipliers, tree.fractions)]
+        arrays += [
+            each for tree in proof.trees for each in (tree.slopes, tree.multipliers, tree.fractions, tree.points)
+        ]
         arrays += [each for tree in proof.trees for found in tree.assumptions for each in found.arrays.values()]
         arrays += [each for refinement in proof.refinements for each in (refinement.neurons, refinement.slopes)]
         size = sum(array.nbytes for array in arrays if array is not None)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import neuron_count
 from verify.bounds import bounds
 from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_of, tilings, whole
 from verify.functions import Function
@@ -24,7 +25,6 @@ from verify.linear_bounds import (
     Relaxed,
     Signs,
     lower_bounds,
-    neuron_count,
     relaxation,
     two_sided_bounds,
 )
@@ -99,8 +99,8 @@ def margin_problem(network: Network, box: Interval, labels: Labels, contract: Co
 class Slopes:
     """Chosen slopes for the bounds of single elements of a tensor.
 
-    elements: which. below: for each ReLU in front of them, the numbers of its neurons that have slopes. slopes: in
-    255ths, 2 x elements x neurons, those of the lower bounds first, the ReLUs one after the other.
+    elements: which. below: for each activation in front of them, the numbers of its neurons that have slopes. slopes:
+    in 255ths, 2 x elements x neurons, those of the lower bounds first, the activations one after the other.
     """
 
     elements: NDArray[np.intp]
@@ -117,16 +117,16 @@ class Slopes:
                 columns[tensor] = np.full((1, *tensor.shape), -1)
                 columns[tensor].reshape(-1)[neurons] = np.arange(first, first := first + len(neurons))
         for piece, (source, _) in part.parts.items():
-            if source in columns and isinstance(piece.primitive, LeakyRelu):
+            if source in columns and isinstance(piece.primitive, LeakyRelu | Function):
                 column = part.cut(piece, columns[source]).reshape(-1, 1, math.prod(piece.shape))
                 slope = np.where(column < 0, np.nan, self.slopes[:, row, column] / 255.0)
                 chosen[piece] = Choice(np.concatenate(list(slope), axis=1).reshape(len(row), -1, *piece.shape))
         return chosen
 
-    def inside(self, part: Cone, relu: Tensor) -> Slopes:
-        """The same about a part of the network, for what a ReLU of it reads."""
+    def inside(self, part: Cone, activation: Tensor) -> Slopes:
+        """The same about a part of the network, for what an activation of it reads."""
         place = {source: _places(part, piece) for piece, (source, _) in part.parts.items()}
-        rows, elements = _kept(self.elements, place[part.parts[relu.operands[0]][0]])
+        rows, elements = _kept(self.elements, place[part.parts[activation.operands[0]][0]])
         columns, below = [np.zeros(0, np.bool_)], {}
         piece_of = {source: piece for piece, (source, _) in part.parts.items()}
         for source, neurons in self.below.items():
@@ -148,7 +148,8 @@ def _kept(numbers: NDArray[np.intp], places: NDArray[np.intp]) -> tuple[NDArray[
 
 
 Choose = Callable[[Tensor, Mapping[Tensor, Interval]], Slopes | None]
-"""Chooses slopes for what a ReLU reads, given the intervals of all that comes before; None leaves them to CROWN."""
+"""Chooses slopes for what an activation reads, given the intervals of all that comes before; None leaves them to
+CROWN."""
 
 
 def crown_intervals(
@@ -157,7 +158,7 @@ def crown_intervals(
     contract: Contract,
     *,
     refine: bool = True,
-    choose: Choose = lambda relu, intervals: None,
+    choose: Choose = lambda activation, intervals: None,
     signs: Signs = MappingProxyType({}),
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
 ) -> dict[Tensor, Interval]:
@@ -185,7 +186,7 @@ def crown_intervals(
                 wanted = _open(primitive, intervals[operand])
                 intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs)
                 relaxations.pop(operand, None)  # which was found with wider intervals
-                if isinstance(primitive, LeakyRelu) and (chosen := choose(tensor, intervals)):
+                if isinstance(primitive, LeakyRelu | Function) and (chosen := choose(tensor, intervals)):
                     wanted = _open(primitive, intervals[operand])
                     wanted[:, np.setdiff1d(np.arange(wanted.shape[1]), chosen.elements)] = False
                     intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs, chosen)

@@ -14,7 +14,9 @@ a bound to those executions whose deployed x has a given sign s, in which
     a y  >=  a y - beta s x        for any beta >= 0
 
 (beta-CROWN, arXiv 2103.06624). This x is the very float32 number that the ReLU reads, so that the new coefficient of x
-is passed on, and charged with rounding, like any other. Planes above neurons (`verify.planes`) pass a functional on to
+is passed on, and charged with rounding, like any other. Smooth functions have a line of any slope on either side
+(`verify.curves`); where one is known to read x in [l, u], a y is at least (a y - b x) + min(b l, b u) for any b, as
+GenBaB does (arXiv 2405.21063). Planes above neurons (`verify.planes`) pass a functional on to
 what the dense layer in front of the ReLU reads. Arrays of functionals have the shape lanes x functionals x
 tensor; those about intervals may have a single lane for all.
 """
@@ -31,6 +33,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import is_relu
+from verify.curves import Curve, Line
 from verify.functions import Function
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.linear_maps import Diagonal
@@ -73,20 +77,23 @@ class Planes(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a proof chooses at one ReLU, for each of its neurons; every choice yields valid bounds.
+    """What a proof chooses at one activation, for each of its neurons; every choice yields valid bounds.
 
-    slope: of the line below where the sign is open, from 0 to 1 (from the ReLU's own slope to 1 for a leaky one), NaN
-        to leave it to CROWN; lanes x functionals (or one) x shape.
-    sign: 1 or -1 where the lane is about executions in which the ReLU reads a number >= 0, or <= 0, only; 0 for all;
-        lanes x shape.
-    multiplier: beta >= 0 where there is a sign; lanes x shape.
-    planes: above some neurons, used where the sign is open, in place of the line above.
+    slope: of a ReLU, that of the line below where the sign is open, from 0 to 1 (from the ReLU's own slope to 1 for a
+        leaky one); of a smooth function, a share of those that lines may have (`verify.curves`), on the side that
+        counts. NaN to leave it to CROWN; lanes x functionals (or one) x shape.
+    sign: 1 or -1 where the lane is about executions in which the activation reads at least a point, or at most, only;
+        0 for all; lanes x shape.
+    multiplier: beta >= 0 where there is a sign, for a smooth function any number; lanes x shape.
+    planes: above some neurons of a ReLU, used where the sign is open, in place of the line above.
+    within: what a smooth function reads in the executions that the lane is about; the point is zero for a ReLU.
     """
 
     slope: Array
     sign: Array | None = None
     multiplier: Array | None = None
     planes: Planes | None = None
+    within: Interval | None = None
 
     def part(self, rows: slice, functionals: slice) -> Choice:
         """For some lanes and functionals."""
@@ -96,30 +103,16 @@ class Choice:
         planes = self.planes
         if planes:
             planes = planes._replace(slope=some_lanes(planes.slope, rows), offset=some_lanes(planes.offset, rows))
-        return Choice(slope, sign, multiplier, planes)
+        within = self.within and Interval(*(some_lanes(end, rows) for end in self.within))
+        return Choice(slope, sign, multiplier, planes, within)
 
 
 Choices = Mapping[Tensor, Choice]
-"""By the tensor of the ReLU; CROWN decides where there is none."""
+"""By the tensor of the activation; CROWN decides where there is none."""
 
 Signs = Mapping[Tensor, NDArray[np.int8]]
 """By the tensor of the ReLU, lanes x its shape: 1 where a lane is only about executions in which it reads a number
 that is at least zero, -1 where at most zero, 0 where any."""
-
-
-def relus(output: Tensor) -> dict[Tensor, slice]:
-    """The ReLUs that the output depends on and whose linear bounds leave a choice, leaky ones included, from the input
-    on; with the numbers of their neurons, all of which are numbered one after the other."""
-    found, first = {}, 0
-    for tensor in topological([output]):
-        if isinstance(tensor.primitive, LeakyRelu) and 0 <= tensor.primitive.slope <= 1:
-            found[tensor] = slice(first, first := first + math.prod(tensor.shape))
-    return found
-
-
-def neuron_count(output: Tensor) -> int:
-    """How many neurons those have together."""
-    return sum(math.prod(tensor.shape) for tensor in relus(output))
 
 
 class Step(NamedTuple):
@@ -384,7 +377,7 @@ def _through_linear(tensor: Tensor, a: Array, around: Relaxation, choice: Choice
 def _leaky_relu(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     """s x for x < 0, else x, with 0 <= s <= 1; other slopes leave a proof no choice."""
     primitive: Any = tensor.primitive
-    if not 0 <= primitive.slope <= 1:
+    if not is_relu(tensor):
         return _between_lines(tensor, intervals, contract)
     x = intervals[tensor.operands[0]]
     below, above = slopes(primitive, x)
@@ -454,6 +447,67 @@ def _through_lines(tensor: Tensor, a: Array, around: Relaxation, choice: Choice 
     positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
     coefficients = positive * below[:, np.newaxis] + negative * above[:, np.newaxis]
     return Step((coefficients,), _dot(positive, low) + _dot(negative, high))
+
+
+def _function(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    around = _between_lines(tensor, intervals, contract)
+    ends = *intervals[tensor.operands[0]], *intervals[tensor]
+    return replace(around, through=partial(_through_function, contract), lines=(*around.lines, *ends))
+
+
+def _through_function(contract: Contract, tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    *lines, least, largest, lowest, highest = around.lines
+    if choice is None:
+        return _through_lines(tensor, a, replace(around, lines=tuple(lines)), None)
+    primitive: Any = tensor.primitive
+    x, y = Interval(least, largest), Interval(lowest, highest)
+    curve = Curve.of(primitive, x, y, contract)
+    below, above = (curve.chosen(sign, choice.slope) for sign in (-1, 1))
+    if choice.within:
+        within = Interval(*(np.broadcast_to(end, (len(a), *tensor.shape)) for end in choice.within))
+        x = _narrowed(x, within)
+        places: Any = np.nonzero(np.isfinite(within.lower) | np.isfinite(within.upper))
+        if len(places[0]):
+            part = Interval(*(end[places][np.newaxis] for end in x))
+            curve = Curve.of(primitive, part, Interval(*primitive.enclosure(*part, contract)), contract)
+            at = places[0], slice(None), *places[1:]
+            shares = np.broadcast_to(choice.slope, (len(a), *choice.slope.shape[1:]))[at].T[np.newaxis]
+            below, above = (
+                _with(len(a), line, at, curve.chosen(sign, shares)) for sign, line in ((-1, below), (1, above))
+            )
+    positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
+    coefficients = positive * below.slope + negative * above.slope
+    axes = tuple(range(2, a.ndim))
+    constant = (positive * below.offset + negative * above.offset).sum(axis=axes)
+    magnitude = magnitude_of(x)[:, np.newaxis]
+    steepest, farthest = (
+        np.maximum(np.abs(first), np.abs(second))
+        for first, second in ((below.slope, above.slope), (below.offset, above.offset))
+    )
+    loss = np.abs(a) * _own(tensor, steepest * magnitude + farthest)
+    if choice.sign is not None and choice.multiplier is not None:
+        added = (choice.sign * choice.multiplier)[:, np.newaxis]
+        coefficients = coefficients - added
+        ends = (np.where(added == 0, 0.0, added * end[:, np.newaxis]) for end in x)
+        constant = constant + np.minimum(*ends).sum(axis=axes)
+        loss = loss + np.abs(added) * _own(tensor, magnitude)
+    return Step((coefficients,), constant - loss.sum(axis=axes))
+
+
+def _narrowed(x: Interval, within: Interval) -> Interval:
+    """What is left of intervals in there: or all of those of which nothing is, for there is no execution then."""
+    lower, upper = np.fmax(x.lower, within.lower), np.fmin(x.upper, within.upper)
+    return Interval(*(np.where(lower <= upper, narrow, wide) for narrow, wide in ((lower, x.lower), (upper, x.upper))))
+
+
+def _with(lanes: int, line: Line, at: Any, other: Line) -> Line:
+    """A line, but for some places (lanes x functionals x shape), where the other (1 x functionals x places) counts."""
+    found = []
+    for values, new in ((line.slope, other.slope), (line.offset, other.offset)):
+        values = np.array(np.broadcast_to(values, (lanes, *values.shape[1:])))
+        values[at] = new[0].T
+        found.append(values)
+    return Line(*found)
 
 
 def _reshape(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
@@ -606,7 +660,7 @@ _BENDING = (LeakyRelu, Function, Clip, Round, Sign, MaxPool)
 _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
     Linear: _linear,
     LeakyRelu: _leaky_relu,
-    Function: _between_lines,
+    Function: _function,
     Clip: _between_lines,
     Round: _between_lines,
     Sign: _between_lines,

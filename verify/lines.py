@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.functions import OWN_ERROR, Function, normal_arguments
-from verify.intervals import Interval, magnitude_of, midpoint
+from verify.curves import Cells, Curve, Line, or_ends
+from verify.functions import Function
+from verify.intervals import Interval, magnitude_of
 from verify.primitives import Clip, LeakyRelu, Round, Sign, Tensor
 from verify.rounding import Array, Contract
 
 Intervals = Mapping[Tensor, Interval]
-
-_CELLS = 16
-"""Into which an interval is divided to find lines around a function."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """y = slope x + offset, elementwise."""
-
-    slope: Array
-    offset: Array
 
 
 def slopes(primitive: LeakyRelu, x: Interval) -> tuple[Array, Line]:
@@ -55,10 +44,12 @@ def lines_around(tensor: Tensor, intervals: Intervals, contract: Contract) -> tu
     where that is nearer on average; None for operations without such lines, or about whose lines a proof may choose."""
     primitive = tensor.primitive
     if isinstance(primitive, Function):
-        below, above = _around_function(primitive, tensor, intervals, contract)
-    elif isinstance(primitive, Clip):
+        curve = Curve.of(primitive, intervals[tensor.operands[0]], intervals[tensor], contract)
+        return curve.below, curve.above
+    if isinstance(primitive, Clip):
         x = intervals[tensor.operands[0]]
-        below, above = _lines(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
+        cells = Cells.of(primitive.apply, (primitive.lower, primitive.upper), np.zeros_like(x.lower), x)
+        below, above = (cells.line(sign, cells.least_area(sign)) for sign in (-1, 1))
     elif isinstance(primitive, LeakyRelu) and primitive.slope < 0:
         x = intervals[tensor.operands[0]]
         slope, top = slopes(primitive, x)
@@ -71,27 +62,7 @@ def lines_around(tensor: Tensor, intervals: Intervals, contract: Contract) -> tu
         below, above = _around_sign(intervals[tensor.operands[0]])
     else:
         return None
-    x, y = intervals[tensor.operands[0]], intervals[tensor]
-    centre, _, _ = midpoint(x)
-    low, high = below.slope * centre + below.offset > y.lower, above.slope * centre + above.offset < y.upper
-    return (
-        Line(np.where(low, below.slope, 0.0), np.where(low, below.offset, y.lower)),
-        Line(np.where(high, above.slope, 0.0), np.where(high, above.offset, y.upper)),
-    )
-
-
-def _around_function(
-    primitive: Function, tensor: Tensor, intervals: Intervals, contract: Contract
-) -> tuple[Line, Line]:
-    x, y = intervals[tensor.operands[0]], intervals[tensor]
-    lower, upper = normal_arguments(x.lower, x.upper, contract)
-    slack = primitive.error(magnitude_of(y), magnitude_of(x), contract)
-    below, above = _lines(primitive.apply, primitive.kinks, primitive.curvature(lower, upper), Interval(lower, upper))
-    moved = contract.underflow * 2.0**24
-    return (
-        Line(below.slope, below.offset - slack - moved * np.abs(below.slope)),
-        Line(above.slope, above.offset + slack + moved * np.abs(above.slope)),
-    )
+    return or_ends(below, above, intervals[tensor.operands[0]], intervals[tensor])
 
 
 def _around_sign(x: Interval) -> tuple[Line, Line]:
@@ -99,41 +70,6 @@ def _around_sign(x: Interval) -> tuple[Line, Line]:
     steepest = 2.0 * (1.0 - 2.0**-50)
     rising, falling = (steepest / np.maximum(end, 2.0**-149) for end in (x.upper, -x.lower))
     return Line(rising, -np.ones_like(rising)), Line(falling, np.ones_like(falling))
-
-
-def _lines(
-    function: Callable[[Array], Array], kinks: tuple[float, ...], curvature: Array, x: Interval
-) -> tuple[Line, Line]:
-    """A line below and one above a function over an interval.
-
-    Of all lines above a function the one with the least area is as high as the concave envelope over the midpoint of
-    the interval: as the highest chord. Its slope is taken from chords between the ends of cells. Whatever the slope k
-    is, on cells of width h the function less k x stays within |f''| h^2 / 8 of its chords, so that its values at the
-    ends of cells, and at kinks, bound it everywhere.
-    """
-    step = (x.upper - x.lower) / _CELLS
-    points = [x.lower + cell * step for cell in range(_CELLS)] + [x.upper]
-    values = [function(point) for point in points]
-    points += [np.clip(kink, x.lower, x.upper) for kink in kinks]
-    values += [function(point) for point in points[_CELLS + 1 :]]
-    width = step * (1.0 + 2.0**-20) + 2.0**-50 * magnitude_of(x)  # of a cell, between rounded ends
-    bow = 0.125 * (1.0 + 2.0**-40) * curvature * width * width
-
-    def line(sign: int) -> Line:
-        slope, best = np.zeros_like(step), np.full_like(step, -np.inf)
-        for left, right in product((1, 2, 4, _CELLS // 2), repeat=2):
-            first, last = values[_CELLS // 2 - left], values[_CELLS // 2 + right]
-            height = sign * (right * first + left * last) / (left + right)
-            slope = np.where(height > best, (last - first) / ((left + right) * step), slope)
-            best = np.fmax(best, height)
-        slope = np.where(np.isfinite(slope), slope, 0.0)
-        offset = np.full_like(step, -np.inf)
-        for point, value in zip(points, values, strict=True):
-            ramp = slope * point
-            offset = np.maximum(offset, sign * (value - ramp) + OWN_ERROR * (np.abs(value) + np.abs(ramp)))
-        return Line(slope, sign * (offset + bow))
-
-    return line(-1), line(1)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import activations, neuron_count, relus, smooth
 from verify.bounds import lanes_at_a_time
 from verify.cones import Cone, intervals_of
 from verify.crown import Slopes, crown_intervals
 from verify.intervals import Interval
-from verify.linear_bounds import Signs, lower_bounds, neuron_count, relus
+from verify.linear_bounds import Signs, lower_bounds
 from verify.lines import Intervals
 from verify.network import Network
 from verify.paths import Path, leaf_paths, splits_of
@@ -81,7 +82,7 @@ class Parts:
             end.flags.writeable = False
         cone = pruned(output, whole)
         pieces = neurons_of(cone, output)
-        numbers = np.concatenate([np.zeros(0, np.intp), *(pieces[relu] for relu in relus(cone.tensor))])
+        numbers = np.concatenate([np.zeros(0, np.intp), *(pieces[each] for each in activations(cone.tensor))])
         slopes = {piece: found.inside(cone, piece) for piece in pieces if (found := choose(cone.parts[piece][0], {}))}
         self._state = _Refined(chosen, whole, cone, numbers, slopes, {})
 
@@ -127,7 +128,8 @@ class Parts:
         """Over all leaves of a tree; or of as many as it takes to find that none of the functionals that are needed is
         proved positive. Raises Rejected unless it is a tree."""
         least = np.full(len(self.functionals), math.inf)
-        paths = leaf_paths(nodes, neuron_count(self.network.output))
+        # Where smooth functions are split is not said, which is refused.
+        paths = leaf_paths(nodes, smooth(self.network.output))
         while some := list(islice(paths, self.at_a_time)):
             remembered = [self._refined.found.get(_key(path)) for path in some]
             new = [path for path, bounds in zip(some, remembered, strict=True) if bounds is None]
@@ -140,7 +142,7 @@ class Parts:
     def _bounded(self, paths: Sequence[Path]) -> tuple[Array, dict[Tensor, Interval]]:
         _, whole, cone, numbers, slopes, _ = self._refined
         sides = np.zeros((len(paths), neuron_count(self.network.output)), np.int8)
-        path, neuron, side = splits_of(paths)
+        path, neuron, side, _ = splits_of(paths)
         sides[path, neuron] = side
         sides = sides[:, numbers]
         signs = {relu: sides[:, part].reshape(-1, *relu.shape) for relu, part in relus(cone.tensor).items()}
@@ -178,4 +180,4 @@ def _empty(lanes: int, signs: Signs, intervals: Mapping[Tensor, Interval]) -> ND
 
 
 def _key(path: Path) -> bytes:
-    return np.array(sorted(path), np.int64).tobytes()
+    return np.array(sorted((split.neuron, split.side) for split in path), np.int64).tobytes()

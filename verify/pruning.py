@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import activations
 from verify.cones import Cone, Where
-from verify.linear_bounds import relus
 from verify.linear_maps import Dense
 from verify.lines import Intervals
 from verify.primitives import LeakyRelu, Linear, Tensor, topological
@@ -49,8 +49,8 @@ def pruned(tensor: Tensor, intervals: Intervals, elements: NDArray[np.intp] | No
 
 
 def neurons_of(part: Cone, output: Tensor) -> dict[Tensor, NDArray[np.intp]]:
-    """Of each ReLU of a part of the network with that output, the numbers that its neurons have in the whole."""
-    numbers = relus(output)
+    """Of each activation of a part of the network with that output, the numbers that its neurons have in the whole."""
+    numbers = activations(output)
     return {
         piece: np.arange(numbers[source].start, numbers[source].stop).reshape(source.shape)[where].reshape(-1)
         for piece, (source, where) in part.parts.items()

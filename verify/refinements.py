@@ -1,4 +1,4 @@
-"""Slopes that a proof chooses for the bounds of single neurons (alpha-CROWN for what ReLUs read)."""
+"""Slopes that a proof chooses for the bounds of what single neurons read (alpha-CROWN for these)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import activations, neuron_count
 from verify.crown import Choose, Slopes
 from verify.errors import Rejected
-from verify.linear_bounds import neuron_count, relus
 from verify.lines import Intervals
 from verify.primitives import Tensor
 
@@ -19,8 +19,8 @@ from verify.primitives import Tensor
 class Refinement:
     """Slopes for the bounds of what single neurons read.
 
-    neurons: which, in order, all of one ReLU. slopes: uint8, in 255ths, 2 x neurons x those neurons of the ReLUs before
-    it that have a slope; for the lower bounds and for the upper ones.
+    neurons: which, in order, all of one activation. slopes: uint8, in 255ths, 2 x neurons x those neurons of the
+    activations before it that have a slope; for the lower bounds and for the upper ones.
     """
 
     neurons: NDArray[np.int32]
@@ -30,9 +30,9 @@ class Refinement:
 def refining(output: Tensor, neurons: NDArray[np.bool_], refinements: Sequence[Refinement]) -> Choose:
     """The slopes that the refinements choose; raises Rejected if they do not fit the network.
 
-    neurons: of all neurons of all ReLUs, those that have a slope.
+    neurons: of all neurons, those that have a slope.
     """
-    numbers = relus(output)
+    numbers = activations(output)
     count = neuron_count(output)
     if len(neurons) != count:
         raise Rejected(f"it is about {len(neurons)} neurons; the network has {count}")
@@ -40,18 +40,18 @@ def refining(output: Tensor, neurons: NDArray[np.bool_], refinements: Sequence[R
     for refinement in refinements:
         if (np.diff(refinement.neurons) <= 0).any():
             raise Rejected("the neurons that it refines are not in order")
-        for relu, part in numbers.items():
+        for activation, part in numbers.items():
             if ((refinement.neurons >= part.start) & (refinement.neurons < part.stop)).all():
-                found[relu] = refinement, part.start
+                found[activation] = refinement, part.start
                 break
         else:
-            raise Rejected("it refines the bounds of neurons that do not exist, or that are of several ReLUs together")
+            raise Rejected("it refines the bounds of neurons that do not exist, or that are of several layers together")
 
-    def choose(relu: Tensor, intervals: Intervals) -> Slopes | None:
-        if relu not in found:
+    def choose(activation: Tensor, intervals: Intervals) -> Slopes | None:
+        if activation not in found:
             return None
-        refinement, first = found[relu]
-        below = {tensor: np.flatnonzero(neurons[numbers[tensor]]) for tensor in relus(relu.operands[0])}
+        refinement, first = found[activation]
+        below = {tensor: np.flatnonzero(neurons[numbers[tensor]]) for tensor in activations(activation.operands[0])}
         shape = 2, len(refinement.neurons), sum(map(len, below.values()))
         if refinement.slopes.shape != shape:
             raise Rejected("it lacks slopes for the bounds of some neurons")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import smooth
 from verify.assumptions import Assumption, assumed
 from verify.choices import choices_of, leaves_at_a_time
 from verify.cones import intervals_of
@@ -47,6 +48,7 @@ class Tree:
     functional: which one. nodes: the tree. slopes: leaves x neurons with a slope, uint8, in 255ths. multipliers:
     float32, leaf by leaf, for the splits on its path from the root down. fractions: of the weights of neurons with a
     slope, for the planes above these (`verify.planes`), uint8, in 255ths, leaves x weights; None for lines above them.
+    points: float32, where it splits smooth functions; None if it splits none.
     assumptions: in the order of their nodes; each takes what the ones above it, and before it, found.
     """
 
@@ -56,14 +58,15 @@ class Tree:
     multipliers: NDArray[np.float32]
     fractions: NDArray[np.uint8] | None = None
     assumptions: tuple[Assumption, ...] = ()
+    points: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SplitProof:
     """Trees for those functionals that CROWN does not prove positive, over bounds of the neurons that are refined.
 
-    neurons: of all neurons of all ReLUs, numbered as `relus` numbers them, those that have a slope; CROWN decides about
-    the others. parts: the nodes of the tree for functionals without one of their own, if there is one.
+    neurons: of all neurons, numbered as `activations` numbers them, those that have a slope; CROWN decides about the
+    others. parts: the nodes of the tree for functionals without one of their own, if there is one.
     """
 
     neurons: NDArray[np.bool_]
@@ -171,7 +174,7 @@ def _least(
         )
 
     most = leaves_at_a_time(output, width)
-    for part, around in _within(tree, len(proof.neurons), most, intervals, assume):
+    for part, around in _within(tree, smooth(output), most, intervals, assume):
         needed = sum(map(len, part))
         slopes, multipliers = tree.slopes[first : first + len(part)], tree.multipliers[used : used + needed]
         if slopes.shape != (len(part), int(proof.neurons.sum())):
@@ -203,18 +206,18 @@ def _least(
 
 def _within(
     tree: Tree,
-    neurons: int,
+    smooth: NDArray[np.bool_],
     most: int,
     intervals: Intervals,
     assume: Callable[[Intervals, Path, Assumption], Intervals | None],
 ) -> Iterator[tuple[list[Path], Intervals | None]]:
     """The paths to the leaves of a tree, in order, as many at a time as are bounded together; and the intervals that
-    hold in the counterexamples of all of these, None where there is none. neurons: of the network. most: paths.
+    hold in the counterexamples of all of these, None where there is none. smooth: of the neurons. most: paths.
     intervals: in all counterexamples; assume: finds better ones at a node."""
     waiting = list(reversed(tree.assumptions))
     above: list[tuple[Path, Intervals | None]] = [([], intervals)]
     some: list[Path] = []
-    for leaf, path in enumerate(leaf_paths(tree.nodes, neurons, len(tree.multipliers))):
+    for leaf, path in enumerate(leaf_paths(tree.nodes, smooth, tree.points, len(tree.multipliers))):
         leaving = path[: len(above[-1][0])] != above[-1][0]
         entering = bool(waiting) and waiting[-1].leaf == leaf
         if some and (leaving or entering or len(some) == most):

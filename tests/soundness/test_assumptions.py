@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from support.mutated_certificates import restated
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
+from verify.activations import neuron_count, relus
 from verify.assumptions import Assumption, assumed
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
@@ -24,9 +25,8 @@ from verify.check import check
 from verify.crown import crown_intervals, margin_functionals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
-from verify.paths import Path
+from verify.paths import Path, Split
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.search import tightening
 from verify.search.branch_and_bound import search
@@ -71,7 +71,7 @@ def test_no_counterexample_leaves_its_bounds(seed: int) -> None:
     constant = -float(np.quantile(values[0], rng.choice([0.02, 0.3, 1.0])))
     nearest = runs[0][1][values[0].argmin()]
     path: Path = [
-        (int(n), int(np.sign(nearest[n]) or 1)) for n in rng.permutation(count)[: int(rng.integers(0, count + 1))]
+        Split(int(n), int(np.sign(nearest[n]) or 1)) for n in rng.permutation(count)[: int(rng.integers(0, count + 1))]
     ]
     for depth in sorted(rng.integers(0, len(path) + 1, 3).tolist()):
         found = assumed(
@@ -88,7 +88,7 @@ def test_no_counterexample_leaves_its_bounds(seed: int) -> None:
         intervals = found
         for (_, inside), value in zip(runs, values, strict=True):
             there = value + constant <= 0
-            for neuron, side in path[:depth]:
+            for neuron, side, _ in path[:depth]:
                 there &= side * inside[:, neuron] >= 0
             for relu, part in relus(network.output).items():
                 low, high = (end.reshape(-1) for end in intervals[relu.operands[0]])

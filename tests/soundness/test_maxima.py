@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run, session
 from support.random_networks import random_network
+from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
@@ -19,10 +20,10 @@ from verify.crown import crown_intervals, margin_problem
 from verify.errors import Rejected
 from verify.interpreter import evaluate
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, neuron_count, relus
+from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Convolution
 from verify.maxima import with_relus
-from verify.paths import Path
+from verify.paths import Path, Split
 from verify.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
 from verify.rounding import FLOAT32_ANY_ORDER, Array
 from verify.search.branch_and_bound import search
@@ -209,7 +210,7 @@ def test_executions_with_the_signs_of_splits_stay_above_bounds_over_these(seed: 
     for _ in range(20):
         reference = runs[0][1][rng.integers(300)]
         split = rng.permutation(count)[: int(rng.integers(1, 4))]
-        path: Path = [(int(neuron), 1 if reference[neuron] >= 0 else -1) for neuron in split]
+        path: Path = [Split(int(neuron), 1 if reference[neuron] >= 0 else -1) for neuron in split]
         with np.errstate(all="ignore"):
             (bound,) = leaf_bounds(
                 network.output,
@@ -223,7 +224,7 @@ def test_executions_with_the_signs_of_splits_stay_above_bounds_over_these(seed: 
             )
         assert np.isfinite(bound)
         for y, read in runs:
-            inside = np.all([side * read[:, neuron] >= 0 for neuron, side in path], axis=0)
+            inside = np.all([side * read[:, neuron] >= 0 for neuron, side, _ in path], axis=0)
             seen += int(inside.sum())
             assert (y[inside].reshape(-1, 3) @ functional.reshape(3) >= bound).all()
     assert seen > 1000

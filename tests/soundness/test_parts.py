@@ -18,6 +18,7 @@ from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
 from verify import decision
+from verify.activations import activations, neuron_count, relus, smooth
 from verify.bounds import values
 from verify.boxes import box_around
 from verify.certificate import Certificate, Unreachable, decode, encode
@@ -25,10 +26,9 @@ from verify.check import check
 from verify.crown import margin_functionals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
 from verify.parts import Parts
-from verify.paths import LEAF, Path
+from verify.paths import LEAF, Path, Split
 from verify.refinements import Refinement
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.search.branch_and_bound import search
@@ -47,7 +47,7 @@ def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
     if seed % 2:
         parts.refine(*some_slopes(rng, network))
     for count in (1, 8):  # in a single lane other code is at work
-        paths = [some_path(rng, runs[0][1][rng.integers(len(runs[0][1]))]) for _ in range(count)]
+        paths = [some_path(rng, runs[0][1][rng.integers(len(runs[0][1]))], network) for _ in range(count)]
         bounds, intervals = parts.over(paths)
         assert np.isfinite(bounds).all()
         before = [intervals[relu.operands[0]] for relu in relus(parts.inside)]
@@ -70,20 +70,21 @@ def parts_of(
     return parts
 
 
-def some_path(rng: np.random.Generator, reference: NDArray[Any]) -> Path:
+def some_path(rng: np.random.Generator, reference: NDArray[Any], network: Network) -> Path:
     """To a part that one execution at least is in."""
-    chosen = rng.permutation(len(reference))[: int(rng.integers(0, min(len(reference), 6) + 1))]
-    return [(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen]
+    signed = np.flatnonzero(~smooth(network.output))
+    chosen = rng.permutation(signed)[: int(rng.integers(0, min(len(signed), 6) + 1))]
+    return [Split(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen]
 
 
 def some_slopes(rng: np.random.Generator, network: Network) -> tuple[NDArray[np.bool_], list[Refinement]]:
     """For some of the neurons, about some of them."""
-    numbers = relus(network.output)
+    numbers = activations(network.output)
     neurons = rng.random(neuron_count(network.output)) < 0.7
     refinements = []
     for relu, part in numbers.items():
         refined = (part.start + np.flatnonzero(rng.random(part.stop - part.start) < 0.7)).astype(np.int32)
-        width = sum(int(neurons[numbers[below]].sum()) for below in relus(relu.operands[0]))
+        width = sum(int(neurons[numbers[below]].sum()) for below in activations(relu.operands[0]))
         if len(refined):
             slopes = rng.choice([0, 100, 255], (2, len(refined), width)).astype(np.uint8)
             refinements.append(Refinement(refined, slopes))
@@ -93,7 +94,7 @@ def some_slopes(rng: np.random.Generator, network: Network) -> tuple[NDArray[np.
 def with_signs(inside: NDArray[Any], path: Path) -> NDArray[np.bool_]:
     """Which executions the part holds."""
     return np.asarray(
-        np.all([side * inside[:, neuron] >= 0 for neuron, side in path] or [np.full(len(inside), True)], axis=0)
+        np.all([side * inside[:, neuron] >= 0 for neuron, side, _ in path] or [np.full(len(inside), True)], axis=0)
     )
 
 
@@ -102,7 +103,7 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
     """Against the values of the real network, which the contract allows as well."""
     rng = np.random.default_rng(seed)
     network = network_of(random_network(seed)[0])
-    before = [relu.operands[0] for relu in relus(network.output)]
+    before = [each.operands[0] for each in activations(network.output)]
     if not before:
         return
     centre = rng.random(network.input.shape).astype(F32)
@@ -115,14 +116,16 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
     if seed % 2:
         parts.refine(*some_slopes(rng, network))
     for count in (1, 5):
-        paths = [some_path(rng, inside[rng.integers(len(points))]) for _ in range(count)]
+        paths = [some_path(rng, inside[rng.integers(len(points))], network) for _ in range(count)]
         bounds, intervals = parts.over(paths)
         assert not np.isposinf(bounds).any()
         for lane, path in enumerate(paths):
             there = with_signs(inside, path)
             found = y[there].reshape(there.sum(), -1) @ functionals.reshape(2, -1).T
             assert not (found < bounds[lane]).any()
-            ends = [[end[lane].reshape(-1) for end in intervals[relu.operands[0]]] for relu in relus(parts.inside)]
+            ends = [
+                [end[lane].reshape(-1) for end in intervals[each.operands[0]]] for each in activations(parts.inside)
+            ]
             least, most = (np.concatenate([end[which] for end in ends]) for which in (0, 1))
             assert not (inside[there][:, parts.numbers] < least).any()
             assert not (inside[there][:, parts.numbers] > most).any()
@@ -131,7 +134,16 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
 def test_a_part_without_executions_is_proved() -> None:
     """Where x <= 1 the second layer reads 3 and -0.5 at least, and at most."""
     parts = parts_of(pair().network(), around(1, 1), np.array([[[-1.0, -1.0]]]))
-    bounds, _ = parts.over([[], [(0, 1), (1, 1)], [(1, -1)], [(1, 1), (3, 1)], [(1, -1), (2, -1)], [(1, -1), (3, 1)]])
+    bounds, _ = parts.over(
+        [
+            [],
+            [Split(0, 1), Split(1, 1)],
+            [Split(1, -1)],
+            [Split(1, 1), Split(3, 1)],
+            [Split(1, -1), Split(2, -1)],
+            [Split(1, -1), Split(3, 1)],
+        ]
+    )
     assert np.isfinite(bounds[:4]).all()
     assert np.isposinf(bounds[4:]).all()
 
@@ -152,7 +164,7 @@ def test_signs_tighten_what_lies_behind() -> None:
     weights = [np.ones((1, 2)), np.array([[1], [-1]]), np.array([[-1]])]
     network = ReluNetwork([w.astype(F32) for w in weights], [np.zeros(n, F32) for n in (2, 1, 1)]).network()
     parts = parts_of(network, around(0.5, 1), np.ones((1, 1, 1)))
-    bounds, intervals = parts.over([[], [(0, 1), (1, 1)], [(0, -1), (1, -1)]])
+    bounds, intervals = parts.over([[], [Split(0, 1), Split(1, 1)], [Split(0, -1), Split(1, -1)]])
     assert bounds[0] < -0.4
     assert (bounds[1:] > -1e-5).all()
     behind = intervals[list(relus(parts.inside))[1].operands[0]]
@@ -177,7 +189,7 @@ def test_constants_stand_beside_parts(behind: str) -> None:
     label = int(run(content, np.full((1, 2), 0.5, F32))[0].argmax())
     functionals, added = margin_functionals(network, np.array([label]))
     parts = parts_of(network, box, functionals[0], added[0])
-    bounds, _ = parts.over([[], [(0, 1), (1, -1)], [(1, 1)]])
+    bounds, _ = parts.over([[], [Split(0, 1), Split(1, -1)], [Split(1, 1)]])
     assert np.isfinite(bounds[0]).all()
     Partition(parts, np.arange(3), torch.device("cpu")).grow(2.0, 1e9, lambda worst, direction: False)
 
@@ -185,7 +197,7 @@ def test_constants_stand_beside_parts(behind: str) -> None:
 def test_what_is_known_of_a_part_is_not_computed_again() -> None:
     parts = parts_of(pair().network(), around(1, 1), np.array([[[1.0, 0.0]]]))
     nodes = np.array([1, LEAF, 0, LEAF, LEAF], np.int32)
-    parts.over([[(1, 1)], [(1, -1), (0, 1)], [(1, -1), (0, -1)]])
+    parts.over([[Split(1, 1)], [Split(1, -1), Split(0, 1)], [Split(1, -1), Split(0, -1)]])
     first = parts.least(nodes, np.array([True]))
     parts._bounded = None  # type: ignore[assignment,method-assign]
     np.testing.assert_array_equal(parts.least(nodes, np.array([True])), first)

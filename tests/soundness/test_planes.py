@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
+from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.certificate import Certificate, decode, encode
 from verify.check import check
 from verify.crown import crown_intervals, margin_functionals
 from verify.errors import Rejected
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
 from verify.network import Network
+from verify.paths import Split, splits_of
 from verify.planes import fraction_count, planes_above, sheaves
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.search import opening
@@ -96,19 +97,20 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int) -> None:
     fractions = rng.integers(0, 256, (2, fraction_count(output, neurons))).astype(np.uint8)
     multipliers = rng.random((4, count)).astype(F32)
     functional = rng.normal(size=output.shape)
+    paths = [[Split(int(n), int(row[n])) for n in np.flatnonzero(row)] for row in sides]
     expected = leaf_bounds(
         output,
         functional,
         intervals,
         REAL,
         neurons=neurons,
-        paths=[[(int(n), int(row[n])) for n in np.flatnonzero(row)] for row in sides],
+        paths=paths,
         slopes=slopes,
         multipliers=multipliers[sides != 0],
         fractions=fractions.repeat(2, axis=0),
     )
     backward = Backward(output, torch.device("cpu"))
-    lanes = backward.lanes(intervals, functional[np.newaxis]).repeated(4).split(backward.values(sides), backward.slope)
+    lanes = backward.along(backward.lanes(intervals, functional[np.newaxis]).repeated(4), splits_of(paths))
     chosen = [
         Fractions(
             torch.tensor(sheaf.rows),

@@ -12,10 +12,11 @@ from scipy.special import logsumexp
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.scan_functions import WAYS, Way
+from verify.activations import activations
 from verify.bounds import bounds
 from verify.crown import crown_margins
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
+from verify.linear_bounds import Choice, lower_bounds
 from verify.margins import margin_bounds
 from verify.primitives import topological
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
@@ -110,6 +111,51 @@ def test_lines_around_a_function_contain_it(way: Way, contract: Contract) -> Non
             y = oracle.run(None, {"x": x})[0] if contract is FLOAT32_ANY_ORDER else way.function.apply(x.astype(float))
         slack = 0.0 if contract is FLOAT32_ANY_ORDER else 1e-12 * np.abs(y)  # the oracle's own error
         assert (np.isnan(low) | ((low <= y + slack) & (y - slack <= high))).all()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_no_execution_falls_below_lines_of_chosen_slopes_within_chosen_parts(way: Way) -> None:
+    """For functionals of both signs, in boxes from narrow to wide, and with any multipliers."""
+    rng = np.random.default_rng(len(way.name))
+    size, lanes, count = 24, 6, 4
+    content = model(way.nodes, [size], way.constants, opset=way.opset)
+    network = network_of(content)
+    centre = rng.normal(size=size) * rng.choice([0.1, 1.0, 8.0], size)
+    radius = rng.choice([0.0, 1e-7, 1e-3, 0.3, 4.0], size)
+    lower, upper = (centre - radius).astype(F32), (centre + radius).astype(F32)
+    everything = list(topological([network.output]))
+    known = dict(
+        zip(everything, bounds(network, as_box(lower, upper), FLOAT32_ANY_ORDER, outputs=everything), strict=True)
+    )
+    functionals = rng.normal(size=(lanes, count, size))
+    sign = rng.integers(-1, 2, (lanes, size))
+    point = (lower + rng.random((lanes, size)) * (upper - lower)).astype(F32)
+    least, largest = np.where(sign > 0, point, -np.inf), np.where(sign < 0, point, np.inf)
+    choices = {
+        tensor: Choice(
+            np.where(rng.random((lanes, count, size)) < 0.1, np.nan, rng.random((lanes, count, size))),
+            sign,
+            rng.choice([0.0, -0.5, 0.5, 3.0], (lanes, size)),
+            None,
+            Interval(least, largest),
+        )
+        for tensor in activations(network.output)
+        if tensor.operands == (network.input,)
+    }
+    with np.errstate(all="ignore"):
+        found = lower_bounds(network.output, functionals, known, FLOAT32_ANY_ORDER, choices)
+    if not choices:  # the function is written out in other operations, or reads what these compute
+        return
+    oracle, seen = session(content), 0
+    for x in points_of(rng, lower, upper, 60):
+        for lane in range(lanes):
+            inside = np.clip(x, least[lane], largest[lane]).astype(F32)
+            with np.errstate(all="ignore"):
+                y = oracle.run(None, {"x": inside})[0].reshape(-1).astype(np.float64)
+                values = functionals[lane] @ y
+            assert not (values < found[lane]).any()
+            seen += int(np.isfinite(found[lane]).sum())
+    assert seen or np.isnan(known[network.output].lower).any()
 
 
 @pytest.mark.parametrize(

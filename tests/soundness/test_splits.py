@@ -12,11 +12,12 @@ import pytest
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, random_executions
 from verify import linear_bounds
+from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
-from verify.linear_bounds import Choice, lower_bounds, neuron_count, relus
-from verify.paths import LEAF, Path, leaf_paths
+from verify.linear_bounds import Choice, lower_bounds
+from verify.paths import LEAF, Path, Split, leaf_paths
 from verify.planes import fraction_count
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import leaf_bounds
@@ -34,7 +35,7 @@ def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int, planes: bool) -
     for _ in range(8):  # the part that some execution is in, so that it holds at least that one
         reference = runs[0][1][rng.integers(len(runs[0][1]))]
         chosen = rng.permutation(count)[: int(rng.integers(0, count + 1))]
-        paths.append([(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen])
+        paths.append([Split(int(n), int(np.sign(reference[n]) or rng.choice([-1, 1]))) for n in chosen])
     functional = rng.normal(size=network.output.shape)
     multipliers = rng.choice([0.0, 0.1, 1.0, 30.0], sum(map(len, paths))).astype(np.float32)
     fractions = rng.integers(0, 256, (len(paths), fraction_count(network.output, neurons)), np.uint8)
@@ -53,7 +54,9 @@ def test_no_execution_in_a_leaf_falls_below_its_bound(seed: int, planes: bool) -
     assert np.isfinite(bounds).all()
     for y, inside in runs:
         for path, bound in zip(paths, bounds, strict=True):
-            there = np.all([side * inside[:, neuron] >= 0 for neuron, side in path] or [np.full(len(y), True)], axis=0)
+            there = np.all(
+                [side * inside[:, neuron] >= 0 for neuron, side, _ in path] or [np.full(len(y), True)], axis=0
+            )
             assert (y[there].astype(np.float64) @ functional[0] >= bound).all()
 
 
@@ -88,7 +91,7 @@ def test_zero_belongs_to_both_halves() -> None:
         intervals,
         FLOAT32_ANY_ORDER,
         neurons=np.zeros(1, bool),
-        paths=[[(0, 1)], [(0, -1)]],
+        paths=[[Split(0, 1)], [Split(0, -1)]],
         slopes=np.zeros((2, 0), np.uint8),
         multipliers=np.zeros(2, np.float32),
     )
@@ -113,11 +116,15 @@ def test_no_multiplier_proves_what_is_false(value: float) -> None:
                 intervals,
                 FLOAT32_ANY_ORDER,
                 neurons=np.zeros(8, bool),
-                paths=[[(neuron, side)]],
+                paths=[[Split(neuron, side)]],
                 slopes=np.zeros((1, 0), np.uint8),
                 multipliers=np.array([value], np.float32),
             )
             assert not bound > outputs[side * inside[:, neuron] >= 0].min()
+
+
+SIGNED = np.zeros(100, np.bool_)
+"""A hundred ReLUs."""
 
 
 def random_tree(rng: np.random.Generator, depth: int) -> list[int]:
@@ -142,11 +149,11 @@ def splits_of(nodes: Sequence[int]) -> int:
 def test_every_pattern_of_signs_is_in_a_leaf_of_a_tree(seed: int) -> None:
     rng = np.random.default_rng(seed)
     nodes = np.array(random_tree(rng, 6), np.int32)
-    paths = list(leaf_paths(nodes, 100, splits_of(nodes)))
+    paths = list(leaf_paths(nodes, SIGNED, splits=splits_of(nodes)))
     assert len(paths) == (len(nodes) + 1) // 2
     for pattern in range(2**6):
         signs = [1 if pattern >> neuron & 1 else -1 for neuron in range(6)]
-        assert sum(all(signs[neuron] == side for neuron, side in path) for path in paths) == 1
+        assert sum(all(signs[neuron] == side for neuron, side, _ in path) for path in paths) == 1
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -155,7 +162,7 @@ def test_a_list_of_nodes_that_is_no_tree_is_rejected(seed: int) -> None:
     nodes = random_tree(rng, 5)
     position = int(rng.integers(len(nodes)))
     with pytest.raises(Rejected):
-        list(leaf_paths(np.array(nodes, np.int32), 100, splits_of(nodes) + 1))
+        list(leaf_paths(np.array(nodes, np.int32), SIGNED, splits=splits_of(nodes) + 1))
     for broken in (
         nodes[:position],
         [*nodes, LEAF],
@@ -163,4 +170,4 @@ def test_a_list_of_nodes_that_is_no_tree_is_rejected(seed: int) -> None:
         [*nodes[:position], LEAF if nodes[position] != LEAF else 0, *nodes[position + 1 :]],
     ):
         with pytest.raises(Rejected):
-            list(leaf_paths(np.array(broken, np.int32), 100, splits_of(nodes)))
+            list(leaf_paths(np.array(broken, np.int32), SIGNED, splits=splits_of(nodes)))

@@ -34,7 +34,7 @@ class Situation:
         sides = torch.zeros_like(lanes.fixed)
         if lanes.open.any():
             sides[1, lanes.open[1].nonzero()[0, 0]] = 1.0
-        self.lanes = lanes.split(sides, self.backward.slope)
+        self.lanes = self.backward.split(lanes, sides, lanes.lower, lanes.upper)
         self.chosen = torch.arange(self.backward.neurons)
         self.slopes = torch.full_like(lanes.fixed, 0.5)
         self.multipliers = 0.1 * sides.abs()
@@ -51,12 +51,12 @@ class Situation:
     def _half(self, neuron: int, side: float) -> torch.Tensor:
         sides = self.lanes.side.clone()
         sides[:, neuron] = side
-        return self.bounds(self.lanes.split(sides, self.backward.slope))
+        return self.bounds(self.backward.split(self.lanes, sides, self.lanes.lower, self.lanes.upper))
 
     def splits(self, target: float) -> list[int]:
         lanes, chosen, slopes, multipliers = self.lanes, self.chosen, self.slopes, self.multipliers
         targets = torch.full((len(lanes),), target)
-        neurons, direction = best_splits(self.backward, lanes, chosen, slopes, multipliers, targets)
+        neurons, _, direction = best_splits(self.backward, lanes, chosen, slopes, multipliers, targets)
         torch.testing.assert_close(direction, self.backward.bounds(lanes, chosen, slopes, multipliers).direction)
         return neurons
 

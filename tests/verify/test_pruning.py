@@ -10,12 +10,13 @@ import pytest
 from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify import crown
+from verify.activations import relus
 from verify.boxes import box_around
 from verify.cones import intervals_of
 from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, relus
+from verify.linear_bounds import lower_bounds
 from verify.network import Network
 from verify.primitives import POINT_RULES, topological
 from verify.pruning import neurons_of, pruned

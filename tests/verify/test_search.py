@@ -12,12 +12,12 @@ import torch
 from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
+from verify.activations import activations, neuron_count, smooth
 from verify.boxes import box_around
 from verify.crown import crown_intervals, margin_functionals
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
 from verify.maxima import with_relus
-from verify.paths import Path
+from verify.paths import Path, Split, splits_of
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward, _ThroughRelu
 from verify.search.branch_and_bound import Outcome, search
@@ -36,10 +36,17 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int, pooling: bool) -> N
         intervals = crown_intervals(network, box, REAL)
     count, lanes = neuron_count(network.output), 3
     slopes = rng.integers(0, 256, (lanes, count)).astype(np.uint8)
-    upper = np.concatenate([intervals[relu.operands[0]].upper.reshape(-1) for relu in relus(network.output)] or [[]])
-    sides = np.where(upper > 0, rng.integers(-1, 2, (lanes, count)), 0)  # the checker leaves inactive neurons out
-    paths: list[Path] = [[(n, int(sides[lane, n])) for n in np.flatnonzero(sides[lane])] for lane in range(lanes)]
-    multipliers = (0.1 * rng.random((lanes, count))).astype(np.float32)
+    before = [intervals[each.operands[0]] for each in activations(network.output)]
+    lower, upper = (np.concatenate([np.zeros(0), *(each[end].reshape(-1) for each in before)]) for end in (0, 1))
+    bends = smooth(network.output)
+    # The checker leaves inactive ReLUs out.
+    sides = np.where((upper > 0) | bends, rng.integers(-1, 2, (lanes, count)), 0)
+    points = np.where(bends, (lower + rng.random((lanes, count)) * (upper - lower)).astype(np.float32), 0.0)
+    paths: list[Path] = [
+        [Split(n, int(sides[lane, n]), float(points[lane, n])) for n in np.flatnonzero(sides[lane])]
+        for lane in range(lanes)
+    ]
+    multipliers = (0.1 * rng.random((lanes, count))).astype(np.float32) * np.where(bends, rng.choice([-1, 1], count), 1)
     functional = rng.normal(size=network.output.shape)
     with np.errstate(all="ignore"):
         expected = leaf_bounds(
@@ -54,7 +61,7 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int, pooling: bool) -> N
         )
     backward = Backward(network.output, torch.device("cpu"))
     around = backward.lanes(intervals, functional[np.newaxis]).repeated(lanes)
-    split = around.split(backward.values(sides), backward.slope)
+    split = backward.along(around, splits_of(paths))
     every = torch.arange(count)
     found = backward.bounds(split, every, backward.values(slopes) / 255.0, backward.values(multipliers)).bounds
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3 * (1 + np.abs(expected).max()))

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.activations import relus
 from verify.assumptions import Assumption, assumed
 from verify.intervals import Interval
-from verify.linear_bounds import relus
 from verify.linear_maps import Dense
-from verify.paths import Path
+from verify.paths import Path, Split, splits_of
 from verify.primitives import LeakyRelu, Linear, Reshape, Tensor
 from verify.rounding import Array, Contract
 from verify.search.backward import Backward, Lanes
@@ -72,7 +72,7 @@ class Assuming:
 
     def last(self, region: Region, path: Path) -> tuple[Tensor, NDArray[np.intp]] | None:
         """The last ReLU with open neurons, and which of its elements these are."""
-        split = {neuron for neuron, _ in path}
+        split = {each.neuron for each in path}
         for relu in reversed(self._numbers):
             low, high = (end.reshape(-1) for end in region.intervals[relu.operands[0]])
             elements = np.flatnonzero((low < 0) & (high > 0))
@@ -113,7 +113,7 @@ class Assuming:
         start = self._start(relu, elements, neurons, slopes)
         if relu not in self._latest:
             start.multipliers[:, :, -1] = unit
-        split = [neuron for neuron, _ in path]
+        split = [each.neuron for each in path]
         start.multipliers[:, :, split] = start.multipliers[:, :, -1:] * multipliers
         settings = AT_NEXT if relu in self._latest else AT_FIRST
         best = Start(elements, start.slopes.copy(), start.multipliers.copy())
@@ -181,11 +181,7 @@ class Assuming:
         values = Interval(*(end.reshape(1, -1) for end in region.intervals[self._backward.output]))
         intervals = region.intervals | {self._flat: values, self._value: Interval(-np.ones((1, 1)), np.ones((1, 1)))}
         lanes = backward.lanes(intervals, np.zeros((1, *backward.target.shape)))
-        sides = np.zeros((1, backward.neurons))
-        for neuron, side in path:
-            sides[0, neuron] = side
-        sides[0, -1] = -1.0
-        return lanes.split(backward.values(sides), backward.slope)
+        return backward.along(lanes, splits_of([[*path, Split(backward.neurons - 1, -1)]]))
 
     def _range(self, region: Region, relu: Tensor) -> tuple[float, Array]:
         """Of the functional, about; and what its lower bound loses by each neuron of a ReLU having a line above it."""
@@ -195,7 +191,7 @@ class Assuming:
         every = torch.arange(backward.neurons, device=backward.device)
         with torch.no_grad():
             found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
-        coefficients = found.coefficients[backward.relus.index(relu)][0].clamp(max=0.0)
+        coefficients = found.coefficients[backward.activations.index(relu)][0].clamp(max=0.0)
         losses = (-coefficients * lanes.offset[0, self._numbers[relu]]).cpu().double().numpy()
         return max(float(-found.bounds.sum()), float(np.finfo(np.float32).tiny)), losses
 

@@ -1,7 +1,7 @@
 """Linear bounds by backward substitution in torch: as in `verify.linear_bounds`, but differentiable, and approximate.
 
-One functional per lane; every array has the lanes in front. All neurons of all ReLUs stand side by side in one vector,
-in the order of `split_trees.relus`.
+One functional per lane; every array has the lanes in front. All neurons of all activations stand side by side in one
+vector, in the order of `activations`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from verify.activations import activations, is_relu, neuron_count, smooth
+from verify.curves import CROWN_SLOPE, NEAR_CROWN, Curve
 from verify.functions import Function
 from verify.intervals import Interval
-from verify.linear_bounds import neuron_count, relus
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
 from verify.lines import Winners, lines_around, winners
+from verify.paths import Splits
 from verify.planes import reads_dense_layer, what_is_read
 from verify.primitives import (
     Clip,
@@ -47,27 +49,34 @@ from verify.softmax import Plane, has_plane, plane
 
 Values = torch.Tensor
 
+_OF_FUNCTION = 16
+"""Numbers that matter for each neuron of a smooth function, about."""
+
 
 @dataclass(frozen=True)
 class Lanes:
     """What bounds are computed over: for each lane a functional, a box, and lines around its neurons.
 
-    functional: of the output. centre, radius: of the box. open: neurons for which the slope of the line below is a
-    choice; fixed: that slope for the others. above, offset: the line above. side: 1 or -1 for neurons that are split,
-    else 0. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and
-    above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
-    values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`. reads: centre and
-    radius of what each dense layer in front of a ReLU reads, flat.
+    functional: of the output. centre, radius: of the box. lower, upper: of what neurons read. open: neurons for which
+    the slope of a line is a choice; fixed: that slope for the others, a share for smooth functions. above, offset: the
+    line above a ReLU. side: 1 or -1 for neurons that are split, else 0. cells: of each smooth function, what
+    `_Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below
+    and above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of
+    two values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`. reads: centre
+    and radius of what each dense layer in front of a ReLU reads, flat.
     """
 
     functional: Values
     centre: Values
     radius: Values
+    lower: Values
+    upper: Values
     open: Values
     fixed: Values
     above: Values
     offset: Values
     side: Values
+    cells: tuple[tuple[Values, ...], ...]
     others: tuple[tuple[Values, ...], ...]
     curves: tuple[tuple[Values, ...], ...]
     pools: tuple[tuple[Values, ...], ...]
@@ -90,19 +99,6 @@ class Lanes:
     def joined(parts: Sequence[Lanes]) -> Lanes:
         """The lanes of all parts, one after the other."""
         return Lanes._mapped(torch.cat, parts)
-
-    def split(self, side: Values, slope: Values) -> Lanes:
-        """The same lanes with neurons split where the side is not 0. slope: of each neuron for negative numbers."""
-        line = torch.where(side > 0, 1.0, slope)
-        whole = side == 0
-        return replace(
-            self,
-            open=self.open & whole,
-            fixed=torch.where(whole, self.fixed, line),
-            above=torch.where(whole, self.above, line),
-            offset=torch.where(whole, self.offset, 0.0),
-            side=side,
-        )
 
     @property
     def chosen(self) -> Values:
@@ -138,8 +134,8 @@ class Fractions(NamedTuple):
 
 
 class Backwards(NamedTuple):
-    """What a backward pass found. bounds: lower ones. coefficients: of each ReLU's output. direction: the coefficients
-    of the input."""
+    """What a backward pass found. bounds: lower ones. coefficients: of each activation's output. direction: the
+    coefficients of the input."""
 
     bounds: Values
     coefficients: list[Values]
@@ -161,21 +157,24 @@ class Backward:
         self.output, self.device, self.dtype = output, device, torch.float32
         self.target = target or output
         self.order = list(topological([output]))
-        self._slices = relus(output)
-        self.relus = list(self._slices)
+        self._slices = activations(output)
+        self.activations = list(self._slices)
+        self._smooth = smooth(output)
+        self.smooth = torch.tensor(self._smooth, device=device)
+        self._functions = [t for t in self.activations if not is_relu(t)]
         # Few enough lanes at a time for memory, and on a CPU for its caches.
         elements = 2**20 if device.type == "cpu" else 2**26
         self.width = max(2, min(1024, elements // sum(map(_size, self.order))))
         self.neurons = neuron_count(output)
-        slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.relus]
+        slopes = [getattr(tensor.primitive, "slope", 0.0) * np.ones((1, *tensor.shape)) for tensor in self.activations]
         self.slope = self.values(_flat(slopes, 1)[0])
         self._leaky = bool(self.slope.any())
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
         self._products = [t for t in self.order if isinstance(t.primitive, Product)]
         self._planes = [t for t in self.order if isinstance(t.primitive, Softmax) and has_plane(t.shape)]
-        self.sheaved = [t for t in self.relus if reads_dense_layer(t)]
-        covered = {*self.relus, *self._pools, *self._curves, *self._products, *self._planes}
+        self.sheaved = [t for t in self.activations if reads_dense_layer(t)]
+        covered = {*self.activations, *self._pools, *self._curves, *self._products, *self._planes}
         self._others = [
             t
             for t in self.order
@@ -202,22 +201,31 @@ class Backward:
         """One lane per lane of the intervals. functional: lanes x the target's shape."""
         (source,) = (tensor for tensor in self.order if isinstance(tensor.primitive, Input))
         box = intervals[source]
-        before = [intervals[tensor.operands[0]] for tensor in self.relus]
+        before = [intervals[tensor.operands[0]] for tensor in self.activations]
         lower, upper = (_flat([end[which] for end in before], len(box.lower)) for which in (0, 1))
         slope = self.slope.double().cpu().numpy()
         fixed = np.where(upper > -lower, 1.0, slope)
         unstable = (lower < 0) & (upper > 0)
         with np.errstate(all="ignore"):
             above = np.where(unstable, (upper - slope * lower) / (upper - lower), fixed)
+        cells = []
+        for tensor in self._functions:
+            part = self._slices[tensor]
+            found = _Cells.of(tensor, *(end[:, part] for end in (lower, upper)))
+            fixed[:, part], unstable[:, part] = CROWN_SLOPE, found.usable
+            cells.append(tuple(map(self.values, found[:-1])))
         return Lanes(
             functional=self.values(functional),
             centre=self.values((box.lower + box.upper) / 2),
             radius=self.values((box.upper - box.lower) / 2),
+            lower=self.values(lower),
+            upper=self.values(upper),
             open=torch.tensor(unstable, device=self.device),
             fixed=self.values(fixed),
             above=self.values(above),
             offset=self.values(np.where(unstable, (1.0 - above) * upper, 0.0)),
             side=self.values(np.zeros_like(lower)),
+            cells=tuple(cells),
             others=tuple(
                 (self.values((low + high) / 2), self.values((high - low) / 2))
                 for low, high in (intervals[tensor] for tensor in self._others)
@@ -235,6 +243,73 @@ class Backward:
             ),
         )
 
+    def along(self, lanes: Lanes, splits: Splits) -> Lanes:
+        """The same lanes with neurons split along a path each."""
+        side = np.zeros((len(lanes), self.neurons))
+        side[splits.path, splits.neuron] = splits.side
+        lower, upper = lanes.lower, lanes.upper
+        if self._functions:
+            least, largest = (end.double().cpu().numpy().copy() for end in (lower, upper))
+            for end, way, narrow in ((least, 1, np.maximum), (largest, -1, np.minimum)):
+                some = (splits.side == way) & self._smooth[splits.neuron]
+                narrow.at(end, (splits.path[some], splits.neuron[some]), splits.point[some])
+            nothing = torch.tensor(least > largest, device=self.device)  # which no execution reaches
+            lower, upper = (
+                torch.where(nothing, wide, self.values(end)) for wide, end in ((lower, least), (upper, largest))
+            )
+        return self.split(lanes, self.values(side), lower, upper)
+
+    def split(self, lanes: Lanes, side: Values, lower: Values, upper: Values) -> Lanes:
+        """The same lanes with neurons split where the side is not 0: ReLUs at zero, and smooth functions so that they
+        read numbers from `lower` to `upper`, lanes x neurons, only."""
+        line = torch.where(side > 0, 1.0, self.slope)
+        whole = (side == 0) | self.smooth
+        cells = []
+        for tensor, known in zip(self._functions, lanes.cells, strict=True):
+            part = self._slices[tensor]
+            new = (lower[:, part] != lanes.lower[:, part]) | (upper[:, part] != lanes.upper[:, part])
+            lane, element = new.nonzero(as_tuple=True)
+            if len(lane):
+                ends = (end[:, part][lane, element].double().cpu().numpy()[np.newaxis] for end in (lower, upper))
+                known = tuple(values.clone() for values in known)
+                for values, piece in zip(known, _Cells.of(tensor, *ends), strict=False):
+                    if values.ndim == 3:
+                        values[lane, :, element] = self.values(piece)[0].T
+                    else:
+                        values[lane, element] = self.values(piece)[0]
+            cells.append(known)
+        return replace(
+            lanes,
+            lower=lower,
+            upper=upper,
+            open=lanes.open & whole,
+            fixed=torch.where(whole, lanes.fixed, line),
+            above=torch.where(whole, lanes.above, line),
+            offset=torch.where(whole, lanes.offset, 0.0),
+            side=side,
+            cells=tuple(cells),
+        )
+
+    def points(self, lanes: Lanes) -> Values:
+        """Where to split neurons, lanes x neurons: smooth functions in the middle of what they read."""
+        return torch.where(self.smooth, 0.5 * (lanes.lower + lanes.upper), 0.0)
+
+    def losses(self, lanes: Lanes, coefficients: Sequence[Values], shares: Values, read: Values) -> Values:
+        """What the lines around smooth functions lose where these read that, lanes x neurons; nothing for ReLUs.
+
+        coefficients: of the activations. shares: of slopes, of all neurons.
+        """
+        found = torch.zeros_like(read)
+        for tensor, cells in zip(self._functions, lanes.cells, strict=True):
+            part = self._slices[tensor]
+            primitive: Any = tensor.primitive
+            a = coefficients[self.activations.index(tensor)]
+            x = torch.minimum(torch.maximum(read[:, part], lanes.lower[:, part]), lanes.upper[:, part])
+            slope, offset = _line(a, shares[:, part], cells)
+            y = self.values(primitive.apply(x.double().cpu().numpy()))
+            found[:, part] = a * (y - slope * x - offset)
+        return found.nan_to_num(nan=0.0).clamp(min=0.0)
+
     def above(self, lanes: Lanes, fractions: Sequence[Fractions]) -> list[Above]:
         """The planes that have these fractions, of each ReLU of `sheaved`; none if there are none."""
         found = []
@@ -250,7 +325,7 @@ class Backward:
 
     def below(self, lanes: Lanes, chosen: Values, slopes: Values) -> Values:
         """The slopes of the lines below all neurons, lanes x neurons; chosen, slopes: as `bounds` takes them."""
-        if self._leaky:
+        if self._leaky:  # shares of smooth functions have slope 0 here
             slopes = self.slope[chosen] * (1.0 - slopes) + slopes
         if len(chosen) == self.neurons:
             # torch.where takes several times as long.
@@ -259,14 +334,21 @@ class Backward:
         return lanes.fixed.index_copy(1, chosen, slopes)
 
     def bounds(
-        self, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, planes: Sequence[Above] = ()
+        self,
+        lanes: Lanes,
+        chosen: Values,
+        slopes: Values,
+        multipliers: Values,
+        planes: Sequence[Above] = (),
+        probe: Values | None = None,
     ) -> Backwards:
         """Pass the functionals back to the input.
 
         chosen: numbers of neurons, at least those that are open or split in some lane; all, where those are most of
         them, are quicker to work on. slopes, multipliers: lanes x chosen neurons; from 0 to 1, used where a neuron is
-        open, and at least 0, used where it is split. planes: in place of lines above, of each ReLU of `sheaved`; in as
-        many lanes, or in fewer, each for as many lanes that stand side by side.
+        open, and at least 0 for a ReLU, used where it is split. planes: in place of lines above, of each ReLU of
+        `sheaved`; in as many lanes, or in fewer, each for as many lanes that stand side by side. probe: added to the
+        coefficients of what the neurons read, for its gradient.
         """
         below = self.below(lanes, chosen, slopes)
         if len(chosen) == self.neurons:
@@ -275,8 +357,11 @@ class Backward:
             added = torch.zeros_like(lanes.fixed).index_copy_(1, chosen, -lanes.side[:, chosen] * multipliers)
         # Split at once: each slice on its own would have a gradient as large as the whole.
         sizes = [part.stop - part.start for part in self._slices.values()]
+        added_before = torch.split(added, sizes, 1)
+        if probe is not None:
+            added = added + probe
         pieces = zip(torch.split(below, sizes, 1), torch.split(added, sizes, 1), strict=True)
-        of_relus = dict(zip(self.relus, pieces, strict=True))
+        of_activations = dict(zip(self.activations, pieces, strict=True))
         above = dict(zip(self.sheaved, planes, strict=bool(planes)))
         coefficients: dict[Tensor, Values] = {}
         waiting = {self.target: lanes.functional}
@@ -296,6 +381,16 @@ class Backward:
                 part = self._slices[tensor]
                 flat = a.reshape(len(a), -1)
                 coefficients[tensor] = flat.detach()
+                if tensor in self._functions:
+                    share, more = of_activations[tensor]
+                    slope, offset = _line(flat, share, lanes.cells[self._functions.index(tensor)])
+                    kept = added_before[self.activations.index(tensor)]
+                    ends = torch.maximum(kept * lanes.lower[:, part], kept * lanes.upper[:, part])
+                    total = total + (flat * offset - ends).sum(1)
+                    passed = torch.addcmul(more, flat, slope).reshape(a.shape)
+                    (operand,) = tensor.operands
+                    waiting[operand] = waiting[operand] + passed if operand in waiting else passed
+                    continue
                 line, offset = lanes.above[:, part], lanes.offset[:, part]
                 if tensor in above:
                     covered = torch.zeros_like(lanes.open[:, part]).index_fill(1, above[tensor].rows, True)
@@ -305,7 +400,7 @@ class Backward:
                     read = what_is_read(tensor)
                     beyond = beyond.reshape(len(a), *read.shape)
                     waiting[read] = waiting[read] + beyond if read in waiting else beyond
-                passed, constant = _ThroughRelu.apply(flat, *of_relus[tensor], line, offset)  # type: ignore[no-untyped-call]
+                passed, constant = _ThroughRelu.apply(flat, *of_activations[tensor], line, offset)  # type: ignore[no-untyped-call]
                 total = total + constant
                 operands: list[Values] = [passed.reshape(a.shape)]
             elif tensor in self._others:
@@ -331,9 +426,9 @@ class Backward:
             # Of a maximum, nothing is passed on to the operand that only its interval depends on.
             for operand, functional in zip(tensor.operands, operands, strict=False):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
-        for tensor in self.relus:  # those behind an operation that only intervals bound
+        for tensor in self.activations:  # those behind an operation that only intervals bound
             coefficients.setdefault(tensor, total.new_zeros(len(lanes), math.prod(tensor.shape)))
-        return Backwards(total, [coefficients[tensor] for tensor in self.relus], last)
+        return Backwards(total, [coefficients[tensor] for tensor in self.activations], last)
 
     def _linear(self, tensor: Tensor, a: Values) -> tuple[list[Values], Values | float]:
         primitive: Any = tensor.primitive
@@ -451,7 +546,8 @@ class Backward:
 def _size(tensor: Tensor) -> int:
     """How many numbers a lane holds of it."""
     planar = isinstance(tensor.primitive, Softmax) and has_plane(tensor.shape)
-    return math.prod(tensor.shape) * (tensor.shape[-1] if planar else 1)
+    each = tensor.shape[-1] if planar else _OF_FUNCTION if isinstance(tensor.primitive, Function) else 1
+    return math.prod(tensor.shape) * each
 
 
 def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
@@ -508,6 +604,54 @@ class _ThroughRelu(torch.autograd.Function):
         return of_a, of_passed * a.clamp(min=0), of_passed, None, None
 
 
+class _Cells(NamedTuple):
+    """Of a smooth function, as `Curve` has it, lanes x points x neurons or lanes x neurons; and where these may choose
+    slopes."""
+
+    points: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    slack: np.ndarray[Any, Any]
+    below: np.ndarray[Any, Any]
+    low: np.ndarray[Any, Any]
+    above: np.ndarray[Any, Any]
+    high: np.ndarray[Any, Any]
+    least: np.ndarray[Any, Any]
+    steepest: np.ndarray[Any, Any]
+    usable: np.ndarray[Any, Any]
+
+    @staticmethod
+    def of(tensor: Tensor, lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> _Cells:
+        """For what its neurons read, lanes x neurons. Near enough for the search, whatever the contract."""
+        primitive: Any = tensor.primitive
+        x = Interval(lower, upper)
+        with np.errstate(all="ignore"):
+            curve = Curve.of(primitive, x, Interval(*primitive.enclosure(*x, REAL)), REAL)
+        points, values, bow = curve.cells
+        slack, (least, steepest) = bow + curve.slack, curve.cells.steepness()
+        found = [values.swapaxes(0, 1) for values in (points, values)]
+        found += [slack, curve.below.slope, curve.below.offset, curve.above.slope, curve.above.offset, least, steepest]
+        usable = lower < upper
+        for each in found:
+            usable = usable & np.isfinite(each if each.ndim == 2 else each.sum(axis=1))
+        # An infinite number would make any other one NaN.
+        for each in (*found[:3], *found[-2:]):
+            each[~np.broadcast_to(usable[:, np.newaxis] if each.ndim == 3 else usable, each.shape)] = 0.0
+        return _Cells._make([*found, usable])
+
+
+def _line(a: Values, share: Values, cells: tuple[Values, ...]) -> tuple[Values, Values]:
+    """Slopes and offsets of the lines that functionals (lanes x neurons) of a smooth function take: as `Curve.chosen`
+    has them."""
+    points, values, slack, below, low, above, high, least, steepest = cells
+    positive = a > 0
+    base, end = torch.where(positive, below, above), torch.where(positive, low, high)
+    turn = (255.0 * share - 128.0) / 127.0
+    slope = base + turn * torch.where(turn > 0, steepest - base, base - least).clamp(min=0.0)
+    gap = torch.addcmul(values, slope[:, None], points, value=-1)
+    offset = torch.where(positive, gap.amin(1) - slack, gap.amax(1) + slack)
+    return slope, torch.where(turn.abs() > NEAR_CROWN, offset, offset + (end - offset).detach())
+
+
 def _through_planes(a: Values, above: Above) -> tuple[Values, Values]:
     """Functionals (lanes x neurons) that are nowhere positive, of a ReLU, as such of what its dense layer reads."""
     lanes, rows = above.offset.shape
@@ -518,7 +662,7 @@ def _through_planes(a: Values, above: Above) -> tuple[Values, Values]:
 def _is_curve(tensor: Tensor) -> bool:
     primitive = tensor.primitive
     negative = isinstance(primitive, LeakyRelu) and primitive.slope < 0
-    return negative or isinstance(primitive, Function | Clip | Round | Sign)
+    return negative or isinstance(primitive, Clip | Round | Sign)
 
 
 def _between_lines(a: Values, lines: tuple[Values, ...]) -> tuple[list[Values], Values]:

@@ -83,12 +83,11 @@ class Bounding:
         """Those of a box must stand side by side, and either all of the boxes have planes, or none."""
         backward = self._backward
         shape = (len(leaves), backward.neurons)
-        slopes, sides, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.int8, np.float32))
+        slopes, multipliers = (np.zeros(shape, kind) for kind in (np.uint8, np.float32))
         for box, rows in by_box(leaves):
             slopes[rows, box.neurons] = np.stack([node.slopes for _, node in leaves[rows]])
-        lane, neuron, side = splits_of([node.path for _, node in leaves])
-        sides[lane, neuron] = side
-        multipliers[lane, neuron] = np.concatenate([node.multipliers for _, node in leaves])
+        splits = splits_of([node.path for _, node in leaves])
+        multipliers[splits.path, splits.neuron] = np.concatenate([node.multipliers for _, node in leaves])
         functional = backward.values(np.stack([task.functional for task, _ in leaves]))
         regions = {region: number for number, region in enumerate({node.region: None for _, node in leaves})}
         if len(regions) == 1:
@@ -96,7 +95,7 @@ class Bounding:
         else:
             which = torch.tensor([regions[node.region] for _, node in leaves], device=backward.device)
             lanes = Lanes.joined([region.lanes for region in regions]).take(which)
-        lanes = replace(lanes, functional=functional).split(backward.values(sides), backward.slope)
+        lanes = backward.along(replace(lanes, functional=functional), splits)
         chosen = lanes.chosen
         if 2 * len(chosen) > backward.neurons:
             chosen = torch.arange(backward.neurons, device=backward.device)
@@ -116,7 +115,7 @@ class Bounding:
         )
         place = np.zeros(self._backward.neurons, np.intp)
         place[neurons] = np.arange(len(neurons))
-        lane, neuron, _ = splits_of([node.path for _, node in leaves])
+        lane, neuron, *_ = splits_of([node.path for _, node in leaves])
         of_splits = multipliers[lane, place[neuron]].astype(np.float32)
         ends = np.cumsum([len(node.path) for _, node in leaves])
         likely: dict[tuple[Task, Region], list[Node]] = {}

@@ -1,4 +1,5 @@
-"""Branch and bound on the signs of ReLU neurons (beta-CROWN, arXiv 2103.06624), for many boxes and functionals at once.
+"""Branch and bound on what single neurons read, for many boxes and functionals at once: the signs of what ReLUs read
+(beta-CROWN, arXiv 2103.06624), and the halves of what smooth functions do (GenBaB, arXiv 2405.21063).
 
 Each functional that is not proved positive over its box has a tree; its leaves that are not proved yet wait in a queue,
 the worst first. A round takes leaves from the trees of all boxes, splits each at the neuron that promises most, and
@@ -16,11 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from verify.activations import smooth
 from verify.cones import intervals_of
 from verify.intervals import Interval
 from verify.network import Network
 from verify.parts import Parts, of_each
-from verify.paths import LEAF
+from verify.paths import LEAF, Split
 from verify.primitives import Tensor
 from verify.pruning import pruned
 from verify.rounding import Array, Contract
@@ -136,7 +138,7 @@ class _Search:
                 self._admit(branch)
             self._branch([leaf for leaf in picked if not self._tightening.at_leaf(*leaf)])
             while done < len(self._boxes) and self._boxes[done].ended():
-                yield _outcome(self._boxes[done])
+                yield self._outcome(self._boxes[done])
                 done += 1
 
     def _admit(self, branch: bool) -> None:
@@ -167,6 +169,16 @@ class _Search:
                 picked.append((task, task.taken()))
         return picked
 
+    def _outcome(self, box: Box) -> Outcome:
+        assert box.ending
+        bounds = [task.worst.bound for task in box.tasks if task.waiting]
+        proof = None
+        if box.ending is Ending.PROVED:
+            trees = tuple(tree_of(task, smooth(self._query.output)) for task in box.tasks)
+            proof = SplitProof(box.neurons, tuple(box.refinements), trees, box.parts)
+        box.tasks, box.partition = [], None  # which hold all leaves, and bounds of many parts
+        return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
+
     def _branch(self, picked: Leaves) -> None:
         """Split leaves, and bound both halves of each."""
         if not picked:
@@ -183,37 +195,30 @@ class _Search:
         """Both halves of each leaf, at the neurons that promise most; and the leaves in which nothing is left to split,
         where only better multipliers can help."""
         began = time.perf_counter()
-        neurons, direction = best_splits(self._query.backward, *self._bounding.stacked(picked))
+        neurons, points, direction = best_splits(self._query.backward, *self._bounding.stacked(picked))
         self._refuting.attack([task for task, _ in picked], direction)
         parts: list[tuple[Task, Node]] = []
         whole: list[tuple[Task, Node]] = []
-        for (task, node), neuron in zip(picked, neurons, strict=True):
+        for (task, node), neuron, point in zip(picked, neurons, points, strict=True):
             if neuron == LEAF:
                 node.ends += 1
                 whole.append((task, node))
                 if node.ends > _MOST_ENDS:
                     task.box.ending = task.box.ending or Ending.UNDECIDED
                 continue
-            node.neuron = neuron
+            node.neuron, node.point = neuron, point
             task.splits += 1
-            multiplier = np.append(node.multipliers, np.float32(0))
-            node.parts = tuple(
-                Node([*node.path, (neuron, side)], node.region, node.slopes, multiplier, node.fractions, node.bound)
-                for side in (1, -1)
-            )
+            node.parts = tuple(_half(node, Split(neuron, side, point)) for side in (1, -1))
             node.fractions = None  # which only leaves need
             parts += [(task, part) for part in node.parts]
         share(picked, time.perf_counter() - began)
         return parts, whole
 
 
-def _outcome(box: Box) -> Outcome:
-    assert box.ending
-    bounds = [task.worst.bound for task in box.tasks if task.waiting]
-    proof = (
-        SplitProof(box.neurons, tuple(box.refinements), tuple(map(tree_of, box.tasks)), box.parts)
-        if box.ending is Ending.PROVED
-        else None
-    )
-    box.tasks, box.partition = [], None  # which hold all leaves, and bounds of many parts
-    return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
+def _half(node: Node, split: Split) -> Node:
+    """To begin with, with the bound of the whole."""
+    # Splits of the same neuron share a multiplier, whose sign counts in terms of the last side.
+    pairs = zip(node.path, node.multipliers.tolist(), strict=True)
+    known = [before.side * split.side * beta for before, beta in pairs if before.neuron == split.neuron]
+    multipliers = np.append(node.multipliers, np.float32(known[-1] if known else 0.0))
+    return Node([*node.path, split], node.region, node.slopes, multipliers, node.fractions, node.bound)

@@ -4,7 +4,6 @@ De Palma et al., arXiv 2104.06718)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,11 @@ _TRIALS = 3
 
 
 class Splits(NamedTuple):
-    """neurons: for each lane the one to split; LEAF where none is open. direction: the coefficients that the input has
-    in the bounds of the lanes as they are."""
+    """neurons: for each lane the one to split; LEAF where none is open. points: where. direction: the coefficients that
+    the input has in the bounds of the lanes as they are."""
 
     neurons: list[int]
+    points: list[float]
     direction: Values
 
 
@@ -44,7 +44,7 @@ def best_splits(
     halves, direction = _estimated_halves(backward, lanes, chosen, slopes, multipliers, planes)
     trials, count = min(_TRIALS, backward.neurons), len(lanes)
     if not trials:
-        return Splits([LEAF] * count, direction)
+        return Splits([LEAF] * count, [0.0] * count, direction)
     with torch.no_grad():
         estimate = torch.where(lanes.open, _promise(halves, target), -torch.inf)
         value, neuron = estimate.topk(trials, dim=1)
@@ -52,18 +52,27 @@ def best_splits(
         tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
         side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
         found = []
+        points = backward.points(lanes)
         step = max(1, backward.width // (2 * trials))
         for start in range(0, count, step):
             some, part = slice(start, start + step), slice(2 * trials * start, 2 * trials * (start + step))
             trial = lanes.take(lane[part])
-            trial = trial.split(trial.side.scatter(1, tried[part], side[part]), backward.slope)
+            point = points[lane[part]].gather(1, tried[part])
+            at_least, at_most = (side[part] * way > 0 for way in (1, -1))
+            ends = (
+                end.scatter(1, tried[part], torch.where(inside, point, end.gather(1, tried[part])))
+                for inside, end in ((at_least, trial.lower), (at_most, trial.upper))
+            )
+            trial = backward.split(trial, trial.side.scatter(1, tried[part], side[part]), *ends)
             above = [Above(rows, slope[some], offset[some]) for rows, slope, offset in planes]
             found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]], above).bounds)
         promise = _promise(torch.cat(found).reshape(count, trials, 2), target)
         promise = torch.where(value > -torch.inf, promise, -torch.inf)
         best = promise.argmax(1, keepdim=True)
-        winner = torch.where(value.gather(1, best) > -torch.inf, neuron.gather(1, best), LEAF)
-    return Splits([int(each) for each in winner[:, 0].tolist()], direction)
+        winner = neuron.gather(1, best)
+        where = points.gather(1, winner)[:, 0].tolist()
+        winner = torch.where(value.gather(1, best) > -torch.inf, winner, LEAF)
+    return Splits([int(each) for each in winner[:, 0].tolist()], where, direction)
 
 
 def _promise(halves: Values, target: Values) -> Values:
@@ -84,17 +93,17 @@ def _estimated_halves(
     A split replaces the line through which the neuron's coefficient passes by the ReLU's own there. What a unit of that
     coefficient is worth is the derivative of the bound: what the neuron reads where the bound is lowest.
     """
-    # The multiplier of an open neuron, as of one that reads x <= 0, is added to the coefficient of what it reads.
-    added = multipliers.clone().requires_grad_()
-    open_as_split = replace(lanes, side=torch.where(lanes.open, -1.0, lanes.side))
-    found = backward.bounds(open_as_split, chosen, slopes, added, planes)
+    probe = torch.zeros_like(lanes.fixed).requires_grad_()
+    found = backward.bounds(lanes, chosen, slopes, multipliers, planes, probe)
     with torch.no_grad():
         read = torch.zeros_like(lanes.fixed)
-        if found.bounds.requires_grad:  # some ReLU stands between input and output
-            (derivative,) = torch.autograd.grad(found.bounds, added, torch.ones_like(found.bounds))
-            read.index_copy_(1, chosen, derivative)
+        if found.bounds.requires_grad:  # some activation stands between input and output
+            (read,) = torch.autograd.grad(found.bounds, probe, torch.ones_like(found.bounds))
         coefficient = torch.cat([read[:, :0], *found.coefficients], 1)
         below = backward.below(lanes, chosen, slopes)
         passed = torch.where(coefficient > 0, below * read, lanes.above * read + lanes.offset)
         gains = [(coefficient * (own * read - passed)).clamp(min=0.0) for own in (1.0, backward.slope)]
+        if backward.smooth.any():  # either half loses less than the whole
+            losses = backward.losses(lanes, found.coefficients, below, read)
+            gains = [torch.where(backward.smooth, losses, gain) for gain in gains]
         return found.bounds.detach()[:, None, None] + torch.stack(gains, 2), found.direction.detach()

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.activations import activations, is_relu, relus
 from verify.cones import intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, relus
+from verify.linear_bounds import lower_bounds
 from verify.parts import Parts
 from verify.planes import fraction_count
 from verify.primitives import Tensor
@@ -65,8 +66,9 @@ class Opening:
 
     def __init__(self, query: Query, bounding: Bounding, refuting: Refuting) -> None:
         self._query, self._bounding, self._refuting = query, bounding, refuting
-        self._vectors = all(max(relu.shape, default=1) == math.prod(relu.shape) for relu in query.backward.relus)
-        self._deep = any(relus(relu.operands[0]) for relu in query.backward.relus)
+        signed = relus(query.output)
+        self._vectors = all(max(relu.shape, default=1) == math.prod(relu.shape) for relu in signed)
+        self._deep = any(relus(relu.operands[0]) for relu in signed)
 
     def opened(self, index: int, intervals: dict[Tensor, Interval] | None, opening_s: float) -> Box:
         """A box with a task for every functional that CROWN does not prove, not bounded yet. intervals: if they are
@@ -108,10 +110,9 @@ class Opening:
         functionals, constants = query.functionals[box.index], query.constants[box.index]
         with np.errstate(all="ignore"):
             (lower,) = lower_bounds(query.output, functionals[np.newaxis], intervals, query.contract)
-        low, high = self._read(intervals)
         box.region = Region(intervals, query.backward.lanes(intervals, functionals[:1]))
-        box.neurons = (low < 0) & (high > 0) if neurons is None else neurons
-        start = np.where(high > -low, 255, 0).astype(np.uint8)[box.neurons]
+        box.neurons = self._open(intervals) if neurons is None else neurons
+        start = np.rint(255.0 * box.region.lanes.fixed[0].cpu().numpy()).astype(np.uint8)[box.neurons]
         lowest, highest = (torch.tensor(end[box.index]).float() for end in query.box)
         box.tasks = []
         for row in np.flatnonzero(~(down(lower + constants) > 0)):
@@ -121,9 +122,15 @@ class Opening:
             assuming = Assuming(query.backward, functional, constant, query.contract)
             box.tasks.append(Task(box, int(row), functional, constant, root, descent, assuming))
 
+    def _open(self, intervals: Mapping[Tensor, Interval]) -> NDArray[np.bool_]:
+        """Which neurons leave a choice."""
+        backward = self._query.backward
+        lanes = backward.lanes(intervals, np.zeros((1, *self._query.output.shape)))
+        return np.asarray(lanes.open[0].cpu().numpy())
+
     def _read(self, intervals: Mapping[Tensor, Interval]) -> list[Array]:
         """The ends of what all neurons read, in one lane."""
-        before = [intervals[relu.operands[0]] for relu in self._query.backward.relus]
+        before = [intervals[tensor.operands[0]] for tensor in self._query.backward.activations]
         return [np.concatenate([np.zeros(0), *(each[end].reshape(-1) for each in before)]) for end in (0, 1)]
 
     def _refine(self, box: Box) -> None:
@@ -131,31 +138,29 @@ class Opening:
         if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * box.seconds:
             return
         query = self._query
-        numbers = relus(query.output)
+        numbers = activations(query.output)
         deadline = time.perf_counter() + _SHARE_OF_REFINEMENT * box.left_s
 
         def is_late() -> bool:
             return time.perf_counter() > deadline
 
-        def choose(relu: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
-            (operand,) = relu.operands
-            low, high = (end.reshape(-1) for end in intervals[operand])
-            elements = np.flatnonzero((low < 0) & (high > 0))
-            if relu not in numbers or not len(elements) or is_late():
+        def choose(activation: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
+            (operand,) = activation.operands
+            if activation not in numbers or is_late():
                 return None
-            inner = query.backward.of(operand)
-            slopes = _slopes_of_elements(inner, elements, intervals, is_late)
-            below = {
-                tensor: np.flatnonzero((before.lower < 0) & (before.upper > 0))
-                for tensor in inner.relus
-                for before in [intervals[tensor.operands[0]]]
-            }
-            box.refinements.append(Refinement((numbers[relu].start + elements).astype(np.int32), slopes))
-            return Slopes(elements, below, slopes)
+            low, high = (end.reshape(-1) for end in intervals[operand])
+            elements = np.flatnonzero((low < 0) & (high > 0) if is_relu(activation) else low < high)
+            if not len(elements):
+                return None
+            # A ReLU whose sign is known takes no better bounds, a smooth function always does.
+            target = 0.0 if is_relu(activation) else math.inf
+            found = _slopes_of_elements(query.backward.of(operand), elements, intervals, target, is_late)
+            first = numbers[activation].start
+            box.refinements.append(Refinement((first + elements).astype(np.int32), found.slopes))
+            return found
 
         def begin() -> None:
-            low, high = self._read(self._intervals(box, choose))
-            neurons = (low < 0) & (high > 0)
+            neurons = self._open(self._intervals(box, choose))
             # The bounds that whoever looks at the proof will compute: others, of which CROWN's rules made something
             # else by a hair, might prove what these do not.
             whole = self._refined_parts(box, neurons).whole
@@ -235,9 +240,10 @@ def _slopes_of_elements(
     backward: Backward,
     elements: NDArray[np.intp],
     intervals: Mapping[Tensor, Interval],
+    target: float,
     stop: Callable[[], bool],
-) -> NDArray[np.uint8]:
-    """Slopes that make the bounds of elements of a tensor tight: 2 x elements x open neurons."""
+) -> Slopes:
+    """Slopes that make the bounds of elements of a tensor tight, until these exceed the target."""
     size = math.prod(backward.output.shape)
     around = backward.lanes(intervals, np.zeros((1, *backward.output.shape)))
     chosen = around.chosen
@@ -256,8 +262,13 @@ def _slopes_of_elements(
                 slopes,
                 torch.zeros_like(slopes),
                 AT_NEURONS,
-                target=torch.zeros(len(part), device=backward.device),
+                target=torch.full((len(part),), target, device=backward.device),
                 stop=stop,
             )
             found[end, start : start + len(part)] = best.slopes.cpu().numpy()
-    return found
+    numbers = chosen.cpu().numpy()
+    below = {
+        tensor: numbers[(numbers >= part.start) & (numbers < part.stop)] - part.start
+        for tensor, part in activations(backward.output).items()
+    }
+    return Slopes(elements, below, found)

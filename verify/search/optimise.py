@@ -63,6 +63,7 @@ def optimised(
     )
     at = torch.arange(len(lanes), device=backward.device)  # where the lanes that are still at work stand in `best`
     scale = torch.zeros_like(multipliers)
+    floor = torch.where(backward.smooth[chosen], -torch.inf, 0.0)
     shares = [slopes, *(each.values for each in fractions)]  # of one, what is rounded
     moments = [torch.zeros_like(each) for each in (multipliers, *shares) for _ in range(2)]
     for iteration in range(settings.iterations + 1):
@@ -101,7 +102,7 @@ def optimised(
                 second.mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
                 steps.append(first / second.sqrt().add_(1e-12))
             steps[0] *= scale
-            multipliers = multipliers.add(steps[0], alpha=factor * settings.multiplier_step).clamp_(min=0.0)
+            multipliers = multipliers.add(steps[0], alpha=factor * settings.multiplier_step).clamp_(min=floor)
             shares = [
                 share.add(step, alpha=factor * settings.slope_step).clamp_(0.0, 1.0)
                 for share, step in zip(shares, steps[1:], strict=True)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.activations import relus, smooth
 from verify.intervals import Interval
-from verify.linear_bounds import relus
 from verify.parts import Parts
-from verify.paths import LEAF, Path
+from verify.paths import LEAF, Path, Split, splits_of
 from verify.primitives import Tensor
 from verify.rounding import Array
 from verify.search.backward import Backward, Values
@@ -66,6 +66,7 @@ class Partition:
         self._parts, self._needed = parts, needed
         self._backward = Backward(parts.inside, device)
         self._relus = list(relus(parts.inside).values())
+        self._signed = torch.tensor(~smooth(parts.inside), device=device)
         self._place = {int(number): place for place, number in enumerate(parts.numbers)}
         self._order = count()
         self._root = _Part([])
@@ -89,7 +90,7 @@ class Partition:
                 return False
             split = [heapq.heappop(self._waiting)[2] for _ in range(self._width())]
             for part in split:
-                part.halves = tuple(_Part([*part.path, (part.neuron, side)]) for side in (1, -1))
+                part.halves = tuple(_Part([*part.path, Split(part.neuron, side)]) for side in (1, -1))
             halves = [half for part in split for half in part.halves]
             self._bound(halves, show)
             for part in split:
@@ -144,17 +145,17 @@ class Partition:
 
     def _choose(self, missed: Sequence[_Part], lower: Array, intervals: Mapping[Tensor, Interval], show: Show) -> None:
         worst = lower.argmin(axis=1)
-        sides = np.zeros((len(missed), self._backward.neurons))
-        for row, part in zip(sides, missed, strict=True):
-            for neuron, side in part.path:
-                row[self._place[neuron]] = side
+        splits = splits_of([part.path for part in missed])
+        inside = splits._replace(neuron=np.array([self._place[number] for number in splits.neuron.tolist()], np.intp))
         lanes = self._backward.lanes(intervals, self._parts.functionals[self._needed[worst]])
-        lanes = lanes.split(self._backward.values(sides), self._backward.slope)
+        lanes = self._backward.along(lanes, inside)
         every = torch.arange(self._backward.neurons, device=self._backward.device)
         with torch.no_grad():
             found = self._backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
             coefficients = torch.cat([lanes.offset[:, :0], *found.coefficients], 1)
-            scores = torch.where(lanes.open, -coefficients.clamp(max=0.0) * lanes.offset, -1.0).cpu().numpy()
+            scores = (
+                torch.where(lanes.open & self._signed, -coefficients.clamp(max=0.0) * lanes.offset, -1.0).cpu().numpy()
+            )
         for part, score in zip(missed, scores, strict=True):
             part.neuron = self._first(score)
         self._needless = show(worst, found.direction)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.linear_bounds import relus
+from verify.activations import relus
 from verify.planes import sheaves, what_is_read
 from verify.primitives import Tensor
 from verify.rounding import Array

@@ -16,9 +16,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import activations, neuron_count
 from verify.assumptions import Assumption
 from verify.cones import Cone
-from verify.linear_bounds import neuron_count, relus
 from verify.paths import LEAF, Path
 from verify.planes import fractions_of_whole
 from verify.primitives import Tensor
@@ -49,9 +49,9 @@ class Ending(StrEnum):
 
 @dataclass(eq=False)
 class Node:
-    """A part of a box: a leaf, or split at `neuron`. region: what is known of it. slopes: of the box's open neurons.
-    fractions: of their weights, if there are planes above them. bound: approximate. ends: how often nothing was left to
-    split. assumptions: that its region rests on, beside those of the nodes above."""
+    """A part of a box: a leaf, or split at `neuron`, where that reads `point`. region: what is known of it. slopes: of
+    the box's open neurons. fractions: of their weights, if there are planes above them. bound: approximate. ends: how
+    often nothing was left to split. assumptions: that its region rests on, beside those of the nodes above."""
 
     path: Path
     region: Region
@@ -60,6 +60,7 @@ class Node:
     fractions: NDArray[np.uint8] | None = None
     bound: float = -math.inf
     neuron: int = LEAF
+    point: float = 0.0
     parts: tuple[Node, ...] = ()
     ends: int = 0
     assumptions: list[Assumption] = field(default_factory=list)
@@ -180,15 +181,18 @@ class Task:
 Leaves = Sequence[tuple[Task, Node]]
 
 
-def tree_of(task: Task) -> Tree:
-    """The tree of a task whose leaves are all proved."""
+def tree_of(task: Task, smooth: NDArray[np.bool_]) -> Tree:
+    """The tree of a task whose leaves are all proved. smooth: which neurons are."""
     nodes: list[int] = []
+    points: list[float] = []
     leaves: list[Node] = []
     assumptions: list[Assumption] = []
     stack = [task.root]
     while stack:
         node = stack.pop()
         nodes.append(node.neuron)
+        if node.neuron != LEAF and smooth[node.neuron]:
+            points.append(node.point)
         assumptions += [replace(each, leaf=len(leaves), depth=len(node.path)) for each in node.assumptions]
         stack.extend(reversed(node.parts))
         if not node.parts:
@@ -202,14 +206,15 @@ def tree_of(task: Task) -> Tree:
         np.concatenate([leaf.multipliers for leaf in leaves]),
         np.stack(fractions) if fractions else None,
         tuple(assumptions),
+        np.array(points, np.float32) if points else None,
     )
 
 
 def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof:
     """The proof about a part of the network as one about the whole, whose neurons have other numbers."""
     numbers_of = neurons_of(part, output)
-    each = [numbers_of[relu].astype(np.int32) for relu in relus(part.tensor)]
-    numbers = np.concatenate([np.zeros(0, np.int32), *each])
+    every = [numbers_of[each].astype(np.int32) for each in activations(part.tensor)]
+    numbers = np.concatenate([np.zeros(0, np.int32), *every])
     neurons = np.zeros(neuron_count(output), np.bool_)
     neurons[numbers[proof.neurons]] = True
     refinements = tuple(replace(found, neurons=numbers[found.neurons]) for found in proof.refinements)
