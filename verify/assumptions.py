@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.activations import relus
+from verify.activations import activations
 from verify.choices import choices_of, leaves_at_a_time
 from verify.cones import intervals_of
 from verify.errors import Rejected
@@ -72,7 +72,7 @@ def assumed(
     neurons: those that have a slope. Raises Rejected for an assumption that does not fit.
     """
     relu, elements = _read(output, assumption, int(neurons.sum()), len(path))
-    numbers = relus(output)[relu].start + elements
+    numbers = activations(output)[relu].start + elements
     part = pruned(output, intervals)
     inside = intervals_of(part, intervals)
     piece = next(piece for piece, (source, _) in part.parts.items() if source is relu)
@@ -135,7 +135,7 @@ def _read(output: Tensor, assumption: Assumption, slopes: int, depth: int) -> tu
         raise Rejected("a weight in it is negative, or no number")
     if (np.diff(assumption.neurons.astype(np.int64)) <= 0).any():
         raise Rejected("the neurons that it bounds are not in order")
-    for relu, part in relus(output).items():
+    for relu, part in activations(output).items():
         if count and part.start <= assumption.neurons[0] and assumption.neurons[-1] < part.stop:
             return relu, assumption.neurons.astype(np.intp) - part.start
     raise Rejected("it bounds neurons that do not exist, or that are of several ReLUs together")

@@ -231,8 +231,13 @@ def _all_bounded(case: Case) -> bool:
 
 
 def _splits_inputs(case: Case, method: str) -> bool:
-    """Whether the search splits inputs, rather than neurons."""
-    return method == COMPLETE and int(np.count_nonzero(case.lower < case.upper)) <= _FEW_INPUTS
+    """Whether the search splits inputs, rather than neurons.
+
+    An input that is fixed to a number between two neighbours of float32, which are the ends of its interval, does not
+    count.
+    """
+    above = np.nextafter(case.lower.astype(np.float32), np.float32(np.inf))
+    return method == COMPLETE and int(np.count_nonzero(above < case.upper)) <= _FEW_INPUTS
 
 
 def _over_inputs(

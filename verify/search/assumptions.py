@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import relus
+from verify.activations import activations, is_relu
 from verify.assumptions import Assumption, assumed
 from verify.intervals import Interval
 from verify.linear_maps import Dense
@@ -61,7 +61,7 @@ class Assuming:
 
     def __init__(self, backward: Backward, functional: Array, constant: float, contract: Contract) -> None:
         self._backward, self._functional, self._constant, self._contract = backward, functional, constant, contract
-        self._numbers = relus(backward.output)
+        self._numbers = activations(backward.output)
         flat = Tensor(Reshape((functional.size,)), (backward.output,), (functional.size,), "")
         column, bias = functional.reshape(-1, 1), np.array([constant])
         value = Tensor(Linear(Dense(column), bias, np.abs(bias), 0, 0.0, 0.0, 0.0), (flat,), (1,), "")
@@ -75,7 +75,7 @@ class Assuming:
         split = {each.neuron for each in path}
         for relu in reversed(self._numbers):
             low, high = (end.reshape(-1) for end in region.intervals[relu.operands[0]])
-            elements = np.flatnonzero((low < 0) & (high > 0))
+            elements = np.flatnonzero((low < 0) & (high > 0) if is_relu(relu) else low < high)
             first = self._numbers[relu].start
             elements = elements[[first + element not in split for element in elements.tolist()]]
             if len(elements):
@@ -191,8 +191,12 @@ class Assuming:
         every = torch.arange(backward.neurons, device=backward.device)
         with torch.no_grad():
             found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
-        coefficients = found.coefficients[backward.activations.index(relu)][0].clamp(max=0.0)
-        losses = (-coefficients * lanes.offset[0, self._numbers[relu]]).cpu().double().numpy()
+        coefficients = found.coefficients[backward.activations.index(relu)][0]
+        if is_relu(relu):
+            losses = -coefficients.clamp(max=0.0) * lanes.offset[0, self._numbers[relu]]
+        else:
+            losses = coefficients.abs() * backward.gaps(lanes, relu)[0]
+        losses = losses.cpu().double().numpy()
         return max(float(-found.bounds.sum()), float(np.finfo(np.float32).tiny)), losses
 
     def _start(

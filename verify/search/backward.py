@@ -294,6 +294,12 @@ class Backward:
         """Where to split neurons, lanes x neurons: smooth functions in the middle of what they read."""
         return torch.where(self.smooth, 0.5 * (lanes.lower + lanes.upper), 0.0)
 
+    def gaps(self, lanes: Lanes, tensor: Tensor) -> Values:
+        """How far CROWN's lines around a smooth function are apart in the middle of what it reads."""
+        _, _, _, below, low, above, high, *_ = lanes.cells[self._functions.index(tensor)]
+        part = self._slices[tensor]
+        return (above - below) * 0.5 * (lanes.lower[:, part] + lanes.upper[:, part]) + high - low
+
     def losses(self, lanes: Lanes, coefficients: Sequence[Values], shares: Values, read: Values) -> Values:
         """What the lines around smooth functions lose where these read that, lanes x neurons; nothing for ReLUs.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import activations, is_relu, relus
+from verify.activations import activations, relus
 from verify.cones import intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
@@ -135,10 +135,10 @@ class Opening:
 
     def _refine(self, box: Box) -> None:
         """Tighten the bounds of what the box's neurons read, each with slopes of its own, where time allows."""
-        if _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * box.seconds:
-            return
         query = self._query
-        numbers = activations(query.output)
+        numbers = relus(query.output)
+        if not numbers or _PASSES_OF_REFINEMENT * box.spent_s > _SHARE_OF_REFINEMENT * box.seconds:
+            return
         deadline = time.perf_counter() + _SHARE_OF_REFINEMENT * box.left_s
 
         def is_late() -> bool:
@@ -146,15 +146,13 @@ class Opening:
 
         def choose(activation: Tensor, intervals: Mapping[Tensor, Interval]) -> Slopes | None:
             (operand,) = activation.operands
-            if activation not in numbers or is_late():
-                return None
             low, high = (end.reshape(-1) for end in intervals[operand])
-            elements = np.flatnonzero((low < 0) & (high > 0) if is_relu(activation) else low < high)
-            if not len(elements):
+            elements = np.flatnonzero((low < 0) & (high > 0))
+            # Around smooth functions there are no better lines for many functionals than CROWN's, which touch them
+            # where most of these are lowest: in the middle.
+            if activation not in numbers or not len(elements) or is_late():
                 return None
-            # A ReLU whose sign is known takes no better bounds, a smooth function always does.
-            target = 0.0 if is_relu(activation) else math.inf
-            found = _slopes_of_elements(query.backward.of(operand), elements, intervals, target, is_late)
+            found = _slopes_of_elements(query.backward.of(operand), elements, intervals, is_late)
             first = numbers[activation].start
             box.refinements.append(Refinement((first + elements).astype(np.int32), found.slopes))
             return found
@@ -240,10 +238,9 @@ def _slopes_of_elements(
     backward: Backward,
     elements: NDArray[np.intp],
     intervals: Mapping[Tensor, Interval],
-    target: float,
     stop: Callable[[], bool],
 ) -> Slopes:
-    """Slopes that make the bounds of elements of a tensor tight, until these exceed the target."""
+    """Slopes that make the bounds of elements of a tensor tight."""
     size = math.prod(backward.output.shape)
     around = backward.lanes(intervals, np.zeros((1, *backward.output.shape)))
     chosen = around.chosen
@@ -262,7 +259,7 @@ def _slopes_of_elements(
                 slopes,
                 torch.zeros_like(slopes),
                 AT_NEURONS,
-                target=torch.full((len(part),), target, device=backward.device),
+                target=torch.zeros(len(part), device=backward.device),
                 stop=stop,
             )
             found[end, start : start + len(part)] = best.slopes.cpu().numpy()
