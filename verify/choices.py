@@ -14,9 +14,10 @@ from verify.cones import Cone
 from verify.crown import WORKSPACE
 from verify.intervals import Interval
 from verify.linear_bounds import Choice, Planes
-from verify.paths import Path, splits_of
+from verify.paths import Path, Splits, splits_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of
+from verify.rounding import Array
 
 
 def choices_of(
@@ -36,20 +37,26 @@ def choices_of(
     slope = np.full((len(paths), len(neurons)), np.nan)
     slope[:, neurons] = slopes / 255.0
     sign, multiplier = np.zeros_like(slope), np.zeros_like(slope)
-    path, neuron, side, point = splits_of(paths)
-    sign[path, neuron], multiplier[path, neuron] = side, multipliers
-    least, largest = np.full_like(slope, -np.inf), np.full_like(slope, np.inf)
+    splits = splits_of(paths)
+    sign[splits.path, splits.neuron], multiplier[splits.path, splits.neuron] = splits.side, multipliers
+    places = neurons_of(part, output)
+    within = () if all(map(is_relu, places)) else _within(len(paths), len(neurons), splits)
+    found = {}
+    for activation, numbers in places.items():
+        shares = slope[:, np.newaxis, numbers].reshape(-1, 1, *activation.shape)
+        signs, betas, *ends = (each[:, numbers].reshape(-1, *activation.shape) for each in (sign, multiplier, *within))
+        inside = None if is_relu(activation) else Interval(*ends)
+        found[activation] = Choice(shares, signs, betas, planes.get(activation), inside)
+    return found
+
+
+def _within(paths: int, neurons: int, splits: Splits) -> tuple[Array, Array]:
+    """From where to where neurons read numbers, by the splits of so many paths."""
+    path, neuron, side, point = splits
+    least, largest = np.full((paths, neurons), -np.inf), np.full((paths, neurons), np.inf)
     np.maximum.at(least, (path[side > 0], neuron[side > 0]), point[side > 0])
     np.minimum.at(largest, (path[side < 0], neuron[side < 0]), point[side < 0])
-    found = {}
-    for activation, numbers in neurons_of(part, output).items():
-        signs, betas, low, high = (
-            each[:, numbers].reshape(-1, *activation.shape) for each in (sign, multiplier, least, largest)
-        )
-        shares = slope[:, np.newaxis, numbers].reshape(-1, 1, *activation.shape)
-        within = None if is_relu(activation) else Interval(low, high)
-        found[activation] = Choice(shares, signs, betas, planes.get(activation), within)
-    return found
+    return least, largest
 
 
 def leaves_at_a_time(output: Tensor, fractions: int = 0) -> int:

@@ -104,5 +104,6 @@ def leaf_paths(
 def splits_of(paths: Sequence[Path]) -> Splits:
     """The splits of all paths."""
     number = np.repeat(np.arange(len(paths)), [len(path) for path in paths])
-    neuron, side, point = np.array(list(chain.from_iterable(paths)), np.float64).reshape(-1, 3).T
+    each = np.fromiter(chain.from_iterable(chain.from_iterable(paths)), np.float64)
+    neuron, side, point = each.reshape(-1, 3).T
     return Splits(number, neuron.astype(np.intp), side.astype(np.intp), point)

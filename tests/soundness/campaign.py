@@ -85,7 +85,7 @@ def forgeries() -> dict[str, Forgery]:
     """By what the certificate proves, or how."""
     of_classes, of_properties = _tests("test_certificates"), _tests("test_property_proofs")
     of_signs, of_inputs = _tests("test_split_certificates"), _tests("test_input_splits")
-    of_assumptions = _tests("test_assumptions")
+    of_assumptions, of_curves = _tests("test_assumptions"), _tests("test_curves")
     classifier, signs, inputs = network_of(of_classes.CONTENT), of_signs.MADE.network(), of_inputs.MADE.network()
     _, assuming, _, _ = of_assumptions.problem()
 
@@ -112,6 +112,11 @@ def forgeries() -> dict[str, Forgery]:
             of_assumptions.assuming_certificate(),
             lambda certificate, rng: (restated if rng.random() < 0.5 else of_assumptions.changed)(certificate, rng),
             lambda content, rng: of_assumptions.accepted(content, assuming, rng),
+        ),
+        "a class, by splits of smooth functions": Forgery(
+            of_curves.splitting_certificate(),
+            lambda certificate, rng: (restated if rng.random() < 0.5 else of_curves.moved)(certificate, rng),
+            of_curves.accepted,
         ),
         "a property, by splits of inputs": Forgery(
             of_inputs.tight_certificate(inputs),

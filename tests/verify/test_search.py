@@ -42,10 +42,13 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int, pooling: bool) -> N
     # The checker leaves inactive ReLUs out.
     sides = np.where((upper > 0) | bends, rng.integers(-1, 2, (lanes, count)), 0)
     points = np.where(bends, (lower + rng.random((lanes, count)) * (upper - lower)).astype(np.float32), 0.0)
-    paths: list[Path] = [
-        [Split(n, int(sides[lane, n]), float(points[lane, n])) for n in np.flatnonzero(sides[lane])]
-        for lane in range(lanes)
-    ]
+    paths: list[Path] = [[] for _ in range(lanes)]
+    for lane, n in np.argwhere(sides).tolist():
+        side, point = int(sides[lane, n]), float(points[lane, n])
+        if bends[n]:  # from the other side first
+            end = (upper if side > 0 else lower)[n]
+            paths[lane].append(Split(n, -side, float(np.float32(point + rng.random() * (end - point)))))
+        paths[lane].append(Split(n, side, point))
     multipliers = (0.1 * rng.random((lanes, count))).astype(np.float32) * np.where(bends, rng.choice([-1, 1], count), 1)
     functional = rng.normal(size=network.output.shape)
     with np.errstate(all="ignore"):
@@ -57,7 +60,9 @@ def test_bounds_in_torch_are_those_of_the_checker(seed: int, pooling: bool) -> N
             neurons=np.ones(count, bool),
             paths=paths,
             slopes=slopes,
-            multipliers=multipliers[sides != 0],
+            multipliers=np.array(
+                [multipliers[lane, n] for lane, path in enumerate(paths) for n, *_ in path], np.float32
+            ),
         )
     backward = Backward(network.output, torch.device("cpu"))
     around = backward.lanes(intervals, functional[np.newaxis]).repeated(lanes)

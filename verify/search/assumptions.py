@@ -196,8 +196,7 @@ class Assuming:
             losses = -coefficients.clamp(max=0.0) * lanes.offset[0, self._numbers[relu]]
         else:
             losses = coefficients.abs() * backward.gaps(lanes, relu)[0]
-        losses = losses.cpu().double().numpy()
-        return max(float(-found.bounds.sum()), float(np.finfo(np.float32).tiny)), losses
+        return max(float(-found.bounds.sum()), float(np.finfo(np.float32).tiny)), losses.cpu().double().numpy()
 
     def _start(
         self, relu: Tensor, elements: NDArray[np.intp], neurons: NDArray[np.bool_], slopes: NDArray[np.uint8]
