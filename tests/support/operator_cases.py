@@ -235,6 +235,17 @@ def leaky_relu(version: int, rng: np.random.Generator) -> list[Case]:
     ]
 
 
+@_for("PRelu")
+def prelu(version: int, rng: np.random.Generator) -> list[Case]:
+    slopes = (
+        rng.uniform(0.1, 0.4, 1),
+        rng.uniform(0.1, 0.4, (3, 1, 1)),
+        rng.normal(size=(3, 4, 5)),
+        np.full((3, 1, 1), 2.0),
+    )
+    return [_single("PRelu", (3, 4, 5), {"s": slope.astype(np.float32)}) for slope in slopes]
+
+
 @_for("Clip")
 def clip(version: int, rng: np.random.Generator) -> list[Case]:
     if version == 6:

@@ -8,7 +8,7 @@ from verify import functions
 from verify.functions import Function
 from verify.operators.movement import move, reduced
 from verify.operators.registry import Node, Operand, operator
-from verify.primitives import Clip, LeakyRelu, Linear, Primitive, Sign, Softmax, Tensor
+from verify.primitives import Clip, LeakyRelu, Linear, Primitive, Sign, Softmax, Sum, Tensor
 
 
 def _elementwise(node: Node, x: Operand, primitive: Primitive, *, integers: bool = False) -> Tensor:
@@ -32,6 +32,21 @@ def relu(node: Node, x: Operand) -> Tensor:
 @operator("LeakyRelu", 6, 16)
 def leaky_relu(node: Node, x: Operand) -> Tensor:
     return _elementwise(node, x, LeakyRelu(_float32(node, "alpha", 0.01)))
+
+
+@operator("PRelu", 7, 9, 16)
+def prelu(node: Node, x: Operand, slope: Operand) -> Tensor:
+    slopes, x = node.weights(slope, "the slope"), node.tensor(x)
+    if not slopes.size or np.broadcast_shapes(slopes.shape, x.shape) != x.shape:
+        node.refuse(f"slopes of shape {slopes.shape} do not fit values of shape {x.shape}")
+    if (slopes == slopes.flat[0]).all():
+        return _elementwise(node, x, LeakyRelu(float(slopes.flat[0])))
+    # relu(x) - s relu(-x): one of the two is zero, so that the difference is what runtimes compute.
+    nothing = np.zeros(())
+    below = _elementwise(node, x, Linear.elementwise(-np.ones(()), nothing, roundings=0))
+    below = _elementwise(node, below, LeakyRelu(0.0))
+    below = _elementwise(node, below, Linear.elementwise(slopes, nothing, roundings=1))
+    return node.result(Sum(-1), _elementwise(node, x, LeakyRelu(0.0)), below, shape=x.shape)
 
 
 @operator("Abs", 6, 13)
