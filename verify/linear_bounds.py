@@ -38,7 +38,7 @@ from verify.curves import Curve, Line
 from verify.functions import Function
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.linear_maps import Diagonal
-from verify.lines import Intervals, leaky_rounding, lines_around, slopes, winners
+from verify.lines import Intervals, leaky_rounding, lines_around, ratio, slopes, winners
 from verify.primitives import (
     Clip,
     Concatenate,
@@ -49,6 +49,7 @@ from verify.primitives import (
     Maximum,
     MaxPool,
     Product,
+    Quotient,
     Reshape,
     Round,
     Select,
@@ -614,6 +615,27 @@ def _through_product(tensor: Tensor, a: Array, around: Relaxation, choice: Choic
     return Step((a * d[:, np.newaxis], a * c[:, np.newaxis]), -_dot(a, c * d))
 
 
+def _quotient(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    first, second = (intervals[operand] for operand in tensor.operands)
+    around = ratio(first, second, intervals[tensor], contract)
+    below, above = around.below, around.above
+    steepest = np.maximum(np.abs(below.slope), np.abs(above.slope)) * magnitude_of(second)
+    highest = np.maximum(np.abs(below.offset), np.abs(above.offset))
+    terms = np.abs(around.first) * magnitude_of(first) + np.abs(around.second) * (steepest + highest)
+    loss = around.deviation + _own(tensor, 2.0 * (terms + np.abs(around.offset)))
+    lines = *around[:3], below.slope, below.offset, above.slope, above.offset
+    return _charged(tensor, intervals, _through_quotient, loss, *lines)
+
+
+def _through_quotient(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    first, second, offset, below, low, above, high = around.lines
+    inverse = a * second[:, np.newaxis]
+    positive, negative = np.maximum(inverse, 0.0), np.minimum(inverse, 0.0)
+    coefficients = positive * below[:, np.newaxis] + negative * above[:, np.newaxis]
+    constant = _dot(a, offset) + _dot(positive, low) + _dot(negative, high)
+    return Step((a * first[:, np.newaxis], coefficients), constant)
+
+
 def _softmax(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     primitive: Any = tensor.primitive
     x = intervals[tensor.operands[0]]
@@ -654,7 +676,7 @@ def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), _dot(np.minimum(flat, 0.0), highest))
 
 
-_BENDING = (LeakyRelu, Function, Clip, Round, Sign, MaxPool)
+_BENDING = (LeakyRelu, Function, Clip, Round, Sign, MaxPool, Quotient)
 """What a functional and its negation pass backwards in different ways."""
 
 _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
@@ -672,6 +694,7 @@ _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
     Difference: _difference,
     Maximum: _maximum,
     Product: _product,
+    Quotient: _quotient,
     Softmax: _softmax,
     MaxPool: _max_pool,
 }

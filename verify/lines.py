@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.curves import Cells, Curve, Line, or_ends
-from verify.functions import Function
-from verify.intervals import Interval, magnitude_of
+from verify.functions import RECIPROCAL, Function
+from verify.intervals import Interval, magnitude_of, midpoint
 from verify.primitives import Clip, LeakyRelu, Round, Sign, Tensor
-from verify.rounding import Array, Contract
+from verify.rounding import REAL, Array, Contract, kappa
 
 Intervals = Mapping[Tensor, Interval]
 
@@ -70,6 +70,37 @@ def _around_sign(x: Interval) -> tuple[Line, Line]:
     steepest = 2.0 * (1.0 - 2.0**-50)
     rising, falling = (steepest / np.maximum(end, 2.0**-149) for end in (x.upper, -x.lower))
     return Line(rising, -np.ones_like(rising)), Line(falling, np.ones_like(falling))
+
+
+class Ratio(NamedTuple):
+    """Around z = a / b with r = 1 / b: z is within `deviation` of `first` a + `second` r + offset, and r between the
+    lines below and above, in terms of b."""
+
+    first: Array
+    second: Array
+    offset: Array
+    deviation: Array
+    below: Line
+    above: Line
+
+
+def ratio(a: Interval, b: Interval, z: Interval, contract: Contract) -> Ratio:
+    """Around deployed quotients, with at most two roundings; for the centres c and d of the intervals of a and r,
+    a r differs from d a + c r - c d by (a - c) (r - d). Or z's own interval, where that is narrower."""
+    r = Interval(*RECIPROCAL.enclosure(*b, REAL))
+    curve = Curve.of(RECIPROCAL, b, r, REAL)
+    (c, radius, _), (d, other, _), (centre, own, _) = map(midpoint, (a, r, z))
+    rounding = kappa(2, contract.unit) * magnitude_of(z) + 2.0 * contract.underflow
+    deviation = radius * other * (1.0 + 2.0**-50) + rounding
+    narrower = deviation < own
+    return Ratio(
+        np.where(narrower, d, 0.0),
+        np.where(narrower, c, 0.0),
+        np.where(narrower, -c * d, centre),
+        np.where(narrower, deviation, own),
+        curve.below,
+        curve.above,
+    )
 
 
 @dataclass(frozen=True)

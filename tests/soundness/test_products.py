@@ -1,4 +1,5 @@
-"""Products of values that depend on the input: no execution leaves its bounds, which tell how the value varies."""
+"""Products and quotients of values that depend on the input: no execution leaves its bounds, which tell how the value
+varies."""
 
 from __future__ import annotations
 
@@ -88,6 +89,67 @@ def test_the_search_bounds_products_as_the_checker_does() -> None:
     lanes = backward.lanes(intervals, functionals[:, 0])
     none = torch.zeros(3, 0)
     found = backward.bounds(lanes, torch.zeros(0, dtype=torch.int64), none, none).bounds
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def shares(rng: np.random.Generator, sign: float, room: float) -> bytes:
+    """Numbers of either sign by the sum of their squares and some room, or less than nothing."""
+    nodes = [
+        *(node("MatMul", ["x", "w"], "a"), node("Mul", ["a", "a"], "s")),
+        node("ReduceSum", ["s", "axes"], "t", keepdims=1),
+        *(node("Mul", ["t", "sign"], "u"), node("Add", ["u", "room"], "b")),
+        *(node("Div", ["a", "b"], "q"), node("MatMul", ["q", "v"], "y")),
+    ]
+    weights = {"w": rng.normal(size=(4, 5)).astype(np.float32), "v": rng.normal(size=(5, 3)).astype(np.float32)}
+    numbers = {"sign": np.float32(sign), "room": np.float32(sign * room), "axes": np.array([1])}
+    return model(nodes, ["n", 4], weights | numbers)
+
+
+@pytest.mark.parametrize("room", [0.01, 0.1, 3.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_execution_of_quotients_leaves_its_bounds(seed: int, sign: float, room: float) -> None:
+    rng = np.random.default_rng(seed)
+    content = shares(rng, sign, room)
+    network = network_of(content)
+    eps = (Fraction(0), Fraction(1, 10**5), Fraction(1, 20), Fraction(1))[seed % 4]
+    box = box_around(rng.normal(size=(1, 1, 4)).astype(np.float32), eps, None)
+    rows = np.concatenate([np.eye(3), -np.eye(3), rng.normal(size=(10, 3))]).reshape(1, 16, 1, 3)
+    with np.errstate(all="ignore"):
+        linear = crown_bounds(network, box, rows, FLOAT32_ANY_ORDER)
+    assert np.isfinite(linear).all()
+    points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
+    for y in executions(content, points):
+        assert (y.reshape(len(y), 3) @ rows.reshape(16, 3).T >= linear[0]).all()
+
+
+def test_bounds_of_a_quotient_are_off_by_second_order() -> None:
+    """a / b near 2 / 4, of which intervals alone would know that it lies within r / 4 + r / 8."""
+    weights = {"a": np.float32([[1], [0]]), "b": np.float32([[0], [1]])}
+    nodes = [node("MatMul", ["x", "a"], "c"), node("MatMul", ["x", "b"], "d"), node("Div", ["c", "d"], "e")]
+    # less what a / b is to first order
+    nodes += [node("MatMul", ["x", "w"], "f"), node("Sub", ["e", "f"], "y")]
+    network = network_of(model(nodes, ["n", 2], weights | {"w": np.float32([[0.25], [-0.125]])}))
+    radius = Fraction(1, 16)
+    box = box_around(np.float32([[[2, 4]]]), radius, None)
+    (lower, upper), r = crown_bounds(network, box, np.float64([1, -1]).reshape(1, 2, 1, 1), REAL)[0], float(radius)
+    assert 0.5 - 0.15 * r * r <= lower <= 0.5
+    assert 0.5 <= -upper <= 0.5 + 0.15 * r * r
+
+
+@pytest.mark.parametrize("eps", [Fraction(1, 20), Fraction(1)])
+def test_the_search_bounds_quotients_as_the_checker_does(eps: Fraction) -> None:
+    rng = np.random.default_rng(0)
+    network = network_of(shares(rng, 1.0, 0.5))
+    box = box_around(rng.normal(size=(3, 1, 4)).astype(np.float32), eps, None)
+    functionals = rng.normal(size=(3, 1, *network.output.shape))
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, REAL)
+        expected = lower_bounds(network.output, functionals, intervals, REAL)[:, 0]
+    backward = Backward(network.output, torch.device("cpu"))
+    lanes = backward.lanes(intervals, functionals[:, 0])
+    every = torch.arange(backward.neurons)
+    found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed)).bounds
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -20,7 +20,7 @@ from verify.curves import CROWN_SLOPE, NEAR_CROWN, Curve
 from verify.functions import Function
 from verify.intervals import Interval
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.lines import Winners, lines_around, winners
+from verify.lines import Winners, lines_around, ratio, winners
 from verify.paths import Splits
 from verify.planes import reads_dense_layer, what_is_read
 from verify.primitives import (
@@ -34,6 +34,7 @@ from verify.primitives import (
     Maximum,
     MaxPool,
     Product,
+    Quotient,
     Reshape,
     Round,
     Select,
@@ -59,11 +60,11 @@ class Lanes:
 
     functional: of the output. centre, radius: of the box. lower, upper: of what neurons read. open: neurons for which
     the slope of a line is a choice; fixed: that slope for the others, a share for smooth functions. above, offset: the
-    line above a ReLU. side: 1 or -1 for neurons that are split, else 0. cells: of each smooth function, what
-    `_Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below
-    and above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of
-    two values, the centres of these and the product of their radii. planes: of each softmax, its `Plane`. reads: centre
-    and radius of what each dense layer in front of a ReLU reads, flat.
+    line above a ReLU. side: 1 or -1 for neurons that are split, else 0. cells: of each smooth function, what `_Cells`
+    holds. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and above
+    what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
+    values, the centres of these and the product of their radii. quotients: of each quotient, its `Ratio`. planes: of
+    each softmax, its `Plane`. reads: centre and radius of what each dense layer in front of a ReLU reads, flat.
     """
 
     functional: Values
@@ -81,6 +82,7 @@ class Lanes:
     curves: tuple[tuple[Values, ...], ...]
     pools: tuple[tuple[Values, ...], ...]
     products: tuple[tuple[Values, ...], ...]
+    quotients: tuple[tuple[Values, ...], ...]
     planes: tuple[tuple[Values, ...], ...]
     reads: tuple[tuple[Values, ...], ...]
 
@@ -172,9 +174,10 @@ class Backward:
         self._pools = [t for t in self.order if isinstance(t.primitive, MaxPool) and not t.primitive.padding]
         self._curves = [t for t in self.order if _is_curve(t)]
         self._products = [t for t in self.order if isinstance(t.primitive, Product)]
+        self._quotients = [t for t in self.order if isinstance(t.primitive, Quotient)]
         self._planes = [t for t in self.order if isinstance(t.primitive, Softmax) and has_plane(t.shape)]
         self.sheaved = [t for t in self.activations if reads_dense_layer(t)]
-        covered = {*self.activations, *self._pools, *self._curves, *self._products, *self._planes}
+        covered = {*self.activations, *self._pools, *self._curves, *self._products, *self._quotients, *self._planes}
         self._others = [
             t
             for t in self.order
@@ -236,6 +239,7 @@ class Backward:
                 through_centres(*(map(self.values, intervals[operand]) for operand in tensor.operands))
                 for tensor in self._products
             ),
+            quotients=tuple(self._ratio(tensor, intervals) for tensor in self._quotients),
             planes=tuple(tuple(map(self.values, plane_of(tensor, intervals))) for tensor in self._planes),
             reads=tuple(
                 (self.values((low + high) / 2).flatten(1), self.values((high - low) / 2).flatten(1))
@@ -422,6 +426,9 @@ class Backward:
             elif tensor in self._products:
                 operands, constant = through_product(a, lanes.products[self._products.index(tensor)])
                 total = total + constant
+            elif tensor in self._quotients:
+                operands, constant = _through_quotient(a, lanes.quotients[self._quotients.index(tensor)])
+                total = total + constant
             elif tensor in self._planes:
                 slope, offset, deviation = lanes.planes[self._planes.index(tensor)]
                 operands = [(a[..., None, :] @ slope)[..., 0, :]]
@@ -541,6 +548,12 @@ class Backward:
         assert lines is not None
         return tuple(self.values(part) for line in lines for part in (line.slope, line.offset))
 
+    def _ratio(self, tensor: Tensor, intervals: Mapping[Tensor, Interval]) -> tuple[Values, ...]:
+        with np.errstate(all="ignore"):
+            first, second = (intervals[operand] for operand in tensor.operands)
+            *around, below, above = ratio(first, second, intervals[tensor], REAL)
+        return tuple(map(self.values, (*around, below.slope, below.offset, above.slope, above.offset)))
+
     def _winners(self, best: Winners) -> tuple[Values, Values, Values]:
         place, always = (torch.tensor(values, device=self.device) for values in (best.place, best.always))
         return place, always, self.values(best.highest)
@@ -579,6 +592,13 @@ def through_product(a: Values, around: Sequence[Values]) -> tuple[list[Values], 
     """As `linear_bounds` does, through the centres of both operands."""
     first, second, deviation = around
     return [a * second, a * first], -_dot(a, first * second) - _dot(a.abs(), deviation)
+
+
+def _through_quotient(a: Values, around: Sequence[Values]) -> tuple[list[Values], Values]:
+    """As `linear_bounds` does."""
+    first, second, offset, deviation, *lines = around
+    operands, constant = _between_lines(a * second, tuple(lines))
+    return [a * first, *operands], constant + _dot(a, offset) - _dot(a.abs(), deviation)
 
 
 def _dot(a: Values, x: Values) -> Values:
