@@ -32,7 +32,22 @@ from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.maxima import with_relus
 from verify.network import Network
-from verify.primitives import Clip, Input, LeakyRelu, Linear, Primitive, Reshape, Select, Sign, Tensor, topological
+from verify.primitives import (
+    Clip,
+    Concatenate,
+    Input,
+    LeakyRelu,
+    Linear,
+    Primitive,
+    Product,
+    Quotient,
+    Reshape,
+    Select,
+    Sign,
+    Sum,
+    Tensor,
+    topological,
+)
 from verify.pruning import pruned
 from verify.rounding import Array, Contract
 
@@ -41,6 +56,10 @@ WORKSPACE = 2**23
 
 _CACHED = 2**19
 """As many of them as should be held at a time, for the caches (4 MiB), unless that is just a few functionals."""
+
+_FEW_FACTORS = 256
+"""Elements of what a product reads, at most, for linear bounds of it: each of them takes some, whereas activations need
+those of open neurons only."""
 
 _OVERHEAD = 2**16
 """Of the bounds of blocks of a kind, in the time that as many coefficients take."""
@@ -163,16 +182,37 @@ def crown_intervals(
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
 ) -> dict[Tensor, Interval]:
     """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
-    there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are. known:
-    intervals of what activations read, to be improved on."""
+    there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
+    product of few values. known: intervals of what activations read, to be improved on."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
     relaxations: dict[Tensor, Relaxation] = {}
+    factors: set[Tensor] = set()
 
     def relaxed(tensor: Tensor) -> Relaxation:
         if tensor not in relaxations:
             relaxations[tensor] = relaxation(tensor, intervals, contract, signs)
         return relaxations[tensor]
+
+    def update(tensor: Tensor, interval: Interval) -> None:
+        intervals[tensor] = interval
+        relaxations.pop(tensor, None)  # which was found with wider intervals
+
+    def refine_factor(factor: Tensor) -> None:
+        """What a product reads, and with it all that only picks elements of it on the way there."""
+        moves = []
+        while isinstance(factor.primitive, Select | Reshape):
+            moves.append(factor)
+            (factor,) = factor.operands
+        size = math.prod(factor.shape)
+        plain = isinstance(factor.primitive, Linear | Sum | Concatenate | Product)
+        if factor in factors or not plain or size > _FEW_FACTORS or exact_by_intervals(factor):
+            return
+        factors.add(factor)
+        every = np.ones((len(intervals[factor].lower), size), np.bool_)
+        update(factor, _refined(factor, every, intervals, contract, relaxed, signs))
+        for each in reversed(moves):
+            update(each, rules[type(each.primitive)](each.primitive, intervals[each.operands[0]]))
 
     for tensor in topological([network.output]):
         if tensor is network.input:
@@ -184,15 +224,16 @@ def crown_intervals(
                 intervals[operand] = _intersected(intervals[operand], known[operand])
             if refine and not exact_by_intervals(operand):
                 wanted = _open(primitive, intervals[operand])
-                intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs)
-                relaxations.pop(operand, None)  # which was found with wider intervals
+                update(operand, _refined(operand, wanted, intervals, contract, relaxed, signs))
                 if isinstance(primitive, LeakyRelu | Function) and (chosen := choose(tensor, intervals)):
                     wanted = _open(primitive, intervals[operand])
                     wanted[:, np.setdiff1d(np.arange(wanted.shape[1]), chosen.elements)] = False
-                    intervals[operand] = _refined(operand, wanted, intervals, contract, relaxed, signs, chosen)
-                    relaxations.pop(operand, None)
+                    update(operand, _refined(operand, wanted, intervals, contract, relaxed, signs, chosen))
             if tensor in signs:
                 intervals[operand] = _below_zero(intervals[operand], signs[tensor])
+        if refine and isinstance(primitive, Product | Quotient):
+            for operand in tensor.operands:
+                refine_factor(operand)
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
     return intervals
