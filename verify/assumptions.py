@@ -36,9 +36,9 @@ class Assumption:
     """Bounds of what some neurons read in the counterexamples at a node of a tree.
 
     leaf, depth: the node is on the path to this leaf, of those in order, behind so many splits. neurons: which, in
-    order, all of one ReLU. The others are for the lower bounds of all, then for the upper ones, and those of `Tree`.
-    weights: of the functional, float32, 2 x neurons. slopes: uint8, in 255ths, 2 x neurons x neurons with a slope.
-    multipliers: of the splits before the node, float32, 2 x neurons x depth.
+    order, all of one activation. The others are for the lower bounds of all, then for the upper ones, and those of
+    `Tree`. weights: of the functional, float32, 2 x neurons. slopes: uint8, in 255ths, 2 x neurons x neurons with a
+    slope. multipliers: of the splits before the node, float32, 2 x neurons x depth.
     """
 
     leaf: int
@@ -66,20 +66,20 @@ def assumed(
     path: Path,
     assumption: Assumption,
 ) -> dict[Tensor, Interval] | None:
-    """Intervals that hold in the counterexamples with the signs on a path, to that the functional of the output plus
-    the constant is positive; given others that do, in one lane. None where there is no counterexample.
+    """Intervals that hold in the counterexamples along a path, to that the functional of the output plus the constant
+    is positive; given others that do, in one lane. None where there is no counterexample.
 
     neurons: those that have a slope. Raises Rejected for an assumption that does not fit.
     """
-    relu, elements = _read(output, assumption, int(neurons.sum()), len(path))
-    numbers = activations(output)[relu].start + elements
+    activation, elements = _read(output, assumption, int(neurons.sum()), len(path))
+    numbers = activations(output)[activation].start + elements
     part = pruned(output, intervals)
     inside = intervals_of(part, intervals)
-    piece = next(piece for piece, (source, _) in part.parts.items() if source is relu)
+    piece = next(piece for piece, (source, _) in part.parts.items() if source is activation)
     places = neurons_of(part, output)[piece]
     kept = np.flatnonzero(np.isin(numbers, places))
     elements, place = elements[kept], np.searchsorted(places, numbers[kept])
-    (operand,), (source,) = piece.operands, relu.operands
+    (operand,), (source,) = piece.operands, activation.operands
     found = np.full((2, len(kept)), np.nan)
     step = leaves_at_a_time(output)
     for end, sign in enumerate((1.0, -1.0)):
@@ -120,13 +120,13 @@ def assumed(
         return None
     better = dict(intervals)
     better[source] = Interval(*(ends.reshape(1, *source.shape) for ends in (low, high)))
-    rule: Any = interval_rules(contract)[type(relu.primitive)]
-    better[relu] = rule(relu.primitive, better[source])
+    rule: Any = interval_rules(contract)[type(activation.primitive)]
+    better[activation] = rule(activation.primitive, better[source])
     return better
 
 
 def _read(output: Tensor, assumption: Assumption, slopes: int, depth: int) -> tuple[Tensor, NDArray[np.intp]]:
-    """The ReLU that the neurons are of, and their places in it; raises Rejected for what does not fit."""
+    """The activation that the neurons are of, and their places in it; raises Rejected for what does not fit."""
     count = len(assumption.neurons)
     shapes = {"weights": (2, count), "slopes": (2, count, slopes), "multipliers": (2, count, depth)}
     if any(getattr(assumption, name).shape != shape for name, shape in shapes.items()):
@@ -135,7 +135,7 @@ def _read(output: Tensor, assumption: Assumption, slopes: int, depth: int) -> tu
         raise Rejected("a weight in it is negative, or no number")
     if (np.diff(assumption.neurons.astype(np.int64)) <= 0).any():
         raise Rejected("the neurons that it bounds are not in order")
-    for relu, part in activations(output).items():
+    for activation, part in activations(output).items():
         if count and part.start <= assumption.neurons[0] and assumption.neurons[-1] < part.stop:
-            return relu, assumption.neurons.astype(np.intp) - part.start
-    raise Rejected("it bounds neurons that do not exist, or that are of several ReLUs together")
+            return activation, assumption.neurons.astype(np.intp) - part.start
+    raise Rejected("it bounds neurons that do not exist, or that are of several layers together")

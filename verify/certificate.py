@@ -17,13 +17,13 @@ A certificate is a JSON object:
     proof           {"kind": ...}: which bounds prove it: "ibp" (intervals), "crown-ibp" (linear bounds over intervals)
                     or "crown" (linear bounds throughout), which need no more than the model and the box; or
                     "split-trees", a `SplitProof`, whose arrays are deflated and in base64 like the box:
-                    {"kind", "neurons": {"count", "bits"},
-                    "refinements": [{"count": of neurons, "width": of slopes for each, "neurons": int32, "slopes":
-                    uint8}], "trees": [{"functional": the other class, "leaves": how many, "splits": on all their paths
-                    together, "nodes": int32, "slopes": uint8, "multipliers": float32}]}, where a tree has planes also
-                    "weights": how many each leaf has, "fractions": uint8, where its nodes have better bounds also
-                    "assumptions": [{"leaf", "depth", "count": of neurons, "neurons": int32, "weights": float32,
-                    "slopes": uint8, "multipliers": float32}], and where the proof has parts
+                    {"kind", "neurons": {"count", "bits"}, "refinements": [{"count": of neurons, "width": of slopes for
+                    each, "neurons": int32, "slopes": uint8}], "trees": [{"functional": the other class, "leaves": how
+                    many, "splits": on all their paths together, "nodes": int32, "slopes": uint8, "multipliers":
+                    float32}]}, where a tree splits smooth functions also "smooth": how often, "points": float32, where
+                    it has planes also "weights": how many each leaf has, "fractions": uint8, where its nodes have
+                    better bounds also "assumptions": [{"leaf", "depth", "count": of neurons, "neurons": int32,
+                    "weights": float32, "slopes": uint8, "multipliers": float32}], and where the proof has parts
                     "parts": {"leaves": how many, "nodes": int32}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
                     or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3

@@ -85,7 +85,7 @@ class Choice:
         counts. NaN to leave it to CROWN; lanes x functionals (or one) x shape.
     sign: 1 or -1 where the lane is about executions in which the activation reads at least a point, or at most, only;
         0 for all; lanes x shape.
-    multiplier: beta >= 0 where there is a sign, for a smooth function any number; lanes x shape.
+    multiplier: beta >= 0 where there is a sign, or any b for a smooth function; lanes x shape.
     planes: above some neurons of a ReLU, used where the sign is open, in place of the line above.
     within: what a smooth function reads in the executions that the lane is about; the point is zero for a ReLU.
     """
@@ -487,7 +487,7 @@ def _through_function(contract: Contract, tensor: Tensor, a: Array, around: Rela
     )
     loss = np.abs(a) * _own(tensor, steepest * magnitude + farthest)
     if choice.sign is not None and choice.multiplier is not None:
-        added = (choice.sign * choice.multiplier)[:, np.newaxis]
+        added = np.where(choice.sign == 0, 0.0, choice.multiplier)[:, np.newaxis]
         coefficients = coefficients - added
         ends = (np.where(added == 0, 0.0, added * end[:, np.newaxis]) for end in x)
         constant = constant + np.minimum(*ends).sum(axis=axes)
@@ -497,7 +497,7 @@ def _through_function(contract: Contract, tensor: Tensor, a: Array, around: Rela
 
 def _narrowed(x: Interval, within: Interval) -> Interval:
     """What is left of intervals in there: or all of those of which nothing is, for there is no execution then."""
-    lower, upper = np.fmax(x.lower, within.lower), np.fmin(x.upper, within.upper)
+    lower, upper = np.maximum(x.lower, within.lower), np.minimum(x.upper, within.upper)
     return Interval(*(np.where(lower <= upper, narrow, wide) for narrow, wide in ((lower, x.lower), (upper, x.upper))))
 
 

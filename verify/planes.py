@@ -41,7 +41,7 @@ class Sheaf(NamedTuple):
 def sheaves(output: Tensor, neurons: NDArray[np.bool_]) -> dict[Tensor, Sheaf]:
     """By the ReLU, where the neurons that have a slope may have planes as well.
 
-    neurons: of all neurons of all ReLUs, as `relus` numbers them.
+    neurons: of all neurons, as `activations` numbers them.
     """
     found, first = {}, 0
     for relu, numbers in relus(output).items():

@@ -41,6 +41,10 @@ _POSITIVE = math.ulp(0.0)
 """The smallest positive number."""
 
 
+_SPLITS_AT_A_TIME = 2**18
+"""On paths that are held at a time; smooth functions make these as long as anybody likes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tree:
     """Proves one functional positive.
@@ -217,12 +221,14 @@ def _within(
     waiting = list(reversed(tree.assumptions))
     above: list[tuple[Path, Intervals | None]] = [([], intervals)]
     some: list[Path] = []
+    splits = 0
     for leaf, path in enumerate(leaf_paths(tree.nodes, smooth, tree.points, len(tree.multipliers))):
         leaving = path[: len(above[-1][0])] != above[-1][0]
         entering = bool(waiting) and waiting[-1].leaf == leaf
-        if some and (leaving or entering or len(some) == most):
+        splits += len(path)
+        if some and (leaving or entering or len(some) == most or splits > _SPLITS_AT_A_TIME):
             yield some, above[-1][1]
-            some = []
+            some, splits = [], len(path)
         while path[: len(above[-1][0])] != above[-1][0]:
             above.pop()
         while waiting and waiting[-1].leaf == leaf:

@@ -48,8 +48,8 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Of bounds of what elements of a ReLU read: slopes and multipliers, 2 x elements x all neurons, and behind these
-    that of the assumption."""
+    """Of bounds of what elements of an activation read: slopes and multipliers, 2 x elements x all neurons, and behind
+    these that of the assumption."""
 
     elements: NDArray[np.intp]
     slopes: NDArray[np.uint8]
@@ -71,15 +71,15 @@ class Assuming:
         self._latest: dict[Tensor, Start] = {}
 
     def last(self, region: Region, path: Path) -> tuple[Tensor, NDArray[np.intp]] | None:
-        """The last ReLU with open neurons, and which of its elements these are."""
+        """The last activation with open neurons, and which of its elements these are."""
         split = {each.neuron for each in path}
-        for relu in reversed(self._numbers):
-            low, high = (end.reshape(-1) for end in region.intervals[relu.operands[0]])
-            elements = np.flatnonzero((low < 0) & (high > 0) if is_relu(relu) else low < high)
-            first = self._numbers[relu].start
+        for activation in reversed(self._numbers):
+            low, high = (end.reshape(-1) for end in region.intervals[activation.operands[0]])
+            elements = np.flatnonzero((low < 0) & (high > 0) if is_relu(activation) else low < high)
+            first = self._numbers[activation].start
             elements = elements[[first + element not in split for element in elements.tolist()]]
             if len(elements):
-                return relu, elements
+                return activation, elements
         return None
 
     def found(
@@ -91,16 +91,16 @@ class Assuming:
         multipliers: NDArray[np.float32],
         stop: Callable[[], bool],
     ) -> Assumption | None:
-        """Bounds of what the last ReLU with open neurons reads, where these matter; None if none of them gain anything.
+        """Bounds of what the last activation with open neurons reads, where these matter; None if none of them gains.
 
         neurons, slopes, multipliers: that the bounds of the node have.
         """
         last = self.last(region, path)
         if last is None:
             return None
-        relu, elements = last
-        (operand,) = relu.operands
-        width, losses = self._range(region, relu)
+        activation, elements = last
+        (operand,) = activation.operands
+        width, losses = self._range(region, activation)
         elements = elements[losses[elements] > _WORTH_BOUNDING * losses[elements].max()]
         elements = np.sort(elements[np.argsort(-losses[elements], kind="stable")[:_MOST]])
         if not len(elements):
@@ -110,12 +110,12 @@ class Assuming:
         around = self._lanes(backward, region, path)
         unit = (high - low) / width
         every = torch.arange(backward.neurons, device=backward.device)
-        start = self._start(relu, elements, neurons, slopes)
-        if relu not in self._latest:
+        start = self._start(activation, elements, neurons, slopes)
+        if activation not in self._latest:
             start.multipliers[:, :, -1] = unit
         split = [each.neuron for each in path]
         start.multipliers[:, :, split] = start.multipliers[:, :, -1:] * multipliers
-        settings = AT_NEXT if relu in self._latest else AT_FIRST
+        settings = AT_NEXT if activation in self._latest else AT_FIRST
         best = Start(elements, start.slopes.copy(), start.multipliers.copy())
         bounds = np.empty((2, len(elements)))
         for end, sign in enumerate((1.0, -1.0)):
@@ -140,11 +140,11 @@ class Assuming:
                 bounds[end, some] = found.bounds.cpu().numpy()
                 best.slopes[end, some] = found.slopes.cpu().numpy()
                 best.multipliers[end, some] = found.multipliers.cpu().numpy()
-        self._latest[relu] = best
+        self._latest[activation] = best
         gained = (np.fmax(bounds[0] - low, 0.0) + np.fmax(high + bounds[1], 0.0)) > _WORTH_KEEPING * (high - low)
         if not gained.any():
             return None
-        numbers = (self._numbers[relu].start + elements).astype(np.int32)
+        numbers = (self._numbers[activation].start + elements).astype(np.int32)
         return Assumption(
             0,
             len(path),
@@ -183,31 +183,31 @@ class Assuming:
         lanes = backward.lanes(intervals, np.zeros((1, *backward.target.shape)))
         return backward.along(lanes, splits_of([[*path, Split(backward.neurons - 1, -1)]]))
 
-    def _range(self, region: Region, relu: Tensor) -> tuple[float, Array]:
-        """Of the functional, about; and what its lower bound loses by each neuron of a ReLU having a line above it."""
+    def _range(self, region: Region, activation: Tensor) -> tuple[float, Array]:
+        """Of the functional, about; and what its lower bound loses by the lines around each neuron of an activation."""
         backward = self._backward
         functional = self._functional[np.newaxis]
         lanes = replace(region.lanes.repeated(2), functional=backward.values(np.concatenate([functional, -functional])))
         every = torch.arange(backward.neurons, device=backward.device)
         with torch.no_grad():
             found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
-        coefficients = found.coefficients[backward.activations.index(relu)][0]
-        if is_relu(relu):
-            losses = -coefficients.clamp(max=0.0) * lanes.offset[0, self._numbers[relu]]
+        coefficients = found.coefficients[backward.activations.index(activation)][0]
+        if is_relu(activation):
+            losses = -coefficients.clamp(max=0.0) * lanes.offset[0, self._numbers[activation]]
         else:
-            losses = coefficients.abs() * backward.gaps(lanes, relu)[0]
+            losses = coefficients.abs() * backward.gaps(lanes, activation)[0]
         return max(float(-found.bounds.sum()), float(np.finfo(np.float32).tiny)), losses.cpu().double().numpy()
 
     def _start(
-        self, relu: Tensor, elements: NDArray[np.intp], neurons: NDArray[np.bool_], slopes: NDArray[np.uint8]
+        self, activation: Tensor, elements: NDArray[np.intp], neurons: NDArray[np.bool_], slopes: NDArray[np.uint8]
     ) -> Start:
         """Where the latest bounds of these elements ended; or, for those that have none, the slopes of the node."""
         of_node = np.zeros(len(neurons) + 1, np.uint8)
         of_node[:-1][neurons] = slopes
         shape = 2, len(elements), len(of_node)
         start = Start(elements, np.broadcast_to(of_node, shape).copy(), np.zeros(shape, np.float32))
-        if relu in self._latest:
-            before = self._latest[relu]
+        if activation in self._latest:
+            before = self._latest[activation]
             _, new, old = np.intersect1d(elements, before.elements, return_indices=True)
             start.slopes[:, new], start.multipliers[:, new] = before.slopes[:, old], before.multipliers[:, old]
         return start

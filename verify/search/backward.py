@@ -51,7 +51,7 @@ from verify.softmax import Plane, has_plane, plane
 Values = torch.Tensor
 
 _OF_FUNCTION = 16
-"""Numbers that matter for each neuron of a smooth function, about."""
+"""As so many numbers count the cells of a neuron of a smooth function."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ class Lanes:
     """What bounds are computed over: for each lane a functional, a box, and lines around its neurons.
 
     functional: of the output. centre, radius: of the box. lower, upper: of what neurons read. open: neurons for which
-    the slope of a line is a choice; fixed: that slope for the others, a share for smooth functions. above, offset: the
-    line above a ReLU. side: 1 or -1 for neurons that are split, else 0. cells: of each smooth function, what `_Cells`
-    holds. others: centre and radius of what only intervals bound. curves: slope and offset of the lines below and above
-    what lines without a choice bound. pools: the `Winners` of each max pooling. products: of each product of two
-    values, the centres of these and the product of their radii. quotients: of each quotient, its `Ratio`. planes: of
-    each softmax, its `Plane`. reads: centre and radius of what each dense layer in front of a ReLU reads, flat.
+    the slope of a line is a choice; fixed: the share of slopes (as `bounds` takes it) for the others. above, offset:
+    the line above a ReLU. side: 1 or -1 for ReLUs that are split, 1 for smooth functions, else 0. cells: of each smooth
+    function, what `_Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of
+    the lines below and above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of
+    each product of two values, the centres of these and the product of their radii. quotients: of each quotient, its
+    `Ratio`. planes: of each softmax, its `Plane`. reads: centre and radius of what each dense layer in front of a ReLU
+    reads, flat.
     """
 
     functional: Values
@@ -207,10 +208,11 @@ class Backward:
         before = [intervals[tensor.operands[0]] for tensor in self.activations]
         lower, upper = (_flat([end[which] for end in before], len(box.lower)) for which in (0, 1))
         slope = self.slope.double().cpu().numpy()
-        fixed = np.where(upper > -lower, 1.0, slope)
+        fixed = np.where(upper > -lower, 1.0, 0.0)
         unstable = (lower < 0) & (upper > 0)
         with np.errstate(all="ignore"):
-            above = np.where(unstable, (upper - slope * lower) / (upper - lower), fixed)
+            rising = (upper - slope * lower) / (upper - lower)
+        above = np.where(unstable, rising, slope * (1.0 - fixed) + fixed)
         cells = []
         for tensor in self._functions:
             part = self._slices[tensor]
@@ -266,8 +268,8 @@ class Backward:
     def split(self, lanes: Lanes, side: Values, lower: Values, upper: Values) -> Lanes:
         """The same lanes with neurons split where the side is not 0: ReLUs at zero, and smooth functions so that they
         read numbers from `lower` to `upper`, lanes x neurons, only."""
-        line = torch.where(side > 0, 1.0, self.slope)
         whole = (side == 0) | self.smooth
+        still_open = lanes.open & whole
         cells = []
         for tensor, known in zip(self._functions, lanes.cells, strict=True):
             part = self._slices[tensor]
@@ -276,7 +278,9 @@ class Backward:
             if len(lane):
                 ends = (end[:, part][lane, element].double().cpu().numpy()[np.newaxis] for end in (lower, upper))
                 known = tuple(values.clone() for values in known)
-                for values, piece in zip(known, _Cells.of(tensor, *ends), strict=False):
+                *pieces, usable = _Cells.of(tensor, *ends)
+                still_open[lane, part.start + element] = torch.tensor(usable[0], device=self.device)
+                for values, piece in zip(known, pieces, strict=True):
                     if values.ndim == 3:
                         values[lane, :, element] = self.values(piece)[0].T
                     else:
@@ -286,16 +290,16 @@ class Backward:
             lanes,
             lower=lower,
             upper=upper,
-            open=lanes.open & whole,
-            fixed=torch.where(whole, lanes.fixed, line),
-            above=torch.where(whole, lanes.above, line),
+            open=still_open,
+            fixed=torch.where(whole, lanes.fixed, (side > 0).to(self.dtype)),
+            above=torch.where(whole, lanes.above, torch.where(side > 0, 1.0, self.slope)),
             offset=torch.where(whole, lanes.offset, 0.0),
-            side=side,
+            side=torch.where(self.smooth, side.abs(), side),
             cells=tuple(cells),
         )
 
     def points(self, lanes: Lanes) -> Values:
-        """Where to split neurons, lanes x neurons: smooth functions in the middle of what they read."""
+        """Where to split neurons, lanes x neurons: ReLUs at zero, smooth functions in the middle of what they read."""
         return torch.where(self.smooth, 0.5 * (lanes.lower + lanes.upper), 0.0)
 
     def gaps(self, lanes: Lanes, tensor: Tensor) -> Values:
@@ -334,14 +338,15 @@ class Backward:
         return found
 
     def below(self, lanes: Lanes, chosen: Values, slopes: Values) -> Values:
-        """The slopes of the lines below all neurons, lanes x neurons; chosen, slopes: as `bounds` takes them."""
-        if self._leaky:  # shares of smooth functions have slope 0 here
-            slopes = self.slope[chosen] * (1.0 - slopes) + slopes
+        """The slopes of the lines below all ReLUs, and shares for smooth functions, lanes x neurons; chosen, slopes: as
+        `bounds` takes them."""
         if len(chosen) == self.neurons:
             # torch.where takes several times as long.
-            return torch.lerp(lanes.fixed, slopes, lanes.open.to(self.dtype))
-        slopes = torch.lerp(lanes.fixed[:, chosen], slopes, lanes.open[:, chosen].to(self.dtype))
-        return lanes.fixed.index_copy(1, chosen, slopes)
+            shares = torch.lerp(lanes.fixed, slopes, lanes.open.to(self.dtype))
+        else:
+            shares = torch.lerp(lanes.fixed[:, chosen], slopes, lanes.open[:, chosen].to(self.dtype))
+            shares = lanes.fixed.index_copy(1, chosen, shares)
+        return self.slope * (1.0 - shares) + shares if self._leaky else shares
 
     def bounds(
         self,

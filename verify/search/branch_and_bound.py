@@ -217,8 +217,8 @@ class _Search:
 
 def _half(node: Node, split: Split) -> Node:
     """To begin with, with the bound of the whole."""
-    # Splits of the same neuron share a multiplier, whose sign counts in terms of the last side.
+    # Of several splits of a neuron, the last one's multiplier counts.
     pairs = zip(node.path, node.multipliers.tolist(), strict=True)
-    known = [before.side * split.side * beta for before, beta in pairs if before.neuron == split.neuron]
+    known = [multiplier for before, multiplier in pairs if before.neuron == split.neuron]
     multipliers = np.append(node.multipliers, np.float32(known[-1] if known else 0.0))
     return Node([*node.path, split], node.region, node.slopes, multipliers, node.fractions, node.bound)

@@ -15,7 +15,7 @@ _TRIALS = 3
 """Neurons that are tried out, per lane."""
 
 
-class Splits(NamedTuple):
+class BestSplits(NamedTuple):
     """neurons: for each lane the one to split; LEAF where none is open. points: where. direction: the coefficients that
     the input has in the bounds of the lanes as they are."""
 
@@ -32,7 +32,7 @@ def best_splits(
     multipliers: Values,
     target: Values,
     fractions: Sequence[Fractions] = (),
-) -> Splits:
+) -> BestSplits:
     """The splits that promise the highest bounds.
 
     A half counts as what its bound lacks to the target, nothing if it is proved; a split as both of its halves, and
@@ -44,7 +44,7 @@ def best_splits(
     halves, direction = _estimated_halves(backward, lanes, chosen, slopes, multipliers, planes)
     trials, count = min(_TRIALS, backward.neurons), len(lanes)
     if not trials:
-        return Splits([LEAF] * count, [0.0] * count, direction)
+        return BestSplits([LEAF] * count, [0.0] * count, direction)
     with torch.no_grad():
         estimate = torch.where(lanes.open, _promise(halves, target), -torch.inf)
         value, neuron = estimate.topk(trials, dim=1)
@@ -52,18 +52,19 @@ def best_splits(
         tried = neuron.repeat_interleave(2, dim=1).reshape(-1, 1)
         side = torch.tensor([1.0, -1.0], device=backward.device, dtype=backward.dtype).repeat(count * trials)[:, None]
         found = []
-        points = backward.points(lanes)
+        points, bends = backward.points(lanes), bool(backward.smooth.any())
         step = max(1, backward.width // (2 * trials))
         for start in range(0, count, step):
             some, part = slice(start, start + step), slice(2 * trials * start, 2 * trials * (start + step))
             trial = lanes.take(lane[part])
-            point = points[lane[part]].gather(1, tried[part])
-            at_least, at_most = (side[part] * way > 0 for way in (1, -1))
-            ends = (
-                end.scatter(1, tried[part], torch.where(inside, point, end.gather(1, tried[part])))
-                for inside, end in ((at_least, trial.lower), (at_most, trial.upper))
-            )
-            trial = backward.split(trial, trial.side.scatter(1, tried[part], side[part]), *ends)
+            lower, upper = trial.lower, trial.upper
+            if bends:
+                point = points[lane[part]].gather(1, tried[part])
+                lower, upper = (
+                    end.scatter(1, tried[part], torch.where(way * side[part] > 0, point, end.gather(1, tried[part])))
+                    for way, end in ((1, lower), (-1, upper))
+                )
+            trial = backward.split(trial, trial.side.scatter(1, tried[part], side[part]), lower, upper)
             above = [Above(rows, slope[some], offset[some]) for rows, slope, offset in planes]
             found.append(backward.bounds(trial, chosen, slopes[lane[part]], multipliers[lane[part]], above).bounds)
         promise = _promise(torch.cat(found).reshape(count, trials, 2), target)
@@ -72,7 +73,7 @@ def best_splits(
         winner = neuron.gather(1, best)
         where = points.gather(1, winner)[:, 0].tolist()
         winner = torch.where(value.gather(1, best) > -torch.inf, winner, LEAF)
-    return Splits([int(each) for each in winner[:, 0].tolist()], where, direction)
+    return BestSplits([int(each) for each in winner[:, 0].tolist()], where, direction)
 
 
 def _promise(halves: Values, target: Values) -> Values:
@@ -87,8 +88,8 @@ def _promise(halves: Values, target: Values) -> Values:
 def _estimated_halves(
     backward: Backward, lanes: Lanes, chosen: Values, slopes: Values, multipliers: Values, planes: Sequence[Above]
 ) -> tuple[Values, Values]:
-    """For each open neuron, to first order, the bounds of the halves in which it reads x >= 0 and x <= 0 (lanes x
-    neurons x 2); and the coefficients of the input.
+    """For each open neuron, to first order, the bounds of its halves, which reads at least the point or at most (lanes
+    x neurons x 2); and the coefficients of the input.
 
     A split replaces the line through which the neuron's coefficient passes by the ReLU's own there. What a unit of that
     coefficient is worth is the derivative of the bound: what the neuron reads where the bound is lowest.

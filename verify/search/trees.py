@@ -71,7 +71,7 @@ class Box:
     """seconds: for all work on it; interrupts: whether a step that exceeds these is cut short by a signal. opening_s:
     until it had bounds; spent_s: of all work so far.
 
-    region: all of it. neurons: which have an open sign. slack: how much more than zero an approximate bound must be for
+    region: all of it. neurons: which leave a choice. slack: how much more than zero an approximate bound must be for
     the rigorous one to follow. refined: whether its leaves may be split. weights: how many its open neurons have that
     have planes above them, 0 for lines; written: how many of those a leaf of the proof has. assumed: how many bytes
     bounds that assume a counterexample took so far.
