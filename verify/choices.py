@@ -13,10 +13,10 @@ from verify.activations import is_relu, neuron_count
 from verify.cones import Cone
 from verify.crown import WORKSPACE
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, Planes
 from verify.paths import Path, Splits, splits_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of
+from verify.relaxations import Choice, Planes
 from verify.rounding import Array
 
 

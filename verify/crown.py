@@ -18,16 +18,7 @@ from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_
 from verify.functions import Function
 from verify.interpreter import Rules
 from verify.intervals import Interval, interval_rules
-from verify.linear_bounds import (
-    Choice,
-    Choices,
-    Relaxation,
-    Relaxed,
-    Signs,
-    lower_bounds,
-    relaxation,
-    two_sided_bounds,
-)
+from verify.linear_bounds import Relaxed, lower_bounds, two_sided_bounds
 from verify.linear_maps import Diagonal
 from verify.margins import Labels, classes, logits_of, of_the_answer
 from verify.maxima import with_relus
@@ -49,6 +40,7 @@ from verify.primitives import (
     topological,
 )
 from verify.pruning import pruned
+from verify.relaxations import Choice, Choices, Relaxation, Signs, relaxation
 from verify.rounding import Array, Contract
 
 WORKSPACE = 2**23

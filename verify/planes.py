@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from verify.activations import relus
 from verify.cones import Part
 from verify.intervals import Interval, magnitude_of
-from verify.linear_bounds import Planes, relaxation
 from verify.linear_maps import Dense
 from verify.primitives import LeakyRelu, Linear, Tensor
 from verify.pruning import is_dense
+from verify.relaxations import Planes, relaxation
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 

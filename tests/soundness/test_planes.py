@@ -140,7 +140,7 @@ def certificate() -> Certificate:
     """Valid, with planes and splits."""
     _, network, box, label = problem()
     functionals, constants = margin_functionals(network, np.array([label]))
-    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60)
+    (outcome,) = search(network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=600)
     proof = outcome.proof
     assert proof
     assert any(tree.fractions is not None and len(tree.slopes) > 1 for tree in proof.trees)
@@ -151,7 +151,7 @@ def test_another_device_finds_the_same(certificate: Certificate, pretended_devic
     _, network, box, label = problem()
     functionals, constants = margin_functionals(network, np.array([label]))
     asked = network, box, functionals, constants, FLOAT32_ANY_ORDER
-    (outcome,) = search(*asked, branch=True, seconds=60, device=pretended_device)
+    (outcome,) = search(*asked, branch=True, seconds=600, device=pretended_device)
     assert outcome.proof
     assert encode(class_certificate(network, label, box, outcome.proof)) == encode(certificate)
 

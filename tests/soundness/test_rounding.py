@@ -15,9 +15,10 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.bounds import bounds
 from verify.crown import crown_bounds
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds, relaxation
+from verify.linear_bounds import lower_bounds
 from verify.network import Network
 from verify.primitives import topological
+from verify.relaxations import relaxation
 from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
 
 F32 = np.float32

@@ -16,9 +16,10 @@ from verify.activations import activations
 from verify.bounds import bounds
 from verify.crown import crown_margins
 from verify.intervals import Interval
-from verify.linear_bounds import Choice, lower_bounds
+from verify.linear_bounds import lower_bounds
 from verify.margins import margin_bounds
 from verify.primitives import topological
+from verify.relaxations import Choice
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
 from verify.softmax import enclosure, plane
 

@@ -16,9 +16,10 @@ from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.crown import crown_intervals
 from verify.errors import Rejected
-from verify.linear_bounds import Choice, lower_bounds
+from verify.linear_bounds import lower_bounds
 from verify.paths import LEAF, Path, Split, leaf_paths
 from verify.planes import fraction_count
+from verify.relaxations import Choice
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.split_trees import leaf_bounds
 
