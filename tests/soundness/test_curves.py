@@ -224,17 +224,22 @@ def certificate() -> Certificate:
     return splitting_certificate()
 
 
-def splitting_certificate() -> Certificate:
+def splitting_certificate(device: torch.device | None = None) -> Certificate:
     """Valid, with splits of smooth functions, and bounds that assume a counterexample."""
     torch.set_num_threads(1)
     centre = np.random.default_rng(1).random((4, 1, 1, 3)).astype(F32)[3]
     box = box_around(centre, Fraction(1, 3), None)
     label = int(MADE.runs(centre[0])[0][0].argmax())
     functionals, constants = margin_functionals(MADE.network, np.array([label]))
-    (outcome,) = search(MADE.network, box, functionals, constants, FLOAT32_ANY_ORDER, branch=True, seconds=60)
+    asked = MADE.network, box, functionals, constants, FLOAT32_ANY_ORDER
+    (outcome,) = search(*asked, branch=True, seconds=600, device=device)
     assert outcome.proof
     assert any(tree.points is not None and tree.assumptions for tree in outcome.proof.trees)
     return class_certificate(MADE.network, label, box, outcome.proof)
+
+
+def test_another_device_finds_the_same(certificate: Certificate, pretended_device: torch.device) -> None:
+    assert encode(splitting_certificate(pretended_device)) == encode(certificate)
 
 
 def accepted(content: bytes, rng: np.random.Generator) -> bool:
