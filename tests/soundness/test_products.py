@@ -123,6 +123,23 @@ def test_no_execution_of_quotients_leaves_its_bounds(seed: int, sign: float, roo
         assert (y.reshape(len(y), 3) @ rows.reshape(16, 3).T >= linear[0]).all()
 
 
+@pytest.mark.parametrize("centre", [(2, 4), (-1, 4), (0, -3), (5, 1), (0.1, 1.5)])
+@pytest.mark.parametrize("radius", [Fraction(1, 10**6), Fraction(1, 16), Fraction(3, 4)])
+def test_no_corner_of_a_quotient_of_two_inputs_leaves_its_bounds(centre: tuple[float, float], radius: Fraction) -> None:
+    """Beside the inputs themselves, so that each corner is the worst one for some functional."""
+    rng = np.random.default_rng(0)
+    weights = {"a": np.float32([[1], [0]]), "b": np.float32([[0], [1]])}
+    nodes = [node("MatMul", ["x", "a"], "c"), node("MatMul", ["x", "b"], "d"), node("Div", ["c", "d"], "e")]
+    content = model([*nodes, node("Concat", ["e", "x"], "y", axis=1)], ["n", 2], weights)
+    box = box_around(np.float32([[centre]]), radius, None)
+    slopes = rng.normal(size=(40, 2)) * np.repeat([0.1, 1.0], 20)[:, np.newaxis]
+    rows = np.concatenate([np.repeat([[1.0], [-1.0]], 20, axis=0), slopes], axis=1).reshape(1, 40, 1, 3)
+    found = crown_bounds(network_of(content), box, rows, FLOAT32_ANY_ORDER)[0]
+    assert np.isfinite(found).all()
+    for y in executions(content, sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 200)):
+        assert (y.reshape(len(y), 3) @ rows.reshape(40, 3).T >= found).all()
+
+
 def test_bounds_of_a_quotient_are_off_by_second_order() -> None:
     """a / b near 2 / 4, of which intervals alone would know that it lies within r / 4 + r / 8."""
     weights = {"a": np.float32([[1], [0]]), "b": np.float32([[0], [1]])}
