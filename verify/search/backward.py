@@ -279,7 +279,7 @@ class Backward:
                 ends = (end[:, part][lane, element].double().cpu().numpy()[np.newaxis] for end in (lower, upper))
                 known = tuple(values.clone() for values in known)
                 *pieces, usable = _Cells.of(tensor, *ends)
-                still_open[lane, part.start + element] = torch.tensor(usable[0], device=self.device)
+                still_open[lane, part.start + element] &= torch.tensor(usable[0], device=self.device)
                 for values, piece in zip(known, pieces, strict=True):
                     if values.ndim == 3:
                         values[lane, :, element] = self.values(piece)[0].T
