@@ -22,6 +22,7 @@ from verify.certificate import Certificate, Rejected, Unreachable, decode, encod
 from verify.check import check
 from verify.decision import Answer, cases_for, decide
 from verify.errors import ModelProblem
+from verify.input_splits import InputSplits
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS
 from verify.properties import Constraint, holds
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
@@ -150,6 +151,22 @@ def test_a_property_that_takes_splits_to_prove_has_a_certificate(few: int, monke
     false = Unreachable(((constraint._replace(bound=constraint.bound + 1),), other))
     with pytest.raises(Rejected):
         check(replace(found, claim=false), network)
+
+
+def test_inputs_fixed_to_decimals_do_not_hinder_splits_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.1 lies between two numbers of float32, which are the ends of its interval."""
+    monkeypatch.setattr("verify.decision._FEW_INPUTS", 2)
+    made = ReluNetwork.random(np.random.default_rng(5), [4, 8, 8, 2], 2.0)
+    points = np.random.default_rng(0).random((20_000, 4)).astype(F32)
+    points[:, 2:] = F32(0.1)
+    least = float(made.run(points, ALL)[0][:, 0].min()) - 0.1
+    box = "".join(f"(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(2))
+    box += "".join(f"(assert (= X_{i} 0.1))" for i in (2, 3))
+    property = parse(f"{declared(4, 2)}{box}(assert (<= Y_0 {least}))".encode())
+    assert decide(made.network(), property, contract=FLOAT32_ANY_ORDER, method="crown").answer is Answer.UNKNOWN
+    decision = decide(made.network(), property, contract=FLOAT32_ANY_ORDER, method="complete")
+    assert decision.answer is Answer.UNSAT
+    assert isinstance(decision.proofs[0], InputSplits)
 
 
 def test_the_same_ways_bound_margins_and_functionals() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from verify.activations import activations, is_relu, neuron_count, smooth
-from verify.curves import CROWN_SLOPE, NEAR_CROWN, Curve
+from verify.curves import CROWN_SLOPE
 from verify.functions import Function
 from verify.intervals import Interval
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
@@ -46,6 +46,7 @@ from verify.primitives import (
     topological,
 )
 from verify.rounding import REAL
+from verify.search.curves import Cells, line
 from verify.softmax import Plane, has_plane, plane
 
 Values = torch.Tensor
@@ -61,7 +62,7 @@ class Lanes:
     functional: of the output. centre, radius: of the box. lower, upper: of what neurons read. open: neurons for which
     the slope of a line is a choice; fixed: the share of slopes (as `bounds` takes it) for the others. above, offset:
     the line above a ReLU. side: 1 or -1 for ReLUs that are split, 1 for smooth functions, else 0. cells: of each smooth
-    function, what `_Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of
+    function, what `Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of
     the lines below and above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of
     each product of two values, the centres of these and the product of their radii. quotients: of each quotient, its
     `Ratio`. planes: of each softmax, its `Plane`. reads: centre and radius of what each dense layer in front of a ReLU
@@ -216,7 +217,7 @@ class Backward:
         cells = []
         for tensor in self._functions:
             part = self._slices[tensor]
-            found = _Cells.of(tensor, *(end[:, part] for end in (lower, upper)))
+            found = Cells.of(tensor, *(end[:, part] for end in (lower, upper)))
             fixed[:, part], unstable[:, part] = CROWN_SLOPE, found.usable
             cells.append(tuple(map(self.values, found[:-1])))
         return Lanes(
@@ -278,7 +279,7 @@ class Backward:
             if len(lane):
                 ends = (end[:, part][lane, element].double().cpu().numpy()[np.newaxis] for end in (lower, upper))
                 known = tuple(values.clone() for values in known)
-                *pieces, usable = _Cells.of(tensor, *ends)
+                *pieces, usable = Cells.of(tensor, *ends)
                 still_open[lane, part.start + element] &= torch.tensor(usable[0], device=self.device)
                 for values, piece in zip(known, pieces, strict=True):
                     if values.ndim == 3:
@@ -319,7 +320,7 @@ class Backward:
             primitive: Any = tensor.primitive
             a = coefficients[self.activations.index(tensor)]
             x = torch.minimum(torch.maximum(read[:, part], lanes.lower[:, part]), lanes.upper[:, part])
-            slope, offset = _line(a, shares[:, part], cells)
+            slope, offset = line(a, shares[:, part], cells)
             y = self.values(primitive.apply(x.double().cpu().numpy()))
             found[:, part] = a * (y - slope * x - offset)
         return found.nan_to_num(nan=0.0).clamp(min=0.0)
@@ -396,28 +397,27 @@ class Backward:
                 part = self._slices[tensor]
                 flat = a.reshape(len(a), -1)
                 coefficients[tensor] = flat.detach()
-                if tensor in self._functions:
-                    share, more = of_activations[tensor]
-                    slope, offset = _line(flat, share, lanes.cells[self._functions.index(tensor)])
-                    kept = added_before[self.activations.index(tensor)]
-                    ends = torch.maximum(kept * lanes.lower[:, part], kept * lanes.upper[:, part])
-                    total = total + (flat * offset - ends).sum(1)
-                    passed = torch.addcmul(more, flat, slope).reshape(a.shape)
-                    (operand,) = tensor.operands
-                    waiting[operand] = waiting[operand] + passed if operand in waiting else passed
-                    continue
-                line, offset = lanes.above[:, part], lanes.offset[:, part]
+            operands: list[Values]
+            if tensor in self._functions:
+                share, more = of_activations[tensor]
+                slope, offset = line(flat, share, lanes.cells[self._functions.index(tensor)])
+                kept = added_before[self.activations.index(tensor)]
+                ends = torch.maximum(kept * lanes.lower[:, part], kept * lanes.upper[:, part])
+                total = total + (flat * offset - ends).sum(1)
+                operands = [torch.addcmul(more, flat, slope).reshape(a.shape)]
+            elif tensor in self._slices:
+                rise, offset = lanes.above[:, part], lanes.offset[:, part]
                 if tensor in above:
                     covered = torch.zeros_like(lanes.open[:, part]).index_fill(1, above[tensor].rows, True)
                     covered &= lanes.open[:, part]
                     beyond, constant = _through_planes(flat.clamp(max=0) * covered, above[tensor])
-                    line, offset, total = line * ~covered, offset * ~covered, total + constant
+                    rise, offset, total = rise * ~covered, offset * ~covered, total + constant
                     read = what_is_read(tensor)
                     beyond = beyond.reshape(len(a), *read.shape)
                     waiting[read] = waiting[read] + beyond if read in waiting else beyond
-                passed, constant = _ThroughRelu.apply(flat, *of_activations[tensor], line, offset)  # type: ignore[no-untyped-call]
+                passed, constant = _ThroughRelu.apply(flat, *of_activations[tensor], rise, offset)  # type: ignore[no-untyped-call]
                 total = total + constant
-                operands: list[Values] = [passed.reshape(a.shape)]
+                operands = [passed.reshape(a.shape)]
             elif tensor in self._others:
                 centre, radius = lanes.others[self._others.index(tensor)]
                 total = total + _dot(a, centre) - _dot(a.abs(), radius)
@@ -633,54 +633,6 @@ class _ThroughRelu(torch.autograd.Function):
             of_a = torch.addcmul(offset, offset, positive, value=-1).mul_(of_constant[:, None])
             of_a.addcmul_(of_passed, slope)
         return of_a, of_passed * a.clamp(min=0), of_passed, None, None
-
-
-class _Cells(NamedTuple):
-    """Of a smooth function, as `Curve` has it, lanes x points x neurons or lanes x neurons; and where these may choose
-    slopes."""
-
-    points: np.ndarray[Any, Any]
-    values: np.ndarray[Any, Any]
-    slack: np.ndarray[Any, Any]
-    below: np.ndarray[Any, Any]
-    low: np.ndarray[Any, Any]
-    above: np.ndarray[Any, Any]
-    high: np.ndarray[Any, Any]
-    least: np.ndarray[Any, Any]
-    steepest: np.ndarray[Any, Any]
-    usable: np.ndarray[Any, Any]
-
-    @staticmethod
-    def of(tensor: Tensor, lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> _Cells:
-        """For what its neurons read, lanes x neurons. Near enough for the search, whatever the contract."""
-        primitive: Any = tensor.primitive
-        x = Interval(lower, upper)
-        with np.errstate(all="ignore"):
-            curve = Curve.of(primitive, x, Interval(*primitive.enclosure(*x, REAL)), REAL)
-        points, values, bow = curve.cells
-        slack, (least, steepest) = bow + curve.slack, curve.cells.steepness()
-        found = [values.swapaxes(0, 1) for values in (points, values)]
-        found += [slack, curve.below.slope, curve.below.offset, curve.above.slope, curve.above.offset, least, steepest]
-        usable = lower < upper
-        for each in found:
-            usable = usable & np.isfinite(each if each.ndim == 2 else each.sum(axis=1))
-        # An infinite number would make any other one NaN.
-        for each in (*found[:3], *found[-2:]):
-            each[~np.broadcast_to(usable[:, np.newaxis] if each.ndim == 3 else usable, each.shape)] = 0.0
-        return _Cells._make([*found, usable])
-
-
-def _line(a: Values, share: Values, cells: tuple[Values, ...]) -> tuple[Values, Values]:
-    """Slopes and offsets of the lines that functionals (lanes x neurons) of a smooth function take: as `Curve.chosen`
-    has them."""
-    points, values, slack, below, low, above, high, least, steepest = cells
-    positive = a > 0
-    base, end = torch.where(positive, below, above), torch.where(positive, low, high)
-    turn = (255.0 * share - 128.0) / 127.0
-    slope = base + turn * torch.where(turn > 0, steepest - base, base - least).clamp(min=0.0)
-    gap = torch.addcmul(values, slope[:, None], points, value=-1)
-    offset = torch.where(positive, gap.amin(1) - slack, gap.amax(1) + slack)
-    return slope, torch.where(turn.abs() > NEAR_CROWN, offset, offset + (end - offset).detach())
 
 
 def _through_planes(a: Values, above: Above) -> tuple[Values, Values]:
