@@ -37,7 +37,7 @@ from verify.primitives import (
     Subsample,
     Sum,
 )
-from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
 
 _OWN_UNDERFLOW = 2.0**-1060
 """More than what a float64 operation of the verifier can lose to underflow, with room for a few thousand of them."""
@@ -109,10 +109,10 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
         return _exact(primitive, x)
     centre, radius, magnitude = midpoint(x)
     error = LinearError.of(primitive, magnitude, contract)
-    magnitude *= error.kappa
+    magnitude *= per_lane(error.kappa, magnitude)
     magnitude += radius
     width = primitive.map.absolute(magnitude)
-    width += error.kappa * primitive.magnitude
+    width += per_lane(error.kappa, width) * primitive.magnitude
     width = error.widened(width)
     result = primitive.apply(centre)
     return Interval(result - width, result + width)
@@ -132,32 +132,40 @@ def _exact(primitive: Linear, x: Interval) -> Interval:
 class LinearError(NamedTuple):
     """What bounds the rounding of A x + b, by the contract's arithmetic and by the verifier's own.
 
-    kappa: relative to the sum of the magnitudes of all terms: the contract's, for all roundings between the exact
-        result and the deployed one, and the verifier's, for rounding A, c and A c + b in float64.
+    kappa: per lane, relative to the sum of the magnitudes of all terms: the contract's, for all roundings between the
+        exact result and the deployed one, and the verifier's, for rounding A, c and A c + b in float64.
     absolute: per lane, what underflow can add; NaN where an intermediate result might overflow.
     own: the verifier's part of kappa; it has room for the last operation too, centre plus or minus radius.
     """
 
-    kappa: float
+    kappa: Array
     absolute: Array
     own: float
 
     @staticmethod
     def of(primitive: Linear, magnitude: Array, contract: Contract) -> LinearError:
         """For n terms, gain g and M = max |x|: absolute = (n + 16 + scalings) g (1 + M) underflow."""
-        largest = magnitude.reshape(len(magnitude), -1).max(axis=1, initial=0.0)
+        lanes = len(magnitude)
+        largest = magnitude.reshape(lanes, -1).max(axis=1, initial=0.0)
+        roundings = primitive.live_roundings(magnitude != 0)
+        most = np.broadcast_to(roundings, (lanes, *roundings.shape[1:])).reshape(lanes, -1).max(axis=1, initial=0)
         terms = primitive.map.terms + 16 + primitive.scalings
         own = kappa(terms, FLOAT64_UNIT)
         absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
         safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
-        return LinearError(kappa(primitive.roundings, contract.unit) + own, np.where(safe, absolute, np.nan), own)
+        return LinearError(kappas(most, contract.unit) + own, np.where(safe, absolute, np.nan), own)
 
     def widened(self, width: Array) -> Array:
         """A sum of non-negative terms with the absolute error added, in place; its own rounding is a relative error
         below 4 `own`."""
-        width += self.absolute.reshape(-1, *[1] * (width.ndim - 1))
+        width += per_lane(self.absolute, width)
         width *= 1.0 + 4.0 * self.own
         return width
+
+
+def per_lane(values: Array, like: Array) -> Array:
+    """One for each lane, in a shape that broadcasts to the other array."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def leaky_relu(primitive: LeakyRelu, x: Interval, *, contract: Contract) -> Interval:

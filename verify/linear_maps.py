@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.rounding import Array
 from verify.windows import Window
@@ -35,6 +36,10 @@ class LinearMap(Protocol):
     @property
     def terms(self) -> int:
         """The largest number of non-zero weights in a row of A."""
+
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        """Of each element of A x, at least as many as have a non-zero weight and a live element of x, and at most
+        `terms`; in a shape that broadcasts to it."""
 
     @property
     def absolute(self) -> LinearMap:
@@ -65,6 +70,9 @@ class Diagonal:
     def terms(self) -> int:
         return 1
 
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        return np.ones((1,) * live.ndim, np.int_)
+
     @cached_property
     def absolute(self) -> Diagonal:
         return Diagonal(np.abs(self.scale))
@@ -92,6 +100,9 @@ class Dense:
     @cached_property
     def terms(self) -> int:
         return int(np.count_nonzero(self.weight, axis=-2).max(initial=0))
+
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        return np.minimum(np.count_nonzero(live, axis=-1, keepdims=True), self.terms)
 
     @cached_property
     def absolute(self) -> Dense:
@@ -134,6 +145,16 @@ class Convolution:
     @cached_property
     def terms(self) -> int:
         return int(np.count_nonzero(self.weight.reshape(len(self.weight), -1), axis=1).max(initial=0))
+
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        axes = len(self.window.kernel)
+        lead, channels, spatial = live.shape[: -axes - 1], live.shape[-axes - 1], live.shape[-axes:]
+        counts = live.reshape(*lead, self.groups, channels // self.groups, *spatial).sum(axis=-axes - 1)
+        in_windows = np.sum(list(self.window.taps(counts, 0)), axis=0)
+        every = (
+            np.repeat(in_windows, len(self.weight) // self.groups, axis=-axes - 1) if self.groups > 1 else in_windows
+        )
+        return np.asarray(np.minimum(every, self.terms))
 
     @cached_property
     def absolute(self) -> Convolution:
@@ -228,6 +249,9 @@ class Reduction:
     def terms(self) -> int:
         return int(np.prod([self.shape[axis] for axis in self.axes], dtype=np.int64))
 
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        return np.asarray(np.count_nonzero(live, axis=tuple(axis + 1 for axis in self.axes), keepdims=True))
+
     @property
     def absolute(self) -> Reduction:
         return self
@@ -252,6 +276,9 @@ class Scaled:
     @property
     def terms(self) -> int:
         return self.map.terms
+
+    def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        return self.map.live_terms(live)
 
     @cached_property
     def absolute(self) -> Scaled:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from verify.bounds import bounds
 from verify.errors import ModelProblem
-from verify.intervals import Interval, LinearError, magnitude_of, midpoint
+from verify.intervals import Interval, LinearError, magnitude_of, midpoint, per_lane
 from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Dense, Diagonal
 from verify.network import Network
@@ -159,7 +159,7 @@ def _of_scaled(primitive: Linear, margin: Array, logits: Interval, labels: Label
         return margin
     magnitude = magnitude_of(logits)
     error = LinearError.of(primitive, magnitude, contract)
-    width = error.widened(error.kappa * (scale * magnitude + primitive.magnitude.item()))
+    width = error.widened(per_lane(error.kappa, magnitude) * (scale * magnitude + primitive.magnitude.item()))
     lost = width + width[np.arange(len(width)), labels, np.newaxis]
     return down(scale * margin - lost * (1.0 + 4.0 * error.own))
 
@@ -189,7 +189,8 @@ def _of_functionals(product: Tensor, x: Interval, labels: Labels, contract: Cont
         lanes = labels == label
         difference = weight[:, [label]] - weight
         value = centre[lanes] @ difference + (bias[label] - bias)
-        width = radius[lanes] @ np.abs(difference) + error.kappa * (sums[lanes][:, [label]] + sums[lanes])
+        both = sums[lanes][:, [label]] + sums[lanes]
+        width = radius[lanes] @ np.abs(difference) + error.kappa[lanes, np.newaxis] * both
         width = (width + 2.0 * error.absolute[lanes, np.newaxis]) * (1.0 + 4.0 * error.own)
         lower[lanes] = down(value - width)
     return lower

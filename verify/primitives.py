@@ -101,6 +101,11 @@ class Linear:
     def apply(self, x: Array) -> Array:
         return self.map(x) + self.bias
 
+    def live_roundings(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
+        """`roundings` of each element of y, or more, where all elements of x that are not live are zero: whatever the
+        order, a product with zero is zero, and to add zero is exact. In a shape that broadcasts to y."""
+        return self.roundings - self.map.terms + self.map.live_terms(live)
+
     @staticmethod
     def dot(map: LinearMap, bias: Array | None, input_shape: Shape) -> Linear:
         """One dot product per output: the terms, the bias and a fused residual make `map.terms + 2` roundings."""

@@ -1,8 +1,8 @@
 """The part of a network that matters within a box: without the neurons that are inactive throughout it.
 
 Where every number that a ReLU reads is at most zero, it passes on zero, whose products with the weights of a dense
-layer are zero as well. Leaving these out changes no sum, in whatever order a runtime forms it: what is left computes
-the deployed values, and keeps the roundings and magnitudes of the whole dot products.
+layer are zero as well. Leaving these out changes no sum, in whatever order a runtime forms it, nor does adding them
+round: what is left computes the deployed values.
 """
 
 from __future__ import annotations
@@ -100,4 +100,13 @@ def _cut(tensor: Tensor, rows: NDArray[np.intp] | None, columns: NDArray[np.intp
     if columns is not None:
         weight = weight[:, columns]
         bias, magnitude = (np.broadcast_to(each, tensor.shape)[..., columns] for each in (bias, magnitude))
-    return replace(primitive, map=Dense(weight), bias=bias, magnitude=magnitude)
+    map = Dense(weight)
+    fewer = primitive.map.terms - map.terms
+    return replace(
+        primitive,
+        map=map,
+        bias=bias,
+        magnitude=magnitude,
+        roundings=primitive.roundings and primitive.roundings - fewer,
+        additions=primitive.additions and primitive.additions - fewer,
+    )

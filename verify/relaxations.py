@@ -56,7 +56,7 @@ from verify.primitives import (
     Sum,
     Tensor,
 )
-from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
 from verify.softmax import has_plane, plane
 
 
@@ -220,7 +220,8 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
     backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
-    deployed = primitive.roundings * contract.unit * (1.0 + kappa(primitive.roundings, contract.unit))
+    roundings = primitive.live_roundings(magnitude != 0)
+    deployed = roundings * contract.unit * (1.0 + kappas(roundings, contract.unit))
     loss = (deployed + 4.0 * error.own + backward) * sums
     if primitive.additions and contract.unit:
         # Each addition rounds a sum of some of the terms, which lies between that of the negative and that of the
@@ -229,7 +230,8 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
         either = positive + negative
         spread = sums - primitive.magnitude if (either == magnitude).all() else primitive.map.absolute(either)
         less = sums - primitive.magnitude - 0.5 * (spread + np.abs(primitive.map(positive - negative)))
-        loss -= primitive.additions * contract.unit * less
+        additions = primitive.additions - primitive.roundings + roundings
+        loss -= additions * contract.unit * less
     return _charged(tensor, intervals, _through_linear, error.widened(loss))
 
 

@@ -22,10 +22,16 @@ def kappa(roundings: int, unit: float) -> float:
 
     The factor 1 + 2^-40 covers the float64 rounding of this very expression.
     """
+    return float(kappas(np.array(roundings), unit))
+
+
+def kappas(roundings: NDArray[np.int_], unit: float) -> Array:
+    """`kappa` of each."""
     t = roundings * unit
-    if t > 1:
-        raise ModelProblem(f"a sum of about {roundings} terms is too long for its float32 rounding error to be bounded")
-    return t * (1 + t) * (1 + 2.0**-40)
+    if (t > 1).any():
+        longest = roundings.max()
+        raise ModelProblem(f"a sum of about {longest} terms is too long for its float32 rounding error to be bounded")
+    return np.asarray(t * (1 + t) * (1 + 2.0**-40))
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,20 @@ from verify.bounds import bounds
 from verify.crown import crown_bounds
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
+from verify.linear_maps import Convolution
 from verify.network import Network
 from verify.primitives import topological
 from verify.relaxations import relaxation
 from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
+from verify.windows import Window
 
 F32 = np.float32
 MAGNITUDES = (1.0, 2.0**24, 2.0**-24, 2.0**60, 2.0**-60, 2.0**-126, 2.0**-140, 2.0**-149, 1e17, 3.0, 0.1)
 weights_of_any_scale = st.builds(
     lambda m, s, f: F32(m * s * f), st.sampled_from(MAGNITUDES), st.sampled_from((-1, 1)), st.floats(0.5, 1.0, width=32)
 )
+
+inputs_of_any_scale = st.one_of(st.just(F32(0)), weights_of_any_scale)
 
 
 @given(st.integers(1, 2**26), st.sampled_from((2.0**-24, FLOAT64_UNIT)))
@@ -62,7 +66,7 @@ def dot_product(weights: NDArray[np.float32], bias: np.float32) -> bytes:
     return model(nodes, [1, len(weights)], {"w": weights.reshape(-1, 1), "b": np.array([bias])})
 
 
-@given(st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=1, max_size=5), weights_of_any_scale)
+@given(st.lists(st.tuples(weights_of_any_scale, inputs_of_any_scale), min_size=1, max_size=5), weights_of_any_scale)
 def test_every_order_of_summation_stays_inside(terms: list[tuple[np.float32, np.float32]], bias: np.float32) -> None:
     weights, x = (np.array(column, F32) for column in zip(*terms, strict=True))
     network = network_of(dot_product(weights, bias))
@@ -80,7 +84,7 @@ def test_every_order_of_summation_stays_inside(terms: list[tuple[np.float32, np.
             assert lower <= Fraction(float(total)) <= upper
 
 
-@given(st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=2, max_size=12), st.data())
+@given(st.lists(st.tuples(weights_of_any_scale, inputs_of_any_scale), min_size=2, max_size=12), st.data())
 def test_every_tree_of_sums_stays_inside(terms: list[tuple[np.float32, np.float32]], data: st.DataObject) -> None:
     weights, x = (np.array(column, F32) for column in zip(*terms, strict=True))
     lower, upper = at_point(network_of(dot_product(weights, F32(0))), x[np.newaxis], FLOAT32_ANY_ORDER)
@@ -105,8 +109,48 @@ def test_linear_bounds_leave_room_for_the_worst_order_and_little_more(sign: floa
     assert max(exact - lower, upper - exact) < 1.1 * count
 
 
+def test_a_window_of_a_convolution_that_sees_zeros_takes_nothing_from_others() -> None:
+    """The same worst order, in one of two windows."""
+    count, large = 200, 2.0**24
+    weight = np.array([*[1.0] * count, large, -large], F32).reshape(1, -1, 1, 1)
+    network = network_of(model([node("Conv", ["x", "w"], "y")], [1, count + 2, 1, 2], {"w": weight}))
+    point = np.ones((1, *network.input.shape))
+    point[..., 1] = 0.0
+    x = Interval(point, point)
+    (around,) = bounds(network, x, FLOAT32_ANY_ORDER)
+    (lower,) = crown_bounds(network, x, np.array([1.0, 0.0]).reshape(1, 1, *network.output.shape), FLOAT32_ANY_ORDER)
+    assert around.lower.flat[0] <= 0.0
+    assert lower.item() <= 0.0
+    assert around.upper.flat[0] >= count
+    np.testing.assert_array_less(np.abs([around.lower.flat[1], around.upper.flat[1]]), 1e-30)
+
+
+def test_inputs_that_are_zero_cost_nothing() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=2000).astype(F32)
+    live = rng.random(2000) < 0.01
+    x = np.where(live, rng.normal(size=2000), 0.0).astype(F32)
+    few = at_point(network_of(dot_product(weights[live], F32(1))), x[live][np.newaxis], FLOAT32_ANY_ORDER)
+    many = at_point(network_of(dot_product(weights, F32(1))), x[np.newaxis], FLOAT32_ANY_ORDER)
+    np.testing.assert_allclose(np.array(many, float), np.array(few, float), rtol=1e-9)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(((1, 1), (2, 2), (3, 3))), st.integers(1, 2), st.sampled_from((1, 2)))
+def test_live_terms_of_a_convolution(seed: int, kernel: tuple[int, int], stride: int, groups: int) -> None:
+    """As many as a convolution with weights of one adds up, up to the number of weights that are not zero."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(4, 2, *kernel)) * (rng.random((4, 1, 1, 1)) < 0.7)
+    begin = tuple(int(pad) for pad in rng.integers(0, 2, 2))
+    window = Window(kernel, (stride, stride), (1, 1), begin, (1, 0))
+    live = rng.random((3, 2 * groups, 6, 5)) < 0.4
+    found = Convolution(weight, window, groups).live_terms(live)
+    counted = Convolution(np.ones_like(weight), window, groups)(live.astype(float))
+    terms = np.count_nonzero(weight.reshape(4, -1), axis=1).max()
+    np.testing.assert_array_equal(np.broadcast_to(found, counted.shape), np.minimum(counted, terms))
+
+
 @given(
-    st.lists(st.tuples(weights_of_any_scale, weights_of_any_scale), min_size=1, max_size=4),
+    st.lists(st.tuples(weights_of_any_scale, inputs_of_any_scale), min_size=1, max_size=4),
     weights_of_any_scale,
     weights_of_any_scale,
     weights_of_any_scale,
