@@ -243,7 +243,7 @@ def _refined(
     """The tensor's interval, intersected with linear bounds of the elements that are wanted (lanes x elements), with
     slopes as chosen. relaxed: the relaxations that follow from these intervals, or wider ones, and the signs."""
     lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
-    for tiles in _tilings(tensor, wanted):
+    for tiles in cheapest_tilings(tensor, wanted):
         asked = wanted[:, tiles.inside]
         lanes, blocks = np.nonzero(asked.any(axis=2))
         asked = asked[lanes, blocks]
@@ -303,7 +303,7 @@ def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
     return functionals.reshape(*numbers.shape, *tensor.shape)
 
 
-def _tilings(tensor: Tensor, wanted: NDArray[np.bool_]) -> tuple[Tiles, ...]:
+def cheapest_tilings(tensor: Tensor, wanted: NDArray[np.bool_]) -> tuple[Tiles, ...]:
     """The tensor in blocks, so that bounds of its wanted elements take little work."""
     best: tuple[Tiles, ...] = (whole(tensor),)
     if not wanted.any():

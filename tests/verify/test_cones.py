@@ -68,7 +68,7 @@ def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.M
     box = box_of(seed, network.input.shape)
 
     def intervals_in_blocks(edge: int) -> dict[Tensor, Interval]:
-        monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, edge))
+        monkeypatch.setattr(crown, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
         with np.errstate(all="ignore"):
             return crown_intervals(network, box, FLOAT32_ANY_ORDER)
 
@@ -118,7 +118,7 @@ def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], edge: int, mon
     network = with_relus(network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights)))
     x = RANDOM.random((3, *network.input.shape))
     monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other
-    monkeypatch.setattr(crown, "_tilings", lambda tensor, wanted: tilings(tensor, edge))
+    monkeypatch.setattr(crown, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
     with np.errstate(all="ignore"):
         found = crown_intervals(network, Interval(x - 0.1, x + 0.1), FLOAT32_ANY_ORDER)
     for share in RANDOM.random((20, *x.shape)):

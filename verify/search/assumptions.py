@@ -38,12 +38,12 @@ its interval that must gain."""
 @dataclass(eq=False)
 class Region:
     """What is known of executions that are to be bounded: those in a box, or the counterexamples at a node of a tree.
-    intervals: rigorous, in one lane. lanes: the same for bounds in torch. gap: what was missing to a proof when bounds
-    that assume a counterexample were found."""
+    intervals: rigorous, in one lane. lanes: the same for bounds in torch. bound: of the functional, when bounds that
+    assume a counterexample were found."""
 
     intervals: dict[Tensor, Interval]
     lanes: Lanes
-    gap: float = math.inf
+    bound: float = -math.inf
 
 
 @dataclass(frozen=True, eq=False)

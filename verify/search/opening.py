@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import activations, relus
+from verify.activations import relus
 from verify.cones import intervals_of
 from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
@@ -24,12 +24,13 @@ from verify.refinements import Refinement
 from verify.rounding import Array, down
 from verify.search import planes
 from verify.search.assumptions import Assuming, Region
-from verify.search.backward import Backward, Values
+from verify.search.backward import Values
 from verify.search.bounding import Bounding
 from verify.search.descent import Descent
-from verify.search.optimise import Settings, optimised
+from verify.search.optimise import Settings
 from verify.search.partition import Partition
 from verify.search.query import Query
+from verify.search.refining import slopes_of_elements
 from verify.search.refuting import Refuting
 from verify.search.trees import Box, Node, Task, about_the_whole
 from verify.split_trees import SplitProof
@@ -37,7 +38,6 @@ from verify.split_trees import SplitProof
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_PLANES = Settings(iterations=150, slope_step=0.1, multiplier_step=0.0, decay=0.98)
 AT_FIRST_PLANES = replace(AT_PLANES, iterations=8)
-AT_NEURONS = Settings(iterations=5, slope_step=0.3, multiplier_step=0.0, decay=0.8)
 
 _MOST_WEIGHTS = 2**16
 """Of planes above the neurons of a box."""
@@ -152,7 +152,7 @@ class Opening:
             # where most of these are lowest: in the middle.
             if activation not in numbers or not len(elements) or is_late():
                 return None
-            found = _slopes_of_elements(query.backward.of(operand), elements, intervals, is_late)
+            found = slopes_of_elements(query.backward.of(operand), elements, intervals, is_late)
             first = numbers[activation].start
             box.refinements.append(Refinement((first + elements).astype(np.int32), found.slopes))
             return found
@@ -232,40 +232,3 @@ class Opening:
             task.waiting.clear()
             task.root = lines[task]
             task.queue(task.root)
-
-
-def _slopes_of_elements(
-    backward: Backward,
-    elements: NDArray[np.intp],
-    intervals: Mapping[Tensor, Interval],
-    stop: Callable[[], bool],
-) -> Slopes:
-    """Slopes that make the bounds of elements of a tensor tight."""
-    size = math.prod(backward.output.shape)
-    around = backward.lanes(intervals, np.zeros((1, *backward.output.shape)))
-    chosen = around.chosen
-    found = np.zeros((2, len(elements), len(chosen)), np.uint8)
-    for end, sign in enumerate((1.0, -1.0)):
-        for start in range(0, len(elements), backward.width):
-            part = elements[start : start + backward.width]
-            functional = torch.zeros(len(part), size, device=backward.device)
-            functional[torch.arange(len(part)), torch.tensor(part)] = sign
-            lanes = replace(around.repeated(len(part)), functional=functional.reshape(-1, *backward.output.shape))
-            slopes = lanes.fixed[:, chosen]
-            best = optimised(
-                backward,
-                lanes,
-                chosen,
-                slopes,
-                torch.zeros_like(slopes),
-                AT_NEURONS,
-                target=torch.zeros(len(part), device=backward.device),
-                stop=stop,
-            )
-            found[end, start : start + len(part)] = best.slopes.cpu().numpy()
-    numbers = chosen.cpu().numpy()
-    below = {
-        tensor: numbers[(numbers >= part.start) & (numbers < part.stop)] - part.start
-        for tensor, part in activations(backward.output).items()
-    }
-    return Slopes(elements, below, found)

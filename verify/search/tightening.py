@@ -45,7 +45,7 @@ class Tightening:
     def at_leaf(self, task: Task, node: Node) -> bool:
         """Try it with a leaf that does not wait, if it will take long. Whether that gained much: then it waits again,
         unless it is proved."""
-        near = task.box.gap(node) <= min(task.reach, _NEARER * node.region.gap) < math.inf
+        near = task.box.gap(node) <= min(task.reach, _NEARER * (task.box.slack - node.region.bound)) < math.inf
         return near and _is_far(task, node, [node]) and self._assume(task, node)
 
     def _assume(self, task: Task, node: Node) -> bool:
@@ -76,7 +76,7 @@ class Tightening:
             return False
         if node is task.root:
             task.waiting, task.splits = [], 0
-        trial.region = replace(trial.region, gap=left)
+        trial.region = replace(trial.region, bound=trial.bound)
         vars(node).update(vars(trial))
         if not proved:
             task.queue(node)
