@@ -148,7 +148,7 @@ class LinearError(NamedTuple):
         lanes = len(magnitude)
         largest = magnitude.reshape(lanes, -1).max(axis=1, initial=0.0)
         roundings = primitive.live_roundings(magnitude != 0)
-        most = np.broadcast_to(roundings, (lanes, *roundings.shape[1:])).reshape(lanes, -1).max(axis=1, initial=0)
+        most = np.broadcast_to(roundings, (lanes, *roundings.shape[1:])).reshape(lanes, -1).max(axis=1)
         terms = primitive.map.terms + 16 + primitive.scalings
         own = kappa(terms, FLOAT64_UNIT)
         absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)

@@ -84,8 +84,9 @@ class Linear:
     row_sum, offset: over every intermediate result of every way to compute y, `row_sum * max|x| + offset` bounds its
         magnitude.
     scalings: number of float64 roundings in each weight of A, and in b and magnitude relative to magnitude.
-    additions: of the sum of A x, b and a fused residual: there are not more of them than that, for all terms together,
-        and each rounds a sum of some of the terms. No term goes through more than `roundings - additions` others.
+    additions: of the sum of A x, b and a fused residual, one for each term of A x among them: there are not more of
+        them than that, for all terms together, and each rounds a sum of some of the terms. No term goes through more
+        than `roundings - additions` others. 0 where there is no sum, or an exact one.
     """
 
     map: LinearMap
@@ -104,6 +105,8 @@ class Linear:
     def live_roundings(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
         """`roundings` of each element of y, or more, where all elements of x that are not live are zero: whatever the
         order, a product with zero is zero, and to add zero is exact. In a shape that broadcasts to y."""
+        if not self.additions:  # what rounds is not the sum
+            return np.full((1,) * live.ndim, self.roundings)
         return self.roundings - self.map.terms + self.map.live_terms(live)
 
     @staticmethod

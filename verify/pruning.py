@@ -100,13 +100,8 @@ def _cut(tensor: Tensor, rows: NDArray[np.intp] | None, columns: NDArray[np.intp
     if columns is not None:
         weight = weight[:, columns]
         bias, magnitude = (np.broadcast_to(each, tensor.shape)[..., columns] for each in (bias, magnitude))
-    map = Dense(weight)
-    fewer = primitive.map.terms - map.terms
-    return replace(
-        primitive,
-        map=map,
-        bias=bias,
-        magnitude=magnitude,
-        roundings=primitive.roundings and primitive.roundings - fewer,
-        additions=primitive.additions and primitive.additions - fewer,
-    )
+    found = replace(primitive, map=Dense(weight), bias=bias, magnitude=magnitude)
+    if not primitive.additions:
+        return found
+    fewer = primitive.map.terms - found.map.terms
+    return replace(found, roundings=found.roundings - fewer, additions=found.additions - fewer)
