@@ -149,7 +149,8 @@ class Convolution:
     def live_terms(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
         axes = len(self.window.kernel)
         lead, channels, spatial = live.shape[: -axes - 1], live.shape[-axes - 1], live.shape[-axes:]
-        counts = live.reshape(*lead, self.groups, channels // self.groups, *spatial).sum(axis=-axes - 1)
+        grouped = live.reshape(*lead, self.groups, channels // self.groups, *spatial)
+        counts = grouped.sum(axis=-axes - 1, dtype=np.int32)
         in_windows = np.sum(list(self.window.taps(counts, 0)), axis=0)
         every = (
             np.repeat(in_windows, len(self.weight) // self.groups, axis=-axes - 1) if self.groups > 1 else in_windows
