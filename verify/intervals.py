@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify import softmax as softmax_bounds
 from verify.functions import Function
@@ -132,12 +133,14 @@ def _exact(primitive: Linear, x: Interval) -> Interval:
 class LinearError(NamedTuple):
     """What bounds the rounding of A x + b, by the contract's arithmetic and by the verifier's own.
 
+    roundings: `Linear.live_roundings`.
     kappa: per lane, relative to the sum of the magnitudes of all terms: the contract's, for all roundings between the
         exact result and the deployed one, and the verifier's, for rounding A, c and A c + b in float64.
     absolute: per lane, what underflow can add; NaN where an intermediate result might overflow.
     own: the verifier's part of kappa; it has room for the last operation too, centre plus or minus radius.
     """
 
+    roundings: NDArray[np.int_]
     kappa: Array
     absolute: Array
     own: float
@@ -153,7 +156,7 @@ class LinearError(NamedTuple):
         own = kappa(terms, FLOAT64_UNIT)
         absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
         safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
-        return LinearError(kappas(most, contract.unit) + own, np.where(safe, absolute, np.nan), own)
+        return LinearError(roundings, kappas(most, contract.unit) + own, np.where(safe, absolute, np.nan), own)
 
     def widened(self, width: Array) -> Array:
         """A sum of non-negative terms with the absolute error added, in place; its own rounding is a relative error

@@ -220,8 +220,7 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
     error = LinearError.of(primitive, magnitude, contract)
     sums = primitive.map.absolute(magnitude) + primitive.magnitude
     backward = kappa(math.prod(tensor.shape) + primitive.map.terms + 16 + primitive.scalings, FLOAT64_UNIT)
-    roundings = primitive.live_roundings(magnitude != 0)
-    deployed = roundings * contract.unit * (1.0 + kappas(roundings, contract.unit))
+    deployed = error.roundings * contract.unit * (1.0 + kappas(error.roundings, contract.unit))
     loss = (deployed + 4.0 * error.own + backward) * sums
     if primitive.additions and contract.unit:
         # Each addition rounds a sum of some of the terms, which lies between that of the negative and that of the
@@ -230,7 +229,7 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
         either = positive + negative
         spread = sums - primitive.magnitude if (either == magnitude).all() else primitive.map.absolute(either)
         less = sums - primitive.magnitude - 0.5 * (spread + np.abs(primitive.map(positive - negative)))
-        additions = primitive.additions - primitive.roundings + roundings
+        additions = primitive.additions - primitive.roundings + error.roundings
         loss -= additions * contract.unit * less
     return _charged(tensor, intervals, _through_linear, error.widened(loss))
 
