@@ -35,6 +35,7 @@ from verify.primitives import (
     Reshape,
     Select,
     Sign,
+    Softmax,
     Sum,
     Tensor,
     topological,
@@ -49,9 +50,9 @@ WORKSPACE = 2**23
 _CACHED = 2**19
 """As many of them as should be held at a time, for the caches (4 MiB), unless that is just a few functionals."""
 
-_FEW_FACTORS = 256
-"""Elements of what a product reads, at most, for linear bounds of it: each of them takes some, whereas activations need
-those of open neurons only."""
+_FEW_FACTORS = 2**12
+"""Elements of what a product or a softmax reads, at most, for linear bounds of it: each of them takes some, whereas
+activations need those of open neurons only."""
 
 _OVERHEAD = 2**16
 """Of the bounds of blocks of a kind, in the time that as many coefficients take."""
@@ -175,7 +176,7 @@ def crown_intervals(
 ) -> dict[Tensor, Interval]:
     """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
     there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
-    product of few values. known: intervals of what activations read, to be improved on."""
+    product or softmax of few values. known: intervals of what activations read, to be improved on."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
     relaxations: dict[Tensor, Relaxation] = {}
@@ -191,7 +192,7 @@ def crown_intervals(
         relaxations.pop(tensor, None)  # which was found with wider intervals
 
     def refine_factor(factor: Tensor) -> None:
-        """What a product reads, and with it all that only picks elements of it on the way there."""
+        """What a product or a softmax reads, and with it all that only picks elements of it on the way there."""
         moves = []
         while isinstance(factor.primitive, Select | Reshape):
             moves.append(factor)
@@ -223,7 +224,7 @@ def crown_intervals(
                     update(operand, _refined(operand, wanted, intervals, contract, relaxed, signs, chosen))
             if tensor in signs:
                 intervals[operand] = _below_zero(intervals[operand], signs[tensor])
-        if refine and isinstance(primitive, Product | Quotient):
+        if refine and isinstance(primitive, Product | Quotient | Softmax):
             for operand in tensor.operands:
                 refine_factor(operand)
         rule = rules[type(primitive)]

@@ -15,10 +15,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from verify.functionals import dot, dot_of_magnitudes
 from verify.intervals import Interval
 from verify.lines import Intervals
 from verify.primitives import Input, Tensor, topological
-from verify.relaxations import BENDING, Choices, Relaxation, Signs, constant, dot, relaxation, some_lanes
+from verify.relaxations import BENDING, Choices, Relaxation, Signs, constant, relaxation, some_lanes
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 Relaxed = Callable[[Tensor], Relaxation]
@@ -127,7 +128,7 @@ def _substituted(
         summands, longest = summands + 2 + len(step.operands), max(longest, math.prod(tensor.shape))
         constant = constant + step.constant
         size += np.abs(step.constant)
-        loss += dot(np.abs(a), around.charge)
+        loss += dot_of_magnitudes(a, around.charge)
         # Magnitudes of values are below 2^50 times the charge.
         charges = around.charge.reshape(len(around.charge), -1).sum(axis=1, keepdims=True)
         loss += _OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)

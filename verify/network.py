@@ -14,7 +14,7 @@ from verify.errors import ModelProblem
 from verify.fusion import with_fusions
 from verify.onnx_file import OnnxFile, OnnxValue
 from verify.operators import LARGEST, Operand, express, require_supported
-from verify.primitives import Input, Select, Shape, Tensor
+from verify.primitives import Input, Product, Select, Shape, Tensor
 from verify.replacements import require_faithful_replacements
 
 _LARGEST_TOTAL = 2**31
@@ -104,7 +104,8 @@ def _require_declared(name: str, shape: Shape, declared: Mapping[str, tuple[int 
 
 
 def _bytes(result: Operand, operands: Sequence[Operand | None]) -> int:
-    """What a value, and all between it and the operands of its node, takes once the network is read."""
+    """What a value, and all between it and the operands of its node, takes: indices once the network is read, and
+    products, of which a matrix product of two values has many more than results, once it is bounded."""
     if not isinstance(result, Tensor):
         return result.nbytes
     total, waiting, seen = 0, [result], {operand for operand in operands if isinstance(operand, Tensor)}
@@ -113,6 +114,7 @@ def _bytes(result: Operand, operands: Sequence[Operand | None]) -> int:
         if tensor not in seen:
             seen.add(tensor)
             total += tensor.primitive.index.nbytes if isinstance(tensor.primitive, Select) else 0
+            total += 8 * math.prod(tensor.shape) if isinstance(tensor.primitive, Product) else 0
             waiting.extend(tensor.operands)
     return total
 

@@ -359,7 +359,7 @@ class Maximum:
 
 @dataclass(frozen=True)
 class Product:
-    """y = a * b, for operands of one shape."""
+    """y = a * b, for operands of as many axes each, which broadcast to the shape of y; axes of length one repeat."""
 
     def apply(self, a: Array, b: Array) -> Array:
         return a * b

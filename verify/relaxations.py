@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from verify.activations import is_relu
 from verify.curves import Curve, Line
+from verify.functionals import dot, times
 from verify.functions import Function
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
 from verify.linear_maps import Diagonal
@@ -154,11 +155,6 @@ Through = Callable[[Tensor, Array, Relaxation, Choice | None], Step]
 def some_lanes(values: NDArray[Any], rows: slice) -> NDArray[Any]:
     """Some lanes of what has a single one for all, or one each."""
     return values[rows] if len(values) > 1 else values
-
-
-def dot(a: Array, x: Array) -> Array:
-    """Functionals (lanes x functionals x shape) of values (lanes, or one, x shape)."""
-    return np.asarray((a.reshape(*a.shape[:2], -1) @ x.reshape(len(x), -1, 1))[..., 0])
 
 
 def relaxation(
@@ -478,7 +474,8 @@ def _product(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxa
 
 def _through_product(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
     c, d = around.lines
-    return Step((a * d[:, np.newaxis], a * c[:, np.newaxis]), -dot(a, c * d))
+    first, second = (operand.shape for operand in tensor.operands)
+    return Step((times(a, d, first), times(a, c, second)), -dot(a, c * d))
 
 
 def _quotient(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from support.attention import gated_by_its_mean, heads
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
@@ -266,7 +267,7 @@ def test_what_is_certified_behind_a_softmax_is_a_strict_order(operator: str) -> 
     assert proofs > 100
 
 
-def gated() -> tuple[bytes, Network]:
+def gated() -> bytes:
     """A softmax inside a network, and quotients of what depends on the input."""
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=(4, 4)).astype(F32) for name in ("q", "k", "v")} | {"one": F32(1)}
@@ -279,16 +280,18 @@ def gated() -> tuple[bytes, Network]:
         node("Div", ["logarithms", "positive"], "quotients"),
         node("ReduceSum", ["quotients", "axis"], "y", keepdims=0),
     ]
-    content = model(nodes, ["n", 3, 4], {**weights, "axis": np.array([1], np.int64)}, opset=18)
-    return content, network_of(content)
+    return model(nodes, ["n", 3, 4], {**weights, "axis": np.array([1], np.int64)}, opset=18)
 
 
-def test_softmax_and_quotients_inside_a_network() -> None:
-    content, network = gated()
+@pytest.mark.parametrize(
+    ("content", "batch"), [(gated(), 16), (heads(np.random.default_rng(0)), 16), (gated_by_its_mean(), 1)]
+)
+def test_softmax_quotients_and_products_inside_a_network(content: bytes, batch: int) -> None:
+    network = network_of(content)
     compiled, oracles = Compiled(network, (-1.0, 1.0)), [session(content, level=level) for level in (DISABLED, ALL)]
     rng = np.random.default_rng(1)
     for eps in (0.0, 1e-4, 0.01, 0.3):
-        x = rng.uniform(-1, 1, (16, 3, 4)).astype(F32)
+        x = rng.uniform(-1, 1, (batch, 3, 4)).astype(F32)
         box = box_around(x[:, np.newaxis], Fraction(float(F32(eps))), (-1.0, 1.0))
         lowest, highest = (end[:, 0].astype(F32) for end in box)
         points = [np.where(rng.random(x.shape) < 0.5, lowest, highest).astype(F32) for _ in range(50)]

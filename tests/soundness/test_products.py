@@ -4,12 +4,14 @@ varies."""
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from support.attention import attention, gated_by_its_mean, heads
 from support.executions import executions, sampled_points
 from support.onnx_models import model, network_of, node
 from verify import network as reading
@@ -19,44 +21,39 @@ from verify.crown import crown_bounds, crown_intervals
 from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
+from verify.primitives import Product, Softmax
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.search.backward import Backward
-
-
-def attention(rng: np.random.Generator, before: float, after: float) -> bytes:
-    """A residual block of self-attention over three tokens of four numbers, with scales around its first product."""
-    weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in ("q", "k", "v")}
-    nodes: list[onnx.NodeProto] = [
-        *(node("MatMul", ["x", name], f"{name}0") for name in weights),
-        node("Mul", ["q0", "before"], "q1"),
-        node("Transpose", ["k0"], "k1", perm=[0, 2, 1]),
-        node("MatMul", ["q1", "k1"], "s0"),
-        node("Mul", ["s0", "after"], "s1"),
-        node("Softmax", ["s1"], "p", axis=-1),
-        node("MatMul", ["p", "v0"], "a"),
-        node("Add", ["x", "a"], "r"),
-        node("Flatten", ["r"], "y", axis=1),
-    ]
-    return model(nodes, ["n", 3, 4], weights | {"before": np.float32(before), "after": np.float32(after)})
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("before", "after"), [(1.0, 0.5), (0.5, 1.0), (3.0, 0.1), (1e-3, 300.0), (2e3, 1e-3)])
 def test_no_execution_of_attention_leaves_its_bounds(seed: int, before: float, after: float) -> None:
     rng = np.random.default_rng(seed)
-    content = attention(rng, before, after)
+    require_bounds(attention(rng, before, after), 12, rng, seed)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_no_execution_of_values_that_are_repeated_in_products_leaves_its_bounds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    require_bounds(heads(rng), 24, rng, seed)
+    require_bounds(gated_by_its_mean(), 12, rng, seed, batch=1)
+
+
+def require_bounds(content: bytes, outputs: int, rng: np.random.Generator, seed: int, *, batch: int = 60) -> None:
     network = network_of(content)
     eps = (Fraction(0), Fraction(1, 10**5), Fraction(1, 100), Fraction(1, 4))[seed % 4]
     box = box_around(rng.normal(size=(1, 1, 3, 4)).astype(np.float32), eps, None)
     with np.errstate(all="ignore"):
         ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
-        rows = np.concatenate([np.eye(12), -np.eye(12)]).reshape(1, 24, 1, 12)
+        rows = np.concatenate([np.eye(outputs), -np.eye(outputs)]).reshape(1, 2 * outputs, *network.output.shape)
         linear = crown_bounds(network, box, rows, FLOAT32_ANY_ORDER)
+    assert np.isfinite(linear).all()
     points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
-    for y in executions(content, points):
-        values = y.reshape(len(y), 12)
-        assert (values >= lower.reshape(12)).all()
-        assert (values <= upper.reshape(12)).all()
+    for some in np.split(points, len(points) // batch):
+        values = np.concatenate(executions(content, some)).reshape(-1, outputs)
+        assert (values >= lower.reshape(outputs)).all()
+        assert (values <= upper.reshape(outputs)).all()
         assert (np.concatenate([values, -values], axis=1) >= linear[0]).all()
 
 
@@ -77,9 +74,10 @@ def test_bounds_of_a_product_are_off_by_the_product_of_the_radii() -> None:
     assert 3 + 6 * r <= -upper <= 3 + 6 * r + 4.001 * r * r
 
 
-def test_the_search_bounds_products_as_the_checker_does() -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_the_search_bounds_products_as_the_checker_does(several: bool) -> None:
     rng = np.random.default_rng(0)
-    network = network_of(attention(rng, 0.5, 1.0))
+    network = network_of(heads(rng) if several else attention(rng, 0.5, 1.0))
     box = box_around(rng.normal(size=(3, 1, 3, 4)).astype(np.float32), Fraction(1, 50), None)
     functionals = rng.normal(size=(3, 1, *network.output.shape))
     with np.errstate(all="ignore"):
@@ -268,6 +266,18 @@ def test_a_small_file_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) 
         [transposed, *(node("MatMul", ["t", "x"], f"y{i}") for i in range(20))], [1, 1, 300], {}, outputs=["y0"]
     )
     network_of(content)
-    monkeypatch.setattr(reading, "_LARGEST_TOTAL", 2**24)
+    monkeypatch.setattr(reading, "_LARGEST_TOTAL", 2**23)
     with pytest.raises(ModelProblem, match="too large"):
         network_of(content)
+
+
+def test_what_products_and_softmax_read_is_bounded_by_linear_bounds() -> None:
+    network = network_of(heads(np.random.default_rng(0)))
+    box = box_around(np.random.default_rng(1).normal(size=(1, 1, 3, 4)).astype(np.float32), Fraction(1, 100), None)
+    loose, tight = (crown_intervals(network, box, REAL, refine=refine) for refine in (False, True))
+    read = [t.operands for t in tight if isinstance(t.primitive, Softmax | Product)]
+    widths = np.array([[np.mean(x[t].upper - x[t].lower) for x in (loose, tight)] for t in chain(*read)])
+    assert (widths[:, 1] <= widths[:, 0]).all()
+    assert (widths[:, 1] < 0.9 * widths[:, 0]).any()
+    (scores,) = next(t.operands for t in tight if isinstance(t.primitive, Softmax))
+    assert np.mean(tight[scores].upper - tight[scores].lower) < 0.9 * np.mean(loose[scores].upper - loose[scores].lower)

@@ -208,7 +208,14 @@ def sum(writer: BoundsWriter, tensor: Tensor, a: Bounded, b: Bounded) -> Midpoin
 
 def product(writer: BoundsWriter, tensor: Tensor, a: Bounded, b: Bounded) -> Ends:
     """The extremes are products of endpoints."""
-    a, b = (writer.within(x, LIMIT**0.5, tensor.shape) for x in (a, b))
+    rank = len(layout_of(tensor.shape))
+
+    def aligned(x: Bounded, operand: Tensor) -> Bounded:
+        layout = layout_of(operand.shape)
+        wanted = (1,) * (rank - len(layout)) + layout
+        return each(writer.within(x, LIMIT**0.5, operand.shape), lambda name: writer.laid_out(name, layout, wanted))
+
+    a, b = map(aligned, (a, b), tensor.operands)
     corners = [writer.node("Mul", x, y) for x in writer.ends(a) for y in writer.ends(b)]
     lower, upper = writer.node("Min", *corners), writer.node("Max", *corners)
     return writer.outward(writer.node("Mul", a.value, b.value), lower, upper, a.reach * b.reach)

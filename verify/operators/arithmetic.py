@@ -50,6 +50,15 @@ def _of_two(node: Node, primitive: Primitive, a: Operand, b: Operand) -> Tensor:
     return node.result(primitive, first, second, shape=first.shape)
 
 
+def _product(node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """Each is repeated along the axes that it lacks, or has of length one."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    first, second = (
+        node.tensor(move(node, x, lambda i: i.reshape((1,) * (len(shape) - i.ndim) + i.shape))) for x in (a, b)
+    )
+    return node.result(Product(), first, second, shape=shape)
+
+
 @operator("Add", 7, 13, 14)
 def add(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.add, a, b)) is not None:
@@ -80,7 +89,7 @@ def mul(node: Node, a: Operand, b: Operand) -> Operand:
         a, b = b, a
     if isinstance(b, np.ndarray):
         return _elementwise(node, a, b, Linear.elementwise(node.weights(b, "a factor"), np.zeros(()), roundings=1))
-    return _of_two(node, Product(), a, b)
+    return _product(node, node.tensor(a), node.tensor(b))
 
 
 @operator("Div", 7, 13, 14)
@@ -138,11 +147,9 @@ def _product_of_values(node: Node, a: Tensor, b: Tensor) -> Operand:
     lead = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
     shape = (*lead, rows.shape[-2], columns.shape[-1], rows.shape[-1])
     node.require_size(shape)
-    left = node.tensor(move(node, rows, lambda i: np.broadcast_to(i[..., :, np.newaxis, :], shape)))
-    right = node.tensor(
-        move(node, columns, lambda i: np.broadcast_to(np.swapaxes(i, -1, -2)[..., np.newaxis, :, :], shape))
-    )
-    terms = node.result(Product(), left, right, shape=shape)
+    left = node.tensor(move(node, rows, lambda i: i[..., :, np.newaxis, :]))
+    right = node.tensor(move(node, columns, lambda i: np.swapaxes(i, -1, -2)[..., np.newaxis, :, :]))
+    terms = _product(node, left, right)
     sums = node.dot(Reduction((len(shape) - 1,), shape), None, terms)
     result = (*lead, *(() if len(a.shape) == 1 else a.shape[-2:-1]), *(() if len(b.shape) == 1 else b.shape[-1:]))
     return move(node, node.result(sums, terms, shape=(*shape[:-1], 1)), lambda i: i.reshape(result))

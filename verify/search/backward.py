@@ -51,8 +51,9 @@ from verify.softmax import Plane, has_plane, plane
 
 Values = torch.Tensor
 
-_OF_FUNCTION = 16
-"""As so many numbers count the cells of a neuron of a smooth function."""
+_AS_MANY = {Function: 16, Softmax: 4}
+"""As so many numbers count the cells of a neuron of a smooth function, and the plane around an element of a softmax,
+which is only read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Lanes:
     the line above a ReLU. side: 1 or -1 for ReLUs that are split, 1 for smooth functions, else 0. cells: of each smooth
     function, what `Cells` holds. others: centre and radius of what only intervals bound. curves: slope and offset of
     the lines below and above what lines without a choice bound. pools: the `Winners` of each max pooling. products: of
-    each product of two values, the centres of these and the product of their radii. quotients: of each quotient, its
+    each product of two values, the centres of these and their radii. quotients: of each quotient, its
     `Ratio`. planes: of each softmax, its `Plane`. reads: centre and radius of what each dense layer in front of a ReLU
     reads, flat.
     """
@@ -569,9 +570,9 @@ class Backward:
 
 def _size(tensor: Tensor) -> int:
     """How many numbers a lane holds of it."""
-    planar = isinstance(tensor.primitive, Softmax) and has_plane(tensor.shape)
-    each = tensor.shape[-1] if planar else _OF_FUNCTION if isinstance(tensor.primitive, Function) else 1
-    return math.prod(tensor.shape) * each
+    if isinstance(tensor.primitive, Product):  # the sums of a matrix product of two values never hold their terms
+        return sum(math.prod(operand.shape) for operand in tensor.operands)
+    return math.prod(tensor.shape) * _AS_MANY.get(type(tensor.primitive), 1)
 
 
 def _flat(values: list[np.ndarray[Any, Any]], lanes: int) -> np.ndarray[Any, Any]:
@@ -586,17 +587,32 @@ def plane_of(tensor: Tensor, intervals: Mapping[Tensor, Interval]) -> Plane:
         return plane(*intervals[tensor.operands[0]], primitive.logarithm, REAL)
 
 
-def through_centres(first: Iterable[Values], second: Iterable[Values]) -> tuple[Values, Values, Values]:
+def through_centres(first: Iterable[Values], second: Iterable[Values]) -> tuple[Values, ...]:
     """What `through_product` takes, given the ends of both intervals."""
     (low, high), (least, largest) = first, second
-    both = torch.broadcast_tensors((low + high) / 2, (least + largest) / 2, (high - low) * (largest - least) / 4)  # type: ignore[no-untyped-call]
-    return both[0], both[1], both[2]
+    return (low + high) / 2, (least + largest) / 2, (high - low) / 2, (largest - least) / 2
 
 
 def through_product(a: Values, around: Sequence[Values]) -> tuple[list[Values], Values]:
     """As `linear_bounds` does, through the centres of both operands."""
-    first, second, deviation = around
-    return [a * second, a * first], -_dot(a, first * second) - _dot(a.abs(), deviation)
+    first, second, radius, other = around
+    if a.ndim > 3 and not a.stride(-1) and first.shape[-2] == second.shape[-3] == 1:
+        # Of a matrix product of two values: the terms of each sum have the same coefficient.
+        a = a[..., 0]
+        rows, columns = first[..., 0, :], second[..., 0, :, :]
+        of_rows, of_columns = (a @ columns).unsqueeze(-2), (a.mT @ rows).unsqueeze(-3)
+        centre, deviation = rows @ columns.mT, radius[..., 0, :] @ other[..., 0, :, :].mT
+    else:
+        of_rows, of_columns = a * second, a * first
+        centre, deviation = first * second, radius * other
+    operands = [_summed(of_rows, first.shape), _summed(of_columns, second.shape)]
+    return operands, -_dot(a, centre) - _dot(a.abs(), deviation)
+
+
+def _summed(a: Values, shape: torch.Size) -> Values:
+    """Over the axes along which something of that shape is repeated."""
+    axes = [axis for axis, size in enumerate(shape) if size == 1 and a.shape[axis] > 1]
+    return a.sum(axes, keepdim=True) if axes else a
 
 
 def _through_quotient(a: Values, around: Sequence[Values]) -> tuple[list[Values], Values]:
