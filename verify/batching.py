@@ -32,6 +32,7 @@ from verify.primitives import (
     Softmax,
     Sum,
     Tensor,
+    Variance,
 )
 from verify.rounding import Array
 
@@ -116,7 +117,7 @@ _INFLUENCE_RULES: Rules = {
     Constant: _of_nothing,
     Linear: _through_weights,
     **dict.fromkeys((Clip, LeakyRelu, Function, Round, Sign), _unchanged),
-    **dict.fromkeys((Sum, Product, Quotient), _of_either),
+    **dict.fromkeys((Sum, Product, Quotient, Variance), _of_either),
     **dict.fromkeys((Reshape, Concatenate), _moved),
     Select: _selected,
     MaxPool: _pooled,

@@ -8,15 +8,26 @@ nor moves of elements between two operations keep it from fusing them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.linear_maps import Dense, Diagonal, Reduction
-from verify.primitives import FLOAT32, Concatenate, Linear, Product, Reshape, Select, Sum, Tensor, topological
+from verify.primitives import (
+    FLOAT32,
+    Concatenate,
+    Linear,
+    Product,
+    Reshape,
+    Select,
+    Sum,
+    Tensor,
+    rewritten,
+    topological,
+)
 from verify.rounding import Array
+from verify.variances import with_variances
 from verify.written_out import recognised
 
 Outputs = tuple[Tensor, ...]
@@ -26,13 +37,14 @@ _MOVES = Reshape | Select | Concatenate
 
 def with_fusions(outputs: Outputs) -> Outputs:
     """The network that bounds every arrangement."""
-    return fused_additions(folded_scales(_rewritten(_rewritten(outputs, recognised), _scale_inside_product)))
+    found = folded_scales(rewritten(rewritten(outputs, recognised), _scale_inside_product))
+    return with_variances(fused_additions(found))
 
 
 def folded_scales(outputs: Outputs) -> Outputs:
     """Merge a linear map with the elementwise linear maps that follow it (batch norms, scales, added biases): a runtime
     may fold them into the weights. The merged primitive bounds the rounding of both ways."""
-    return _rewritten(outputs, _folded_scale)
+    return rewritten(outputs, _folded_scale)
 
 
 def fused_additions(outputs: Outputs) -> Outputs:
@@ -57,7 +69,7 @@ def fused_additions(outputs: Outputs) -> Outputs:
             roundings[tensor] = primitive.roundings if isinstance(primitive, Linear) else 0
         return tensor
 
-    return _rewritten(outputs, noted)
+    return rewritten(outputs, noted)
 
 
 def _further_sums(outputs: Outputs) -> dict[Linear, int]:
@@ -164,12 +176,3 @@ def _scalar_factor(tensor: Tensor) -> float:
             break
         (tensor,) = tensor.operands
     return factor
-
-
-def _rewritten(outputs: Outputs, rule: Callable[[Tensor], Tensor]) -> Outputs:
-    """Rebuild the network from its inputs on, each tensor passed through `rule` once its operands are rebuilt."""
-    rebuilt: dict[Tensor, Tensor] = {}
-    for tensor in topological(outputs):
-        operands = tuple(rebuilt[operand] for operand in tensor.operands)
-        rebuilt[tensor] = rule(tensor if operands == tensor.operands else replace(tensor, operands=operands))
-    return tuple(rebuilt[output] for output in outputs)

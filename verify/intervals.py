@@ -37,6 +37,7 @@ from verify.primitives import (
     Softmax,
     Subsample,
     Sum,
+    Variance,
 )
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
 
@@ -61,6 +62,7 @@ def interval_rules(contract: Contract) -> Rules:
         Sum: sum_,
         Product: product,
         Quotient: quotient,
+        Variance: variance,
     }
     exact = dict.fromkeys((Reshape, Select, Subsample, Concatenate, Clip, Sign, Maximum), monotone)
     return {
@@ -232,6 +234,21 @@ def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contrac
     lowest, highest = _least(*corners), _greatest(*corners)
     second = contract.unit * np.maximum(np.abs(lowest), np.abs(highest)) * (1.0 + 2.0**-20)
     return _rounded(lowest, highest, second, contract)
+
+
+def variance(primitive: Variance, v: Interval, x: Interval, *, contract: Contract) -> Interval:
+    """v, computed in whatever way."""
+    return _rounded(v.lower, v.upper, variance_error(primitive, x, contract), contract)
+
+
+def variance_error(primitive: Variance, x: Interval, contract: Contract) -> Array:
+    """How far the ways to compute the variance of x are off; NaN where a square might overflow."""
+    magnitude = magnitude_of(x)
+    squares = np.where(magnitude**2 < contract.limit, magnitude**2, np.nan)
+    underflow = 4.0 * primitive.roundings * max(contract.underflow, _OWN_UNDERFLOW)
+    relative = kappa(primitive.roundings, contract.unit)
+    error = primitive.map.absolute(relative * squares + underflow * (1.0 + magnitude)) + underflow
+    return np.asarray(error * (1.0 + kappa(primitive.map.terms + 16, FLOAT64_UNIT)))
 
 
 def _rounded(lower: Array, upper: Array, error: Array | float, contract: Contract) -> Interval:

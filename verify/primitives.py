@@ -10,8 +10,8 @@ independent executions of the model, side by side.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import EllipsisType
 from typing import Any, get_args
@@ -373,6 +373,21 @@ class Quotient:
         return a / b
 
 
+@dataclass(frozen=True, eq=False)
+class Variance:
+    """y = v, of the operands v and x: the variance v = A (x - m)^2 of x with mean m, plus a constant, computed in
+    whatever way (`verify.variances`).
+
+    map: A. roundings: of A x^2, what the other ways are off by at most.
+    """
+
+    map: LinearMap
+    roundings: int
+
+    def apply(self, v: Array, x: Array) -> Array:
+        return v
+
+
 Primitive = (
     Input
     | Constant
@@ -393,6 +408,7 @@ Primitive = (
     | Maximum
     | Product
     | Quotient
+    | Variance
 )
 
 POINT_RULES = {kind: kind.apply for kind in get_args(Primitive) if kind is not Input}
@@ -411,6 +427,15 @@ def topological(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
             seen.add(tensor)
             stack.append((tensor, True))
             stack.extend((operand, False) for operand in reversed(tensor.operands) if operand not in seen)
+
+
+def rewritten(outputs: tuple[Tensor, ...], rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """The network rebuilt from its inputs on, each tensor passed through the rule once its operands are rebuilt."""
+    rebuilt: dict[Tensor, Tensor] = {}
+    for tensor in topological(outputs):
+        operands = tuple(rebuilt[operand] for operand in tensor.operands)
+        rebuilt[tensor] = rule(tensor if operands == tensor.operands else replace(tensor, operands=operands))
+    return tuple(rebuilt[output] for output in outputs)
 
 
 def uses(outputs: Iterable[Tensor]) -> Counter[Tensor]:

@@ -35,7 +35,7 @@ from verify.activations import is_relu
 from verify.curves import Curve, Line
 from verify.functionals import dot, times
 from verify.functions import Function
-from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint
+from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint, variance_error
 from verify.linear_maps import Diagonal
 from verify.lines import Intervals, leaky_rounding, lines_around, ratio, slopes, winners
 from verify.primitives import (
@@ -56,6 +56,7 @@ from verify.primitives import (
     Subsample,
     Sum,
     Tensor,
+    Variance,
 )
 from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
 from verify.softmax import has_plane, plane
@@ -539,6 +540,18 @@ def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
     return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), dot(np.minimum(flat, 0.0), highest))
 
 
+def _variance(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
+    """As its first operand."""
+    primitive: Any = tensor.primitive
+    v, x = (intervals[operand] for operand in tensor.operands)
+    loss = variance_error(primitive, x, contract) + _own(tensor, magnitude_of(v))
+    return _charged(tensor, intervals, _through_variance, loss)
+
+
+def _through_variance(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
+    return Step((a,))
+
+
 BENDING = (LeakyRelu, Function, Clip, Round, Sign, MaxPool, Quotient)
 """What a functional and its negation pass backwards in different ways."""
 
@@ -560,4 +573,5 @@ _RULES: Mapping[type, Callable[[Tensor, Intervals, Contract], Relaxation]] = {
     Quotient: _quotient,
     Softmax: _softmax,
     MaxPool: _max_pool,
+    Variance: _variance,
 }

@@ -51,10 +51,11 @@ class Contract:
 FLOAT32_ANY_ORDER = Contract("float32-any-order", unit=2.0**-24, underflow=2.0**-149, limit=2.0**125)
 """IEEE binary32, round to nearest, gradual underflow; each value computed once, for all its uses; sums in any order,
 split anywhere, with or without fused multiply-add; direct convolution; batch norm folded or not; residual additions
-fused or not; elementwise functions with the accuracy that `functions` states, and softmax by subtracting the maximum.
-Products of quantised values in float32 or, exactly, in int32; grids as the model has them (a runtime's option to drop
-pairs of QuantizeLinear and DequantizeLinear is off, as it is by default). The overflow threshold is eight times
-`limit`: two for a residual that is added inside a dot product, three for `1 + kappa` at its largest."""
+fused or not; variances of layer normalisation in one pass or two; elementwise functions with the accuracy that
+`functions` states, and softmax by subtracting the maximum. Products of quantised values in float32 or, exactly, in
+int32; grids as the model has them (a runtime's option to drop pairs of QuantizeLinear and DequantizeLinear is off, as
+it is by default). The overflow threshold is eight times `limit`: two for a residual that is added inside a dot product,
+three for `1 + kappa` at its largest."""
 
 REAL = Contract("real", unit=0.0, underflow=0.0, limit=2.0**1000)
 """Exact arithmetic: for comparison with verifiers that reason about real numbers. Says nothing about execution."""

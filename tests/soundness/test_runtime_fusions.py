@@ -324,15 +324,17 @@ def test_the_constants_of_the_approximation_are_watched_as_well() -> None:
     _refused(nodes, constants | {"root": F32(0.79788)}, "nearly one of Gelu's")
 
 
-@pytest.mark.parametrize("square", [node("Pow", ["d", "two"], "q"), node("Mul", ["d", "d"], "q")], ids=["Pow", "Mul"])
-def test_layer_normalisation_written_out_is_refused(square: onnx.NodeProto) -> None:
-    """Versions of onnxruntime up to 1.20 at least compute the variance as mean(x^2) - mean(x)^2."""
+@pytest.mark.parametrize("of_mean", [["x", "n"], ["n", "x"], ["x", "t"]], ids=["other", "swapped", "transposed"])
+def test_what_is_not_quite_a_variance_is_refused(of_mean: list[str]) -> None:
+    """Nobody has thought of how runtimes compute it."""
     nodes = [
-        *(node("ReduceMean", ["x"], "m", axes=[-1]), node("Sub", ["x", "m"], "d"), square),
+        *(node("ReduceMean", ["x"], "m", axes=[-1]), node("ReduceMean", ["x"], "n", axes=[1])),
+        *(node("Transpose", ["m"], "t", perm=[0, 2, 1]), node("Sub", of_mean, "d"), node("Mul", ["d", "d"], "q")),
         *(node("ReduceMean", ["q"], "v", axes=[-1]), node("Add", ["v", "eps"], "w")),
         *(node("Sqrt", ["w"], "r"), node("Div", ["d", "r"], "y")),
     ]
-    _refused(nodes, {"two": F32(2), "eps": F32(1e-5)}, "layer normalisation")
+    with pytest.raises(ModelProblem, match="a variance that is not one of layer normalisation"):
+        network_of(model(nodes, ["n", 3, 3], {"eps": F32(1e-5)}))
 
 
 WRITTEN_OUT = (

@@ -188,6 +188,26 @@ def batch_normalization(version: int, rng: np.random.Generator) -> list[Case]:
     ]
 
 
+@_for("LayerNormalization")
+def layer_normalization(version: int, rng: np.random.Generator) -> list[Case]:
+    both = {"s": floats(rng, 4), "b": floats(rng, 4)}
+    last = {"s": floats(rng, 3, 4), "b": floats(rng, 3, 4)}
+    return [
+        _single("LayerNormalization", (2, 3, 4), both),
+        _single("LayerNormalization", (2, 3, 4), {"s": floats(rng, 4)}, epsilon=0.1),
+        _single("LayerNormalization", (2, 3, 4), last, axis=1),
+        _single("LayerNormalization", (2, 3, 4), last, axis=-2, stash_type=1),
+    ]
+
+
+@_for("RMSNormalization")
+def rms_normalization(version: int, rng: np.random.Generator) -> list[Case]:
+    return [
+        _single("RMSNormalization", (2, 3, 4), {"s": floats(rng, 4)}),
+        _single("RMSNormalization", (2, 3, 4), {"s": floats(rng, 3, 4)}, axis=1, epsilon=0.1),
+    ]
+
+
 @_for("ReduceMean")
 def reduce_mean(version: int, rng: np.random.Generator, operator: str = "ReduceMean", since: int = 18) -> list[Case]:
     def case(axes: list[int] | None, **attributes: Any) -> Case:
@@ -561,6 +581,28 @@ def range_(version: int, rng: np.random.Generator) -> list[Case]:
 @_for("Equal")
 def equal(version: int, rng: np.random.Generator) -> list[Case]:
     glue = [node("Equal", ["e", "m"], "q"), node("Where", ["q", "one", "e"], "s"), node("Expand", ["x", "s"], "y")]
+    return [Case(glue, (2, 1), {"e": ints(4, -1, 3), "m": ints(-1), "one": ints(2)})]
+
+
+@_for("Mod")
+def mod(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(**attributes: Any) -> Case:
+        glue = [
+            node("Mod", ["a", "b"], "m", **attributes),
+            node("Mul", ["m", "m"], "s"),
+            node("Expand", ["x", "s"], "y"),
+        ]
+        return Case(glue, (1, 1), {"a": ints(-7, 8), "b": ints(4, -5)})
+
+    return [case(), case(fmod=1)]
+
+
+@_for("Not")
+def not_(version: int, rng: np.random.Generator) -> list[Case]:
+    glue = [
+        *(node("Equal", ["e", "m"], "q"), node("Not", ["q"], "n")),
+        *(node("Where", ["n", "e", "one"], "s"), node("Expand", ["x", "s"], "y")),
+    ]
     return [Case(glue, (2, 1), {"e": ints(4, -1, 3), "m": ints(-1), "one": ints(2)})]
 
 

@@ -50,6 +50,7 @@ from verify.primitives import (
     Sign,
     Softmax,
     Sum,
+    Variance,
     topological,
 )
 from verify.rounding import FLOAT32_ANY_ORDER
@@ -75,6 +76,7 @@ _RULES: dict[type, Callable[..., Bounded]] = {
     Sum: rules.sum,
     Product: rules.product,
     Quotient: rules.quotient,
+    Variance: linear.variance,
 }
 """How what the graph holds of a tensor follows from what it holds of its operands."""
 

@@ -95,6 +95,28 @@ def rounded(writer: BoundsWriter, tensor: Tensor, x: Bounded) -> Midpoint:
     )
 
 
+def variance(writer: BoundsWriter, tensor: Tensor, v: Bounded, x: Bounded) -> Ends:
+    """v -+ kappa |A| M^2 for magnitudes M of x."""
+    primitive: Any = tensor.primitive
+    values = tensor.operands[1]
+    weight = max(1.0, float(primitive.map.absolute(np.ones((1, *values.shape))).max()))
+    x = writer.within(x, (LIMIT / weight) ** 0.5, values.shape)
+    factor = kappa(primitive.roundings, UNIT) * (1 + 4 * kappa(primitive.map.terms + SPARE, UNIT))
+    underflow = 16 * primitive.roundings * UNDERFLOW * (1 + weight) * (1 + x.reach)
+    largest = writer.node("Max", *(writer.node("Abs", end) for end in writer.ends(x)))
+    width = _applied(
+        writer,
+        primitive.map.absolute.scaled(np.array(factor)),
+        writer.node("Mul", largest, largest),
+        np.array(underflow),
+        Tensor(primitive, (values,), tensor.shape, tensor.name),
+        above,
+    )
+    lower, upper = writer.ends(v)
+    reach = v.reach + 2 * factor * weight * x.reach**2 + underflow
+    return writer.outward(v.value, writer.node("Sub", lower, width), writer.node("Add", upper, width), reach)
+
+
 def _applied_to_both(writer: BoundsWriter, first: str, second: str, tensor: Tensor) -> tuple[str, str]:
     """A x + b for two values. A product of vectors and a matrix takes them as one batch: reading a large matrix
     costs more than multiplying with it."""

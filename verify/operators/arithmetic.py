@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from verify.linear_maps import Dense, Reduction
 from verify.operators.movement import axes_of, move, reduced
 from verify.operators.quantised import product_of_quantised
-from verify.operators.registry import Node, Operand, operator
+from verify.operators.registry import Node, Operand, is_computed, operator
 from verify.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
 from verify.rounding import Array
+
+_OF_COMPUTED = 2**14
+"""Roundings in float64 that the value of a constant which the model computes is off by, at most."""
 
 Function = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
@@ -50,8 +53,8 @@ def _of_two(node: Node, primitive: Primitive, a: Operand, b: Operand) -> Tensor:
     return node.result(primitive, first, second, shape=first.shape)
 
 
-def _product(node: Node, a: Tensor, b: Tensor) -> Tensor:
-    """Each is repeated along the axes that it lacks, or has of length one."""
+def multiplied(node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """a * b, each repeated along the axes that it lacks, or has of length one."""
     shape = np.broadcast_shapes(a.shape, b.shape)
     first, second = (
         node.tensor(move(node, x, lambda i: i.reshape((1,) * (len(shape) - i.ndim) + i.shape))) for x in (a, b)
@@ -85,11 +88,13 @@ def sub(node: Node, a: Operand, b: Operand) -> Operand:
 def mul(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.multiply, a, b)) is not None:
         return folded
-    if isinstance(a, np.ndarray):
+    if isinstance(a, np.ndarray) or is_computed(a):
         a, b = b, a
-    if isinstance(b, np.ndarray):
-        return _elementwise(node, a, b, Linear.elementwise(node.weights(b, "a factor"), np.zeros(()), roundings=1))
-    return _product(node, node.tensor(a), node.tensor(b))
+    if not is_computed(a) and (isinstance(b, np.ndarray) or is_computed(b)):
+        factor, off = node.factor(b, "a factor")
+        scale = Linear.elementwise(factor, np.zeros(()), roundings=1 + off, scalings=_OF_COMPUTED if off else 0)
+        return _elementwise(node, a, factor, scale)
+    return multiplied(node, node.tensor(a), node.tensor(b))
 
 
 @operator("Div", 7, 13, 14)
@@ -98,10 +103,12 @@ def div(node: Node, a: Operand, b: Operand) -> Operand:
         node.refuse("the divisor holds a zero")
     if (folded := _folded(node, _divided, a, b)) is not None:
         return folded
-    if isinstance(b, np.ndarray):
+    if isinstance(a, Tensor) and a.varies and (isinstance(b, np.ndarray) or is_computed(b)):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
-        inverse = 1.0 / node.weights(b, "the divisor")
-        return _elementwise(node, a, b, Linear.elementwise(inverse, np.zeros(()), roundings=2, scalings=1))
+        divisor, off = node.factor(b, "the divisor")
+        scalings = _OF_COMPUTED if off else 1
+        inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=scalings)
+        return _elementwise(node, a, divisor, inverse)
     return _of_two(node, Quotient(), a, b)
 
 
@@ -149,7 +156,7 @@ def _product_of_values(node: Node, a: Tensor, b: Tensor) -> Operand:
     node.require_size(shape)
     left = node.tensor(move(node, rows, lambda i: i[..., :, np.newaxis, :]))
     right = node.tensor(move(node, columns, lambda i: np.swapaxes(i, -1, -2)[..., np.newaxis, :, :]))
-    terms = _product(node, left, right)
+    terms = multiplied(node, left, right)
     sums = node.dot(Reduction((len(shape) - 1,), shape), None, terms)
     result = (*lead, *(() if len(a.shape) == 1 else a.shape[-2:-1]), *(() if len(b.shape) == 1 else b.shape[-1:]))
     return move(node, node.result(sums, terms, shape=(*shape[:-1], 1)), lambda i: i.reshape(result))
@@ -203,45 +210,6 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
     constant = float(np.abs(shift).max(initial=0.0))
     scale = Linear.elementwise(np.array(alpha), beta * shift, roundings=2, constant=constant, scalings=1)
     return node.result(scale, product, shape=product.shape)
-
-
-@operator("BatchNormalization", 7, 9, 14, 15)
-def batch_normalization(
-    node: Node, x: Operand, scale: Operand, shift: Operand, mean: Operand, variance: Operand
-) -> Tensor:
-    """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): eight operations, in any arrangement, of which the
-    square root has an error of up to eight roundings (older runtimes approximate it)."""
-    if node.flag("training_mode") or not node.flag("spatial", 1) or node.outputs > 1:
-        node.refuse("training mode and per-element statistics are not supported")
-    node.attribute("momentum")
-    x = node.tensor(x)
-    per_channel = (-1, *[1] * (len(x.shape) - 2))
-    gamma, beta, mu, sigma2 = (
-        node.weights(operand, what).reshape(per_channel)
-        for operand, what in (
-            (scale, "the scale"),
-            (shift, "the shift"),
-            (mean, "the mean"),
-            (variance, "the variance"),
-        )
-    )
-    if any(operand.shape != x.shape[1:2] for operand in (scale, shift, mean, variance)):
-        node.refuse(f"the statistics are not one number for each channel of {x.shape}")
-    total = sigma2 + float(np.float32(node.attribute("epsilon", 1e-5)))
-    if not ((total > 0) & (total < 2.0**126)).all():
-        node.refuse("the variance plus epsilon is not positive, or overflows")
-    inverse = 1.0 / np.sqrt(total)
-    s = gamma * inverse
-    primitive = Linear.elementwise(
-        s,
-        beta - mu * s,
-        roundings=16,
-        magnitude=np.abs(beta) + np.abs(mu * s),
-        factor=float(inverse.max()),
-        constant=float((np.maximum(inverse, 1.0) * np.abs(mu)).max()),
-        scalings=6,
-    )
-    return node.result(primitive, x, shape=x.shape)
 
 
 def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bool) -> Tensor:

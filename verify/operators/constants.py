@@ -102,6 +102,22 @@ def equal(node: Node, a: Operand, b: Operand) -> Operand:
     return np.asarray(np.equal(first, second))
 
 
+@operator("Mod", 10, 13)
+def mod(node: Node, a: Operand, b: Operand) -> Operand:
+    """The remainder has the sign of the divisor, or with `fmod` that of the dividend."""
+    first, second = _folded(node, a, b)
+    if not second.all():
+        node.refuse("the divisor holds a zero")
+    node.require_size(np.broadcast_shapes(first.shape, second.shape))
+    return np.asarray(np.fmod(first, second) if node.flag("fmod") else np.mod(first, second))
+
+
+@operator("Not", 1)
+def not_(node: Node, x: Operand) -> Operand:
+    (values,) = _folded(node, x)
+    return np.asarray(np.logical_not(values))
+
+
 @operator("Where", 9, 16)
 def where(node: Node, condition: Operand, a: Operand, b: Operand) -> Operand:
     chosen, first, second = _folded(node, condition, a, b)

@@ -19,9 +19,11 @@ from onnx import helper
 
 from verify.errors import ModelProblem
 from verify.grids import Grid
+from verify.interpreter import evaluate
+from verify.intervals import interval_rules
 from verify.linear_maps import LinearMap
-from verify.primitives import FLOAT32, Constant, Linear, Primitive, Reshape, Shape, Tensor
-from verify.rounding import Array
+from verify.primitives import FLOAT32, POINT_RULES, Constant, Linear, Primitive, Reshape, Shape, Tensor
+from verify.rounding import FLOAT32_ANY_ORDER, Array
 
 Operand = Tensor | NDArray[Any]
 Rule = Callable[..., "Operand | list[Operand]"]
@@ -70,6 +72,17 @@ class Node:
             self.refuse(f"{what} is of type {operand.dtype}: only {dtype} is supported here")
         return operand.astype(np.float64)
 
+    def factor(self, operand: Operand, what: str) -> tuple[NDArray[np.float64], int]:
+        """A constant factor, and how many roundings it may be off by: if it is a root, say, that the model computes."""
+        if not isinstance(operand, Tensor):
+            return self.weights(operand, what), 0
+        (value,) = evaluate([operand], POINT_RULES, {})
+        (ends,) = evaluate([operand], interval_rules(FLOAT32_ANY_ORDER), {})
+        off = np.maximum(*(np.abs(end / value - 1.0) for end in ends)).max() / FLOAT32_ANY_ORDER.unit
+        if not off < _MOST_ROUNDINGS:
+            self.refuse(f"{what} is computed inside the network, and not accurate: fold it before export")
+        return value[0], math.ceil(off) + 1
+
     def integers(self, operand: Operand | None, what: str) -> list[int]:
         """A constant integer operand as a list."""
         if not isinstance(operand, np.ndarray) or operand.dtype.kind not in "iu":
@@ -117,11 +130,23 @@ class Node:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
 
+def is_computed(operand: Operand | None) -> bool:
+    """Whether it is a constant that the model computes in floats."""
+    return isinstance(operand, Tensor) and not (operand.varies or operand.grid)
+
+
 LARGEST = 2**28
 """Elements of a single value; a model that asks for more is refused before anything is allocated."""
 
 INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 """What a quantised value consists of."""
+
+_MOST_ROUNDINGS = 2**10
+"""Of a factor that the model computes."""
+
+_OF_COMPUTED = {"Cast", "Div", "Identity", "Mul", "Reciprocal", "Shape", "Sqrt"}
+"""What takes constants that the model computes: factors such as 1 / sqrt(d), of which runtimes know no more than how
+accurate they are, and so neither do bounds."""
 
 _STANDARD = ("", "ai.onnx")
 _MICROSOFT = "com.microsoft"
@@ -181,7 +206,7 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
         ]
     for result in results:
         node.require_size(result.shape)
-    if any(isinstance(result, Tensor) and not (result.varies or result.grid) for result in results):
+    if node.operator not in _OF_COMPUTED and any(map(is_computed, (*results, *operands))):
         # A runtime may compute such a value beforehand and fold it into weights, which the bounds would not cover.
         node.refuse("computing float constants inside the network is not supported: fold them before export")
     return results

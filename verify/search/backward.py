@@ -43,6 +43,7 @@ from verify.primitives import (
     Subsample,
     Sum,
     Tensor,
+    Variance,
     topological,
 )
 from verify.rounding import REAL
@@ -442,7 +443,7 @@ class Backward:
             else:
                 operands, constant = self.RULES[type(tensor.primitive)](self, tensor, a)
                 total = total + constant
-            # Of a maximum, nothing is passed on to the operand that only its interval depends on.
+            # Of a maximum or a variance, nothing is passed on to the operand that only its interval depends on.
             for operand, functional in zip(tensor.operands, operands, strict=False):
                 waiting[operand] = waiting[operand] + functional if operand in waiting else functional
         for tensor in self.activations:  # those behind an operation that only intervals bound
@@ -497,6 +498,9 @@ class Backward:
     def _maximum(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
         return [a, a], 0.0
 
+    def _variance(self, tensor: Tensor, a: Values) -> tuple[list[Values], float]:
+        return [a], 0.0  # near enough
+
     RULES: Mapping[type, Callable[..., Any]] = {
         Constant: _fixed,
         Linear: _linear,
@@ -507,6 +511,7 @@ class Backward:
         Sum: _sum,
         Difference: _difference,
         Maximum: _maximum,
+        Variance: _variance,
     }
 
     def _adjoint(self, map: LinearMap, y: Values, shape: tuple[int, ...]) -> Values:

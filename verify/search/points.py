@@ -37,6 +37,7 @@ from verify.primitives import (
     Softmax,
     Subsample,
     Sum,
+    Variance,
     topological,
 )
 from verify.rounding import Array
@@ -217,6 +218,10 @@ def _quotient(constants: Constants, primitive: Quotient, a: Values, b: Values) -
     return a / b
 
 
+def _variance(constants: Constants, primitive: Variance, v: Values, x: Values) -> Values:
+    return v
+
+
 class _Elementwise(torch.autograd.Function):
     """A function that numpy knows, with a difference quotient for its derivative."""
 
@@ -276,6 +281,7 @@ POINT_RULES: Mapping[type, Callable[..., Values]] = {
     Maximum: _maximum,
     Product: _product,
     Quotient: _quotient,
+    Variance: _variance,
     Function: _function,
     Round: _round,
     Sign: _sign,

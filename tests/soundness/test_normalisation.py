@@ -1,0 +1,185 @@
+"""Layer normalisation: no execution leaves its bounds, in whatever way a runtime computes the variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from support.executions import executions, sampled_points
+from support.onnx_models import ALL, DISABLED, model, network_of, node, session
+from verify.bounds import bounds
+from verify.boxes import box_around
+from verify.compiled import compile_bounds
+from verify.crown import crown_bounds, crown_intervals
+from verify.intervals import Interval
+from verify.linear_bounds import lower_bounds
+from verify.primitives import Variance, topological
+from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.search.backward import Backward
+
+Floats = NDArray[np.float32]
+
+F32 = np.float32
+WIDTH, EPSILON = 12, 1e-5
+
+
+def operator() -> list[onnx.NodeProto]:
+    return [node("LayerNormalization", ["x", "scale", "shift"], "z", axis=-1)]
+
+
+def written_out(square: onnx.NodeProto, keep: int = 1) -> list[onnx.NodeProto]:
+    """As exporters write it; keep: whether means keep their axis."""
+    means = [node("ReduceMean", ["x"], "m0", axes=[-1], keepdims=keep)]
+    means.append(node("Unsqueeze", ["m0", "last"], "m") if not keep else node("Identity", ["m0"], "m"))
+    return [
+        *(*means, node("Sub", ["x", "m"], "d"), square),
+        *(node("ReduceMean", ["q"], "v", axes=[-1]), node("Add", ["v", "epsilon"], "w")),
+        *(node("Sqrt", ["w"], "r"), node("Div", ["d", "r"], "e")),
+        *(node("Mul", ["e", "scale"], "f"), node("Add", ["f", "shift"], "z")),
+    ]
+
+
+WAYS: dict[str, Callable[[], list[onnx.NodeProto]]] = {
+    "operator": operator,
+    "power": lambda: written_out(node("Pow", ["d", "two"], "q")),
+    "product": lambda: written_out(node("Mul", ["d", "d"], "q")),
+    "other axes": lambda: written_out(node("Mul", ["d", "d"], "q"), keep=0),
+}
+
+
+def normalisation(way: str, rng: np.random.Generator) -> tuple[bytes, Floats, Floats]:
+    """The network, its scale and its shift."""
+    scale, shift = (rng.normal(size=WIDTH).astype(F32) for _ in range(2))
+    constants = {"scale": scale, "shift": shift, "two": F32(2), "epsilon": F32(EPSILON), "last": np.array([-1])}
+    nodes = [*WAYS[way](), node("Flatten", ["z"], "y", axis=1)]
+    used = {name for each in nodes for name in each.input}
+    known = {name: value for name, value in constants.items() if name in used}
+    return model(nodes, ["n", 2, WIDTH], known, opset=17), scale, shift
+
+
+def in_one_pass(x: Floats, scale: Floats, shift: Floats, rng: np.random.Generator) -> Floats:
+    """mean(x^2) - mean(x)^2, as onnxruntime 1.20 has it, in an order of summation of its own; x: points x rows x n."""
+    x = x[..., (order := rng.permutation(WIDTH))]
+    total, squares = np.zeros_like(x[..., :1]), np.zeros_like(x[..., :1])
+    for column in range(WIDTH):
+        total += x[..., column : column + 1]
+        squares += x[..., column : column + 1] * x[..., column : column + 1]
+    mean = total / F32(WIDTH)
+    root = np.sqrt(squares / F32(WIDTH) - mean * mean + F32(EPSILON))
+    y = (x - mean) / root * scale[order] + shift[order]
+    return np.asarray(y[..., np.argsort(order)])
+
+
+def by_updates(x: Floats, scale: Floats, shift: Floats) -> Floats:
+    """Welford's algorithm, as GPUs have it."""
+    mean, squares = np.zeros_like(x[..., :1]), np.zeros_like(x[..., :1])
+    for column in range(WIDTH):
+        value = x[..., column : column + 1]
+        before = value - mean
+        mean = mean + before / F32(column + 1)
+        squares = squares + before * (value - mean)
+    return np.asarray((x - mean) * (F32(1) / np.sqrt(squares / F32(WIDTH) + F32(EPSILON))) * scale + shift)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("way", WAYS)
+def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content, scale, shift = normalisation(way, rng)
+    network = network_of(content)
+    assert any(isinstance(tensor.primitive, Variance) for tensor in topological(network.outputs))
+    eps = (Fraction(0), Fraction(1, 10**5), Fraction(1, 100), Fraction(1, 2))[seed % 4]
+    offset, spread = ((0.0, 1.0), (30.0, 1.0), (1.0, 0.05))[seed % 3]
+    box = box_around((offset + spread * rng.normal(size=(1, 1, 2, WIDTH))).astype(F32), eps, None)
+    outputs = 2 * WIDTH
+    rows = np.concatenate([np.eye(outputs), -np.eye(outputs), rng.normal(size=(8, outputs))])
+    with np.errstate(all="ignore"):
+        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+        linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
+    points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
+    found = executions(content, points)
+    found += [in_one_pass(points, scale, shift, rng) for _ in range(5)] + [by_updates(points, scale, shift)]
+    for y in found:
+        values = y.reshape(len(y), outputs)
+        assert not (values < lower.reshape(outputs)).any()
+        assert not (values > upper.reshape(outputs)).any()
+        assert not (values @ rows.T < linear).any()
+
+
+def test_cancellation_shows() -> None:
+    """Where the variance is small beside the mean, one pass loses it; two do not, and bounds know of both."""
+    rng = np.random.default_rng(0)
+    content, scale, shift = normalisation("operator", rng)
+    x = (30.0 + 0.01 * rng.normal(size=(1, 1, 2, WIDTH))).astype(F32)
+    ((lower, upper),) = bounds(network_of(content), box_around(x, Fraction(0), None), FLOAT32_ANY_ORDER)
+    two, one = executions(content, x[:, 0])[0], in_one_pass(x[:, 0], scale, shift, rng).reshape(1, -1)
+    assert np.nanmax(np.abs(one - two)) > 0.1 or np.isnan(one).any()
+    assert not ((one < lower[:, 0]) | (one > upper[:, 0])).any()
+    assert not (np.abs(upper - lower) < 0.1).all()
+
+
+@pytest.mark.parametrize("way", ["operator", "power"])
+def test_linear_bounds_are_off_by_second_order(way: str) -> None:
+    rng = np.random.default_rng(0)
+    content, scale, shift = normalisation(way, rng)
+    network = network_of(content)
+    x = rng.normal(size=(1, 1, 2, WIDTH)).astype(F32)
+    rows = np.eye(2 * WIDTH).reshape(1, -1, *network.output.shape)
+
+    def exact(values: torch.Tensor) -> torch.Tensor:
+        known = (torch.tensor(each, dtype=torch.float64) for each in (scale, shift))
+        return torch.nn.functional.layer_norm(values.reshape(2, WIDTH), (WIDTH,), *known, EPSILON).reshape(-1)
+
+    jacobian = torch.autograd.functional.jacobian(exact, torch.tensor(x.reshape(-1), dtype=torch.float64))
+    box = box_around(x, eps := Fraction(1, 2000), None)
+    lower, negated = (crown_bounds(network, box, sign * rows, REAL)[0] for sign in (1, -1))
+    widths = 2 * float(eps) * np.abs(np.asarray(jacobian)).sum(axis=1)
+    assert (-negated - lower >= 0.99 * widths).all()
+    assert (-negated - lower <= 1.05 * widths).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_execution_leaves_its_compiled_bounds(way: str) -> None:
+    rng = np.random.default_rng(0)
+    content, scale, shift = normalisation(way, rng)
+    graph = compile_bounds(network_of(content), (-40.0, 40.0)).SerializeToString()
+    finite = 0
+    for eps in (0.0, 1e-4, 0.01, 0.3):
+        offset, spread = rng.choice([0.0, 20.0], (16, 1, 1)), rng.choice([0.05, 1.0], (16, 1, 1))
+        x = (offset + spread * rng.normal(size=(16, 2, WIDTH))).astype(F32)
+        lowest, highest = (
+            end[:, 0].astype(F32) for end in box_around(x[:, np.newaxis], Fraction(float(F32(eps))), (-40.0, 40.0))
+        )
+        points = [x, *(np.where(rng.random(x.shape) < 0.5, lowest, highest).astype(F32) for _ in range(30))]
+        for level in (DISABLED, ALL):
+            oracle = session(graph, level=level)
+            names = [output.name for output in oracle.get_outputs()]
+            found = dict(zip(names, oracle.run(None, {"x": x, "eps": np.array(eps, F32)}), strict=True))
+            finite += int(np.isfinite(found["lower"]).sum())
+            for point in points:
+                ways = [*executions(content, point), in_one_pass(point, scale, shift, rng)]
+                for y in (each.reshape(16, -1) for each in ways):
+                    assert not ((y < found["lower"]) | (y > found["upper"])).any()
+    assert finite > 2000
+
+
+@pytest.mark.parametrize("way", ["operator", "power"])
+def test_the_search_bounds_it_as_the_checker_does(way: str) -> None:
+    rng = np.random.default_rng(0)
+    network = network_of(normalisation(way, rng)[0])
+    box = box_around(rng.normal(size=(3, 1, 2, WIDTH)).astype(F32), Fraction(1, 50), None)
+    functionals = rng.normal(size=(3, 1, *network.output.shape))
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, REAL)
+        expected = lower_bounds(network.output, functionals, intervals, REAL)[:, 0]
+    backward = Backward(network.output, torch.device("cpu"))
+    lanes = backward.lanes(intervals, functionals[:, 0])
+    every = torch.arange(backward.neurons)
+    found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed)).bounds
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
