@@ -16,7 +16,7 @@ The network takes float32 numbers, whereas the ends of a box are decimals, which
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import ModelProblem, Rejected
+from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.rounding import Array
 
@@ -34,8 +34,6 @@ Terms = tuple[tuple[int, Fraction], ...]
 
 _MOST_DISJUNCTS = 2**18
 """Conjunctions that a property may consist of."""
-_MOST_BITS = 2**15
-"""Of the denominator of a sum of bounds."""
 _LARGEST_FLOAT32 = Fraction(float(np.finfo(np.float32).max))
 
 
@@ -57,24 +55,6 @@ class Constraint(NamedTuple):
         scale = Fraction(multiple, math.gcd(*(int(c * multiple) for c in coefficients)))
         first, second = (tuple((i, c * scale) for i, c in terms) for terms in (inputs, outputs))
         return cls(first, second, bound * scale, strict)
-
-    @classmethod
-    def sum(cls, parts: Iterable[tuple[int, Constraint]]) -> Constraint:
-        """The sum of constraints with non-negative weights: every point that fulfils all of them fulfils it."""
-        inputs: dict[int, Fraction] = {}
-        outputs: dict[int, Fraction] = {}
-        bound, strict = Fraction(0), False
-        for weight, part in parts:
-            if weight > 0:
-                for into, terms in ((inputs, part.inputs), (outputs, part.outputs)):
-                    for index, coefficient in terms:
-                        into[index] = into.get(index, Fraction(0)) + weight * coefficient
-                bound += weight * part.bound
-                if bound.denominator.bit_length() > _MOST_BITS:
-                    raise Rejected("the numbers of its property are too long to be added up")
-                strict |= part.strict
-        first, second = (tuple((i, c) for i, c in sorted(terms.items()) if c) for terms in (inputs, outputs))
-        return cls.of(first, second, bound, strict)
 
     def holds(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
         """Whether the constraint is fulfilled, exactly."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
 from verify.parts import Parts
 from verify.properties import Conjunction, Constraint, Terms, excluded
-from verify.rounding import Array, Contract, down
+from verify.rounding import FLOAT64_UNIT, Array, Contract, down, kappa
 from verify.split_trees import SplitProof, split_bounds
 
 _LARGEST_INTEGER, _LARGEST_BOUND = 2**53, 2**1000
@@ -139,7 +141,14 @@ class Exclusion:
     def __init__(self, network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> None:
         self._network, self._alternatives, self._contract, self._way = network, alternatives, contract, way
         self._rows = bounded_constraints(alternatives)
-        self._sums: dict[bytes, list[Conjunction]] = {}
+        functionals, self._constants = constraint_functionals(network, self._rows)
+        self._functionals = functionals.reshape(len(self._rows), -1)
+        numbers = np.array([row.alternative for row in self._rows], np.intp)
+        self._members = numbers == np.arange(len(alternatives))[:, np.newaxis]
+        ends = [_around(row.constraint.bound) for row in self._rows]
+        self._below, self._above = np.array(ends).reshape(-1, 2).T
+        self._strict = np.array([row.constraint.strict for row in self._rows], np.bool_)
+        self._are_all = len(self._rows) == sum(map(len, alternatives))
         self._proved: set[bytes] = set()
 
     def __call__(self, boxes: Interval, weights: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
@@ -150,21 +159,19 @@ class Exclusion:
         new = [lane for lane, key in enumerate(keys) if key not in self._proved]
         if new:
             parts = Interval(*(end[new] for end in boxes))
-            each = [self._alternatives if weights is None else self._summed(weights[lane]) for lane in new]
-            done = unreachable(self._network, parts, each, self._contract, self._way)
+            done = self._bounded(parts, None if weights is None else weights[new])
             self._proved.update(keys[lane] for lane, proved in zip(new, done, strict=True) if proved)
         return np.array([key in self._proved for key in keys])
 
     def over(self, boxes: Interval) -> Callable[[NDArray[np.uint8] | None], PartBounds]:
         """Computes, for a search, bounds (CROWN) of what may exclude each alternative over the boxes: of all bounded
         constraints in order or, with weights, of the alternatives' sums."""
-        around = Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+        around = self._shaped(boxes)
         intervals = crown_intervals(self._network, around, self._contract)
 
         def bounds(weights: NDArray[np.uint8] | None) -> PartBounds:
-            functionals, constants = self._functionals(len(boxes.lower), weights)
-            direction = np.zeros((*functionals.shape[:2], boxes.lower.shape[1]))
-            shaped = functionals.reshape(*functionals.shape[:2], *self._network.output.shape)
+            shaped, constants = self._left_sides(len(boxes.lower), weights)
+            direction = np.zeros((*shaped.shape[:2], boxes.lower.shape[1]))
             lower = lower_bounds(self._network.output, shaped, intervals, self._contract, directions=direction)
 
             def settle(lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -175,55 +182,69 @@ class Exclusion:
 
         return bounds
 
-    def _functionals(self, lanes: int, weights: NDArray[np.uint8] | None) -> tuple[Array, Array]:
-        """The left sides, lanes x functionals x outputs, NaN for sums that float64 cannot hold; and constants, as
-        `constraint_functionals` has them."""
-        if weights is None:
-            each, constants = constraint_functionals(self._network, self._rows)
-            return np.broadcast_to(each.reshape(1, len(each), -1), (lanes, len(each), each[0].size)), constants[None]
-        found = np.zeros((lanes, len(self._alternatives), int(np.prod(self._network.output.shape))))
-        constants = np.zeros(found.shape[:2])
-        for lane, part in enumerate(weights):
-            for alternative, (constraint,) in enumerate(self._summed(part)):
-                constants[lane, alternative] = -float(constraint.bound)
-                if not _is_exact(constraint):
-                    found[lane, alternative] = np.nan
-                    continue
-                for index, coefficient in constraint.outputs:
-                    found[lane, alternative, index] = int(coefficient)
-        return found, down(constants)
-
     def settle(self, boxes: Interval, weights: NDArray[np.uint8] | None, lower: Array) -> NDArray[np.bool_]:
         """The same, given rigorous lower bounds: of the left sides of all bounded constraints in order, lanes x
         constraints; or with weights, of the sums, lanes x alternatives."""
-        settled = []
-        for lane, bounds in enumerate(lower.tolist()):
-            if weights is None:
-                each, least = self._alternatives, self._least(bounds)
-            else:
-                each = self._summed(weights[lane])
-                least = [[bound if total.outputs else 0.0] for (total,), bound in zip(each, bounds, strict=True)]
-            settled.append(all(excluded(list(each), Interval(*(end[lane] for end in boxes)), least)))
+        if weights is None and not self._are_all:
+            settled = np.array([self._excluded(boxes, lane, least) for lane, least in enumerate(lower.tolist())])
+        elif weights is None:
+            # The least numbers that exclude the constraints, exactly; NaN is not among them.
+            violated = lower >= np.where(self._strict, self._above, np.nextafter(self._below, np.inf))
+            settled = (violated[:, np.newaxis] & self._members).any(axis=2).all(axis=1)
+        else:
+            bound, strict = self._right_sides(weights)
+            settled = np.all(np.where(strict, lower >= bound, lower > bound), axis=1)
         keys = _keys(boxes, weights)
         self._proved.update(key for key, proved in zip(keys, settled, strict=True) if proved)
-        return np.array(settled, np.bool_)
+        return settled
 
-    def _least(self, bounds: list[float]) -> list[list[float]]:
-        """The bound of each constraint's left side, as far as it is one of outputs; NaN for those not bounded."""
+    def _bounded(self, boxes: Interval, weights: NDArray[np.uint8] | None) -> list[bool]:
+        if weights is None and not self._are_all:
+            alternatives = [self._alternatives] * len(boxes.lower)
+            return unreachable(self._network, boxes, alternatives, self._contract, self._way)
+        shaped, _ = self._left_sides(len(boxes.lower), weights)
+        lower = FUNCTIONAL_PROOFS[self._way](self._network, self._shaped(boxes), shaped, self._contract)
+        return list(self.settle(boxes, weights, lower))
+
+    def _shaped(self, boxes: Interval) -> Interval:
+        return Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+
+    def _left_sides(self, lanes: int, weights: NDArray[np.uint8] | None) -> tuple[Array, Array]:
+        """Functionals, lanes x functionals x the output's shape, NaN for sums that float64 cannot hold; and constants,
+        as `constraint_functionals` has them."""
+        shape = self._network.output.shape
+        if weights is None:
+            every = np.broadcast_to(self._functionals, (lanes, *self._functionals.shape))
+            return every.reshape(*every.shape[:2], *shape), self._constants[np.newaxis]
+        share = weights[:, np.newaxis] * self._members.astype(np.float64)
+        exact = share @ np.abs(self._functionals) <= _LARGEST_INTEGER
+        found = np.where(exact, share @ self._functionals, np.nan)
+        return found.reshape(*found.shape[:2], *shape), -self._right_sides(weights)[0]
+
+    def _right_sides(self, weights: NDArray[np.uint8]) -> tuple[Array, NDArray[np.bool_]]:
+        """Of the sums, lanes x alternatives, or a little more, infinity where none takes part; and whether they are
+        strict."""
+        share = weights[:, np.newaxis] * self._members.astype(np.float64)
+        rounding = 2.0 * kappa(len(self._rows) + 4, FLOAT64_UNIT) * (share @ np.abs(self._above))
+        bound = np.where(share.any(axis=2), share @ self._above + rounding, np.inf)
+        return bound, np.asarray((share > 0) @ self._strict)
+
+    def _excluded(self, boxes: Interval, lane: int, bounds: list[float]) -> bool:
+        """Whether a constraint of each alternative is violated in the box. bounds: of the left sides of the bounded
+        ones; nothing is known of the outputs of others."""
         known, bounded = iter(bounds), {id(row.constraint) for row in self._rows}
-        return [
+        least = [
             [next(known) if id(each) in bounded else np.nan if each.outputs else 0.0 for each in conjunction]
             for conjunction in self._alternatives
         ]
+        return all(excluded(list(self._alternatives), Interval(*(end[lane] for end in boxes)), least))
 
-    def _summed(self, weights: NDArray[np.uint8]) -> list[Conjunction]:
-        key = weights.tobytes()
-        if key not in self._sums:
-            parts: list[list[tuple[int, Constraint]]] = [[] for _ in self._alternatives]
-            for weight, row in zip(weights.tolist(), self._rows, strict=True):
-                parts[row.alternative].append((weight, row.constraint))
-            self._sums[key] = [(Constraint.sum(part),) for part in parts]
-        return self._sums[key]
+
+def _around(number: Fraction) -> tuple[float, float]:
+    """The largest float64 number that is not above, and the smallest that is not below."""
+    nearest = float(number)
+    below = nearest if Fraction(nearest) <= number else math.nextafter(nearest, -math.inf)
+    return below, below if Fraction(below) == number else math.nextafter(below, math.inf)
 
 
 def _keys(boxes: Interval, weights: NDArray[np.uint8] | None) -> list[bytes]:

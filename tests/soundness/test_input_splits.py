@@ -188,8 +188,10 @@ def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
     exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
     assert exclusion.settle(boxes, None, lower).tolist() == [True, False, False, False]
     weights = np.array([[255, 128, 128], [255, 0, 0], [1, 0, 255], [0, 1, 1]], np.uint8)
-    # The sums, scaled to whole numbers without a common factor: y0 <= 0.1, and y0 + y1 <= -10, 0 <= 0, y1 <= -5.
-    sums = np.array([[1.0, -9.0], [1.0, 1.0], [1.0, -5.0], [1.0, 1.0]])
+    # 255 y0 <= 25.5, y0 <= 0.1 or nothing; and 128 y0 + 128 y1 <= -1280, nothing, 255 y1 <= -1275 or y0 + y1 <= -10.
+    sums = np.array([[26.0, -1279.0], [26.0, 0.0], [1.0, -1275.0], [0.0, 1.0]])
+    assert exclusion.settle(boxes, weights, sums).tolist() == [True, False, False, False]
+    sums[1, 1] = 1.0  # which nobody can know of nothing
     assert exclusion.settle(boxes, weights, sums).tolist() == [True, False, False, False]
 
 
@@ -226,17 +228,35 @@ def test_a_bound_far_away_does_not_hinder_another_alternative(network: Network) 
     assert decision.answer is Answer.UNSAT
 
 
-def test_a_sum_of_no_constraints_excludes_nothing() -> None:
-    """0 < 0 is false, which does not prove anything."""
-    strict = Constraint.of((), ((0, Fraction(1)),), Fraction(-1), strict=True)
-    assert not Constraint.sum([(0, strict)]).excluded_by(0.0)
-    assert Constraint.sum([(2, strict), (0, strict)]).excluded_by(-1.0)
-    assert not Constraint.sum([(2, strict), (1, replaced_bound(strict, Fraction(3)))]).excluded_by(0.3)
-    assert Constraint.sum([(2, strict), (1, replaced_bound(strict, Fraction(3)))]).excluded_by(Fraction(1, 3))
-
-
-def replaced_bound(constraint: Constraint, bound: Fraction) -> Constraint:
-    return constraint._replace(bound=bound, strict=False)
+@pytest.mark.parametrize("seed", range(40))
+def test_comparisons_with_bounds_are_exact(network: Network, seed: int) -> None:
+    """Of numbers beside the bounds, which float64 mostly cannot hold; sums exclude no more than exact ones."""
+    rng = np.random.default_rng(seed)
+    denominators = (1, 2**60, 3, 10**9 + 7)
+    bounds = [Fraction(int(rng.integers(-(10**9), 10**9)), denominators[rng.integers(4)]) for _ in range(4)]
+    strict = rng.random(4) < 0.5
+    rows = [
+        Constraint.of((), ((0, Fraction(int(rng.integers(1, 5)))), (1, Fraction(7))), bound, bool(sharp))
+        for bound, sharp in zip(bounds, strict, strict=True)
+    ]
+    exclusion = Exclusion(network, [(rows[0], rows[1]), (rows[2],), (rows[3],)], FLOAT32_ANY_ORDER, "crown")
+    beside = [[np.nextafter(float(b), way) for way in (-np.inf, float(b), np.inf)] for b in bounds]
+    lower = np.array([[each[rng.integers(3)] for each in beside] for _ in range(60)])
+    boxes = Interval(*np.zeros((2, 60, 2)))
+    violated = np.array([[row.excluded_by(Fraction(x)) for row, x in zip(rows, lane, strict=True)] for lane in lower])
+    expected = (violated[:, 0] | violated[:, 1]) & violated[:, 2] & violated[:, 3]
+    assert exclusion.settle(boxes, None, lower).tolist() == expected.tolist()
+    weights = rng.integers(0, 256, (60, 4)).astype(np.uint8)
+    for lane, own in enumerate(weights.tolist()):
+        total = sum((w * b for w, b in zip(own[:2], bounds[:2], strict=True)), Fraction(0))
+        near = float(total) * (1 + rng.choice([-1e-15, 0.0, 1e-15, 1e-12]))
+        least = np.array([[near, 256.0 * max(bounds[2] + 1, 1), 256.0 * max(bounds[3] + 1, 1)]])
+        one = Interval(*(end[:1] for end in boxes))
+        settled = exclusion.settle(one, weights[lane : lane + 1], least)
+        sharp = any(w and s for w, s in zip(own[:2], strict[:2], strict=True))
+        truly = any(own[:2]) and (Fraction(near) >= total if sharp else Fraction(near) > total)
+        assert not settled[0] or (truly and own[2] and own[3])
+        assert settled[0] or not (Fraction(near) > total + abs(total) * Fraction(1, 10**13) and all(own[1:]))
 
 
 MADE = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
