@@ -3,8 +3,12 @@
 Most replacements compute the same function, within the errors that the written operations may make anyway: Gelu and
 its approximation by tanh written out (the argument of erf or tanh is off by a few roundings, and the value by less than
 what is allowed for it), x sigmoid(a x), a bias before them, an activation behind a product; for layer normalisation
-see `verify.variances`. Refused are constants that are nearly those of Gelu: a runtime takes them for these when they
-agree to about five digits, and computes with the exact ones.
+see `verify.variances`. Refused is what runtimes take for one of these although it is none:
+
+- Constants that are nearly those of Gelu: they count as these when they agree to about five digits.
+- A quotient with the root of the mean of some power: it counts as layer normalisation, or as that by root mean squares,
+  whatever the power, the order of the operands, or the constant under the root, for which 1e-5 is taken if it is not a
+  single one, and the second summand.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import math
 from collections.abc import Iterable
 
 from verify.errors import ModelProblem
-from verify.functions import ERF, TANH
+from verify.functions import ERF, SQRT, SQUARE, TANH, Function
 from verify.linear_maps import Diagonal
-from verify.primitives import Linear, Tensor, topological
+from verify.primitives import Linear, Product, Quotient, Sum, Tensor, topological
+from verify.variances import bare, reduction
 
 _GELU_CONSTANTS = (0.5, 1.0, math.sqrt(0.5), math.sqrt(2.0 / math.pi), 0.044715)
 _MISTAKABLE, _EXACT = 1e-4, 2.0**-22
@@ -27,6 +32,11 @@ def require_faithful_replacements(outputs: Iterable[Tensor]) -> None:
     tensors = list(topological(outputs))
     has_gelu = any(tensor.primitive in (ERF, TANH) for tensor in tensors)
     for tensor in tensors:
+        if _is_nearly_a_normalisation(tensor):
+            raise ModelProblem(
+                f"node {tensor.name!r}: runtimes may take this quotient for layer normalisation, which it is not "
+                "quite: write (x - mean) / sqrt(mean((x - mean)^2) + epsilon), or leave the mean out"
+            )
         if has_gelu and any(map(_mistakable, _numbers(tensor))):
             raise ModelProblem(
                 f"node {tensor.name!r}: its constant is nearly one of Gelu's, and runtimes may take it for that: "
@@ -44,3 +54,61 @@ def _numbers(tensor: Tensor) -> list[float]:
 
 def _mistakable(number: float) -> bool:
     return any(_EXACT < abs(number / constant - 1.0) < _MISTAKABLE for constant in _GELU_CONSTANTS)
+
+
+def _is_nearly_a_normalisation(tensor: Tensor) -> bool:
+    if not isinstance(tensor.primitive, Quotient):
+        return False
+    above, below = map(bare, tensor.operands)
+    if above.primitive is SQRT and mean_of_powers(*above.operands):
+        return True
+    if below.primitive is not SQRT or not (powers := mean_of_powers(*below.operands)):
+        return False
+    return not (_is_regular(*below.operands) and _same(above, bare(powers.operands[0])))
+
+
+def mean_of_powers(tensor: Tensor) -> Tensor | None:
+    """The powers whose mean a tensor is, with something added or not; runtimes know no differences of means."""
+    tensor = bare(tensor)
+    if isinstance(tensor.primitive, Sum) and tensor.primitive.sign > 0:
+        return next(filter(None, map(mean_of_powers, tensor.operands)), None)
+    if _is_shift(tensor):
+        return mean_of_powers(*tensor.operands)
+    if not reduction(tensor):
+        return None
+    powers = bare(tensor.operands[0])
+    primitive, operands = powers.primitive, powers.operands
+    same = isinstance(primitive, Product) and operands[0] is operands[1]
+    return powers if same or (isinstance(primitive, Function) and primitive.name == SQUARE.name) else None
+
+
+def _is_regular(tensor: Tensor) -> bool:
+    """Whether it is the mean of squares, with a single constant added at most."""
+    shifts = 0
+    while not reduction(tensor := bare(tensor)):
+        if not _is_shift(tensor) or tensor.primitive.bias.size != 1:  # type: ignore[union-attr]
+            return False
+        shifts += 1
+        (tensor,) = tensor.operands
+    powers = bare(tensor.operands[0]).primitive
+    return shifts <= 1 and (powers is SQUARE or isinstance(powers, Product))
+
+
+def _is_shift(tensor: Tensor) -> bool:
+    """Whether a constant is added."""
+    primitive = tensor.primitive
+    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
+        return False
+    return bool((primitive.map.scale == 1).all())
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether they are one value, or the deviations of one from its mean."""
+    if x is y:
+        return True
+    if not all(isinstance(each.primitive, Sum) and each.primitive.sign < 0 for each in (x, y)):
+        return False
+    means = [bare(each.operands[1]) for each in (x, y)]
+    return x.operands[0] is y.operands[0] and all(
+        reduction(mean) and mean.operands[0] is x.operands[0] for mean in means
+    )

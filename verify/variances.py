@@ -1,13 +1,13 @@
 """Variances, which runtimes compute in other ways than a network has them.
 
 Layer normalisation divides the deviations x - m from the mean m of n values by the root of their variance v, the mean
-of (x - m)^2. Whether it is an operator or written out, a runtime computes v in two passes, as it stands, or in one: as
-mean(x^2) - m^2, or by updates (Welford). For a unit u of rounding, the difference of means is off by no more than
+of (x - m)^2. Whether it is an operator or written out, a runtime computes v in two passes, as it stands, or in one, as
+mean(x^2) - m^2, which is off by no more than
 
-    n + 3 roundings of mean(x^2), and 2 n + 4 of m^2 <= mean(x^2),
+    n + 3 roundings of mean(x^2), and 2 n + 4 of m^2 <= mean(x^2).
 
-and updates by about n sqrt(v mean(x^2)) u (Chan, Golub and LeVeque, The American Statistician 37, 1983). `Variance` has
-room for twice the former.
+`Variance` has room for twice as many. (Updates by one value after the other, Welford's way, are outside the contract:
+they sum up nothing, so that neither v nor m is bounded by the roundings of a sum.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ import numpy as np
 
 from verify.errors import ModelProblem
 from verify.functions import SQUARE
-from verify.linear_maps import Reduction, Scaled
+from verify.linear_maps import Diagonal, Reduction, Scaled
 from verify.primitives import Linear, Reshape, Select, Sum, Tensor, Variance, rewritten
+
+_OF_A_MEAN = 8
+"""Roundings of a mean besides those of its terms; a factor that the model computes brings more."""
+
+_NEARLY_ONE = 2.0**-10
+"""How far a factor that the model computes may be from what runtimes make of it."""
 
 
 def with_variances(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -26,7 +32,7 @@ def with_variances(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _in_any_way(tensor: Tensor) -> Tensor:
-    if not (_reduction(tensor) and any(map(_is_deviation, _squared(_unmoved(tensor.operands[0]))))):
+    if not (reduction(tensor) and any(map(_is_deviation, _squared(bare(tensor.operands[0]))))):
         return tensor
     x = _values(tensor)
     if x is None:
@@ -43,8 +49,8 @@ def _values(variance: Tensor) -> Tensor | None:
     if not (isinstance(deviation.primitive, Sum) and deviation.primitive.sign < 0):
         return None
     x, repeated = deviation.operands
-    mean, over = _unmoved(repeated), _reduction(variance)
-    found = _reduction(mean)
+    mean, over = _unmoved(repeated), reduction(variance)
+    found = reduction(mean)
     if not (over and found and over.axes == found.axes and mean.operands == (x,) and _averages(mean)):
         return None
     elements = np.arange(int(np.prod(mean.shape))).reshape(mean.shape)
@@ -58,7 +64,8 @@ def _averages(tensor: Tensor) -> bool:
     primitive = tensor.primitive
     assert isinstance(primitive, Linear)
     ones = primitive.map(np.ones((1, *tensor.operands[0].shape)))
-    return not primitive.bias.any() and bool((np.abs(ones - 1.0) < 1e-12).all())
+    plain = not primitive.bias.any() and primitive.roundings <= primitive.map.terms + _OF_A_MEAN
+    return plain and bool((np.abs(ones - 1.0) < 1e-12).all())
 
 
 def _moved(tensor: Tensor, source: Tensor, elements: np.ndarray) -> np.ndarray:
@@ -80,11 +87,11 @@ def _squared(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _is_deviation(tensor: Tensor) -> bool:
     """Whether it is a difference of two values, one of them a sum or mean."""
-    tensor = _unmoved(tensor)
-    return isinstance(tensor.primitive, Sum) and any(_reduction(_unmoved(operand)) for operand in tensor.operands)
+    tensor = bare(tensor)
+    return isinstance(tensor.primitive, Sum) and any(reduction(bare(operand)) for operand in tensor.operands)
 
 
-def _reduction(tensor: Tensor) -> Reduction | None:
+def reduction(tensor: Tensor) -> Reduction | None:
     """What a tensor that is a sum or a mean over axes, maybe with a constant added, sums."""
     if not isinstance(tensor.primitive, Linear):
         return None
@@ -92,6 +99,21 @@ def _reduction(tensor: Tensor) -> Reduction | None:
     while isinstance(map, Scaled):
         map = map.map
     return map if isinstance(map, Reduction) else None
+
+
+def bare(tensor: Tensor) -> Tensor:
+    """What a tensor is before its elements were moved, or multiplied by what may be one: runtimes drop the latter, and
+    then see through it."""
+    while isinstance(tensor.primitive, Reshape | Select) or _changes_nothing(tensor):
+        (tensor,) = tensor.operands
+    return tensor
+
+
+def _changes_nothing(tensor: Tensor) -> bool:
+    primitive = tensor.primitive
+    if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
+        return False
+    return not primitive.bias.any() and bool((np.abs(primitive.map.scale - 1.0) < _NEARLY_ONE).all())
 
 
 def _unmoved(tensor: Tensor) -> Tensor:

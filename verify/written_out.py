@@ -18,6 +18,9 @@ from verify.primitives import Clip, Linear, Product, Sum, Tensor
 _EXACT = 2.0**-22
 """Relative difference of a float32 constant, or of its reciprocal, from the number that it stands for."""
 
+_OF_A_CONSTANT = 2
+"""Roundings of a product or a quotient with a constant; with one that the model computes there are more."""
+
 _LARGEST = 2.0**20
 """Factors of x, and their reciprocals, up to which the products' overflow and underflow change nothing: the gate is
 open or shut, or half open, anyway."""
@@ -114,7 +117,7 @@ def _ungated(tensor: Tensor) -> tuple[float, float, Tensor]:
 def _affine(tensor: Tensor) -> tuple[float, float, Tensor]:
     """Scale, shift and x for which the tensor is scale x + shift: of a single operation, or of none."""
     primitive = tensor.primitive
-    if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
+    if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal) and primitive.roundings <= _OF_A_CONSTANT:
         factor, summand = primitive.map.scale, primitive.bias
         if factor.size == summand.size == 1 and tensor.operands[0].shape == tensor.shape:
             return factor.item(), summand.item(), tensor.operands[0]

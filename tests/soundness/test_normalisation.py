@@ -17,6 +17,7 @@ from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
 from verify.crown import crown_bounds, crown_intervals
+from verify.errors import ModelProblem
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.primitives import Variance, topological
@@ -76,17 +77,6 @@ def in_one_pass(x: Floats, scale: Floats, shift: Floats, rng: np.random.Generato
     return np.asarray(y[..., np.argsort(order)])
 
 
-def by_updates(x: Floats, scale: Floats, shift: Floats) -> Floats:
-    """Welford's algorithm, as GPUs have it."""
-    mean, squares = np.zeros_like(x[..., :1]), np.zeros_like(x[..., :1])
-    for column in range(WIDTH):
-        value = x[..., column : column + 1]
-        before = value - mean
-        mean = mean + before / F32(column + 1)
-        squares = squares + before * (value - mean)
-    return np.asarray((x - mean) * (F32(1) / np.sqrt(squares / F32(WIDTH) + F32(EPSILON))) * scale + shift)
-
-
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("way", WAYS)
 def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
@@ -104,12 +94,78 @@ def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
         linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
     points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
     found = executions(content, points)
-    found += [in_one_pass(points, scale, shift, rng) for _ in range(5)] + [by_updates(points, scale, shift)]
+    found += [in_one_pass(points, scale, shift, rng) for _ in range(5)]
     for y in found:
         values = y.reshape(len(y), outputs)
         assert not (values < lower.reshape(outputs)).any()
         assert not (values > upper.reshape(outputs)).any()
         assert not (values @ rows.T < linear).any()
+
+
+def quotient(of: list[str], root: list[str], exponent: float, mean: bool) -> list[onnx.NodeProto]:
+    """Layer normalisation with other operands of its quotient and of the sum under its root; mean: less the mean."""
+    return [
+        *(node("ReduceMean", ["x"], "m", axes=[-1]), node("Sub", ["x", "m"] if mean else ["x", "zero"], "d")),
+        *(node("Sub", ["m", "x"], "negated"), node("Mul", ["m", "m"], "other")),
+        *(node("Constant", [], "k", value_float=float(exponent)), node("Pow", ["d", "k"], "q")),
+        *(node("ReduceMean", ["q"], "v", axes=[-1]), node("Add", root, "w"), node("Sqrt", ["w"], "r")),
+        *(node("Div", of, "e"), node("Flatten", ["e"], "y", axis=1)),
+    ]
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(
+    ("of", "root", "exponent"),
+    [
+        (["d", "r"], ["epsilon", "v"], 2),
+        (["d", "r"], ["v", "several"], 2),
+        (["d", "r"], ["v", "other"], 2),
+        (["d", "r"], ["other", "v"], 2),
+        (["d", "r"], ["v", "epsilon"], 4),
+        (["r", "d"], ["v", "epsilon"], 2),
+        (["negated", "r"], ["v", "epsilon"], 2),
+    ],
+)
+def test_what_runtimes_take_for_layer_normalisation_is_refused(
+    of: list[str], root: list[str], exponent: float, mean: bool
+) -> None:
+    """onnxruntime 1.31.1 does so with 1e-5 for these constants, a square for the power, and the usual order."""
+    constants = {"epsilon": F32(1e-3), "several": F32([[1e-3], [1.0]]), "zero": F32(0)}
+    known = {name: value for name, value in constants.items() if name in (*root, "zero")}
+    with pytest.raises(ModelProblem, match="may take"):
+        network_of(model(quotient(of, root, exponent, mean), ["n", 2, WIDTH], known))
+    usual = quotient(["d", "r"], ["v", "epsilon"], 2, mean)
+    network_of(model(usual, ["n", 2, WIDTH], {"epsilon": F32(1e-3), "zero": F32(0)}))
+
+
+@pytest.mark.parametrize("nothing", [node("Mul", ["d0", "one"], "d"), node("Div", ["d0", "one"], "d")])
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_variance_behind_a_factor_of_one_is_refused(nothing: onnx.NodeProto, computed: bool) -> None:
+    """Which runtimes drop before they look for layer normalisation."""
+    nodes = [
+        *((node("Sqrt", ["c"], "one"),) if computed else ()),
+        *(node("ReduceMean", ["x"], "m", axes=[-1]), node("Sub", ["x", "m"], "d0"), nothing),
+        *(node("Mul", ["d", "d"], "q"), node("ReduceMean", ["q"], "v", axes=[-1])),
+        *(node("Add", ["v", "epsilon"], "w"), node("Sqrt", ["w"], "r"), node("Div", ["d", "r"], "y")),
+    ]
+    constants = {"epsilon": F32(1e-5), "c" if computed else "one": F32(1)}
+    with pytest.raises(ModelProblem, match="a variance that is not"):
+        network_of(model(nodes, ["n", WIDTH], constants))
+
+
+@pytest.mark.parametrize("scale", [1e35, 1.0, 1e-38])
+def test_the_scale_may_be_divided_first(scale: float) -> None:
+    nodes = [node("LayerNormalization", ["x", "scale"], "z"), node("Flatten", ["z"], "y", axis=1)]
+    network = network_of(model(nodes, ["n", 2, WIDTH], {"scale": np.full(WIDTH, scale, F32)}, opset=17))
+    rng = np.random.default_rng(0)
+    for size in (1e-8, 1.0, 1e10):
+        x = (size * rng.normal(size=(1, 1, 2, WIDTH))).astype(F32)
+        ((lower, upper),) = bounds(network, box_around(x, Fraction(0), None), FLOAT32_ANY_ORDER)
+        deviation = x - x.mean(axis=-1, keepdims=True)
+        root = np.sqrt((deviation * deviation).mean(axis=-1, keepdims=True) + F32(EPSILON))
+        with np.errstate(all="ignore"):
+            y = (deviation * (F32(scale) / root)).reshape(lower.shape)
+        assert not ((y < lower) | (y > upper)).any()
 
 
 def test_cancellation_shows() -> None:

@@ -5,6 +5,7 @@ Each is built so that onnxruntime itself gives different values, or zero or infi
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from support.executions import executions
 from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
 from support.scan_functions import fast_gelu_nodes, gelu_nodes, hard_swish_nodes, mish_nodes
 from verify.bounds import bounds
+from verify.boxes import box_around
 from verify.errors import ModelProblem
+from verify.functions import Function
 from verify.intervals import Interval
+from verify.primitives import topological
 from verify.rounding import FLOAT32_ANY_ORDER
 
 F32 = np.float32
@@ -415,3 +420,33 @@ def test_what_only_looks_like_an_activation_is_not_taken_for_one(kind: str) -> N
         (actual,) = run(content, x, level=level)
         unbounded = np.isnan(lower[0]) & np.isnan(upper[0]) & (kind == "an argument that overflows")
         assert (unbounded | ((lower[0] <= actual) & (actual <= upper[0]))).all()
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Div"])
+def test_a_factor_that_the_model_computes_is_no_constant_of_an_activation(operator: str) -> None:
+    """x sigmoid(c x), where rounding after rounding leaves c far from one."""
+    rng = np.random.default_rng(0)
+    factors: list[np.float32] = []
+    value = np.sqrt(F32(1.2345))
+    while len(factors) < 60:  # whose products are rounded upwards
+        factor = F32(1 + rng.uniform(-1e-3, 1e-3))
+        if float(value * factor) > 1.00000002 * float(value) * float(factor):
+            factors, value = [*factors, factor], value * factor
+    nodes = [node("Sqrt", ["c"], "c0")]
+    nodes += [node("Mul", [f"c{i}", f"f{i}"], f"c{i + 1}") for i in range(len(factors))]
+    nodes += [node(operator, ["x", f"c{len(factors)}"], "a"), node("Sigmoid", ["a"], "s"), node("Mul", ["x", "s"], "y")]
+    constants = {"c": F32(1.2345), **{f"f{i}": factor for i, factor in enumerate(factors)}}
+    content = model(nodes, ["n", 4], constants)
+    network = network_of(content)
+    x = np.linspace(-8, 8, 4, dtype=F32).reshape(1, 1, 4)
+    ((lower, upper),) = bounds(network, box_around(x, Fraction(0), None), FLOAT32_ANY_ORDER)
+    assert np.isfinite(lower).all()
+    for y in executions(content, x[:, 0]):
+        assert not ((y < lower[0]) | (y > upper[0])).any()
+    functions = {t.primitive.name for t in topological(network.outputs) if isinstance(t.primitive, Function)}
+    assert "Swish" not in functions
+
+
+def test_an_output_that_the_model_computes_beforehand_is_refused() -> None:
+    with pytest.raises(ModelProblem, match="does not depend on the input"):
+        network_of(model([node("Sqrt", ["c"], "y"), node("Relu", ["x"], "z")], [1, 3], {"c": F32([2, 3, 5])}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from verify.errors import ModelProblem
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
 from verify.operators.registry import INTEGERS
 from verify.primitives import FLOAT32, Linear, Shape, Tensor
-from verify.rounding import Array, kappa
+from verify.rounding import FLOAT64_UNIT, Array, kappa
 
 SPARE = 32
 """Roundings that every linear operation has room for, besides its own and the deployed ones."""
@@ -67,7 +68,7 @@ class Error(NamedTuple):
     @staticmethod
     def of(primitive: Linear, reach: float) -> Error:
         """reach: a bound of the magnitudes of x."""
-        terms = primitive.map.terms + primitive.scalings + SPARE
+        terms = primitive.map.terms + math.ceil(primitive.scalings * FLOAT64_UNIT / UNIT) + SPARE
         own, both = kappa(terms, UNIT), kappa(terms + primitive.roundings, UNIT)
         return Error(own, both, 4 * terms * primitive.gain * UNDERFLOW * (1 + reach))
 

@@ -13,7 +13,11 @@ from verify.operators.movement import axes_of, move, reduced
 from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, is_computed, operator
 from verify.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
+from verify.replacements import mean_of_powers
 from verify.rounding import Array
+
+_DEFAULT_EPSILON = float(np.float32(1e-5))
+"""Of layer normalisation."""
 
 _OF_COMPUTED = 2**14
 """Roundings in float64 that the value of a constant which the model computes is off by, at most."""
@@ -67,6 +71,10 @@ def add(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.add, a, b)) is not None:
         return folded
     if isinstance(a, np.ndarray):
+        if isinstance(b, Tensor) and mean_of_powers(b) and not (a.size == 1 and a.item() == _DEFAULT_EPSILON):
+            node.refuse(
+                "a constant in front of a mean of powers, for which runtimes may take 1e-5: write it behind that"
+            )
         a, b = b, a
     if isinstance(b, np.ndarray):
         return _elementwise(node, a, b, Linear.elementwise(np.ones(()), node.weights(b, "a summand"), roundings=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -90,9 +91,12 @@ def _inverse_root_of_mean_squares(node: Node, x: Tensor, axes: list[int]) -> Ten
 
 
 def _scaled(node: Node, x: Tensor, scale: Operand, shift: Operand | None) -> Tensor:
-    """Two roundings, and one more where a runtime divides the scale first."""
+    """Two roundings, and one more where a runtime divides the scale by the root of the variance first: the quotient may
+    be 2^75 times as large, and what it loses by underflow grows with x less its mean, up to 2^63."""
     factors = node.weights(scale, "the scale")
     summands = np.zeros(()) if shift is None else node.weights(shift, "the shift")
     if any(np.broadcast_shapes(values.shape, x.shape) != x.shape for values in (factors, summands)):
         node.refuse(f"a scale and a shift of shapes {factors.shape} and {summands.shape} do not fit {x.shape}")
-    return node.result(Linear.elementwise(factors, summands, roundings=3), x, shape=x.shape)
+    scaling = Linear.elementwise(factors, summands, roundings=3)
+    scaling = replace(scaling, gain=scaling.gain * 2.0**64, row_sum=scaling.row_sum * 2.0**75)
+    return node.result(scaling, x, shape=x.shape)
