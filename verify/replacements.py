@@ -64,34 +64,30 @@ def _is_nearly_a_normalisation(tensor: Tensor) -> bool:
         return True
     if below.primitive is not SQRT or not (powers := mean_of_powers(*below.operands)):
         return False
-    return not (_is_regular(*below.operands) and _same(above, bare(powers.operands[0])))
+    square = powers.primitive is SQUARE or isinstance(powers.primitive, Product)
+    return not (square and _adds_one_number(*below.operands) and _same(above, bare(powers.operands[0])))
 
 
 def mean_of_powers(tensor: Tensor) -> Tensor | None:
-    """The powers whose mean a tensor is, with something added or not; runtimes know no differences of means."""
+    """The powers whose mean a tensor is, or is but for a summand."""
     tensor = bare(tensor)
-    if isinstance(tensor.primitive, Sum) and tensor.primitive.sign > 0:
-        return next(filter(None, map(mean_of_powers, tensor.operands)), None)
-    if _is_shift(tensor):
-        return mean_of_powers(*tensor.operands)
-    if not reduction(tensor):
-        return None
-    powers = bare(tensor.operands[0])
-    primitive, operands = powers.primitive, powers.operands
-    same = isinstance(primitive, Product) and operands[0] is operands[1]
-    return powers if same or (isinstance(primitive, Function) and primitive.name == SQUARE.name) else None
+    added = isinstance(tensor.primitive, Sum) and tensor.primitive.sign > 0
+    for operand in map(bare, tensor.operands if added or _is_shift(tensor) else (tensor,)):
+        if reduction(operand):
+            powers = bare(operand.operands[0])
+            primitive, operands = powers.primitive, powers.operands
+            if isinstance(primitive, Function) and primitive.name == SQUARE.name:
+                return powers
+            if isinstance(primitive, Product) and operands[0] is operands[1]:
+                return powers
+    return None
 
 
-def _is_regular(tensor: Tensor) -> bool:
-    """Whether it is the mean of squares, with a single constant added at most."""
-    shifts = 0
-    while not reduction(tensor := bare(tensor)):
-        if not _is_shift(tensor) or tensor.primitive.bias.size != 1:  # type: ignore[union-attr]
-            return False
-        shifts += 1
-        (tensor,) = tensor.operands
-    powers = bare(tensor.operands[0]).primitive
-    return shifts <= 1 and (powers is SQUARE or isinstance(powers, Product))
+def _adds_one_number(tensor: Tensor) -> bool:
+    """Whether the summand, if there is one, is a single constant."""
+    tensor = bare(tensor)
+    primitive = tensor.primitive
+    return bool(reduction(tensor)) or (isinstance(primitive, Linear) and primitive.bias.size == 1)
 
 
 def _is_shift(tensor: Tensor) -> bool:
@@ -108,7 +104,6 @@ def _same(x: Tensor, y: Tensor) -> bool:
         return True
     if not all(isinstance(each.primitive, Sum) and each.primitive.sign < 0 for each in (x, y)):
         return False
-    means = [bare(each.operands[1]) for each in (x, y)]
-    return x.operands[0] is y.operands[0] and all(
-        reduction(mean) and mean.operands[0] is x.operands[0] for mean in means
-    )
+    (values, _), (others, _) = x.operands, y.operands
+    means = (bare(each.operands[1]) for each in (x, y))
+    return values is others and all(reduction(mean) and mean.operands[0] is values for mean in means)
