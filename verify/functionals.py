@@ -45,7 +45,8 @@ def _summed(a: Array, shape: Shape) -> Array:
 
 def _once(a: Array, x: Array) -> tuple[Array, Array]:
     """Functionals of other values that are the same: sums along the axes along which the functionals are repeated."""
-    for axis in range(2, a.ndim):
-        if a.shape[axis] > 1 and not a.strides[axis]:
-            a, x = a[(slice(None),) * axis + (slice(1),)], x.sum(axis=axis - 1, keepdims=True)
+    if 0 in a.strides:
+        for axis in range(2, a.ndim):
+            if a.shape[axis] > 1 and not a.strides[axis]:
+                a, x = a[(slice(None),) * axis + (slice(1),)], x.sum(axis=axis - 1, keepdims=True)
     return a, x
