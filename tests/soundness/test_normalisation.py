@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 
 from support.executions import executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
+from support.parity import require_parity
 from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
-from verify.crown import crown_bounds, crown_intervals
+from verify.crown import crown_bounds
 from verify.errors import ModelProblem
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
 from verify.primitives import Variance, topological
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
-from verify.search.backward import Backward
 
 Floats = NDArray[np.float32]
 
@@ -230,12 +229,4 @@ def test_the_search_bounds_it_as_the_checker_does(way: str) -> None:
     rng = np.random.default_rng(0)
     network = network_of(normalisation(way, rng)[0])
     box = box_around(rng.normal(size=(3, 1, 2, WIDTH)).astype(F32), Fraction(1, 50), None)
-    functionals = rng.normal(size=(3, 1, *network.output.shape))
-    with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, REAL)
-        expected = lower_bounds(network.output, functionals, intervals, REAL)[:, 0]
-    backward = Backward(network.output, torch.device("cpu"))
-    lanes = backward.lanes(intervals, functionals[:, 0])
-    every = torch.arange(backward.neurons)
-    found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed)).bounds
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
+    require_parity(network, box, tolerance=1e-3)

@@ -14,13 +14,13 @@ import torch
 from support.attention import attention, gated_by_its_mean, heads
 from support.executions import executions, sampled_points
 from support.onnx_models import model, network_of, node
+from support.parity import require_parity
 from verify import network as reading
 from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.crown import crown_bounds, crown_intervals
 from verify.errors import ModelProblem
 from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
 from verify.primitives import Product, Softmax
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.search.backward import Backward
@@ -78,16 +78,7 @@ def test_bounds_of_a_product_are_off_by_the_product_of_the_radii() -> None:
 def test_the_search_bounds_products_as_the_checker_does(several: bool) -> None:
     rng = np.random.default_rng(0)
     network = network_of(heads(rng) if several else attention(rng, 0.5, 1.0))
-    box = box_around(rng.normal(size=(3, 1, 3, 4)).astype(np.float32), Fraction(1, 50), None)
-    functionals = rng.normal(size=(3, 1, *network.output.shape))
-    with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, REAL)
-        expected = lower_bounds(network.output, functionals, intervals, REAL)[:, 0]
-    backward = Backward(network.output, torch.device("cpu"))
-    lanes = backward.lanes(intervals, functionals[:, 0])
-    none = torch.zeros(3, 0)
-    found = backward.bounds(lanes, torch.zeros(0, dtype=torch.int64), none, none).bounds
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    require_parity(network, box_around(rng.normal(size=(3, 1, 3, 4)).astype(np.float32), Fraction(1, 50), None))
 
 
 def shares(rng: np.random.Generator, sign: float, room: float) -> bytes:
@@ -156,16 +147,7 @@ def test_bounds_of_a_quotient_are_off_by_second_order() -> None:
 def test_the_search_bounds_quotients_as_the_checker_does(eps: Fraction) -> None:
     rng = np.random.default_rng(0)
     network = network_of(shares(rng, 1.0, 0.5))
-    box = box_around(rng.normal(size=(3, 1, 4)).astype(np.float32), eps, None)
-    functionals = rng.normal(size=(3, 1, *network.output.shape))
-    with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, REAL)
-        expected = lower_bounds(network.output, functionals, intervals, REAL)[:, 0]
-    backward = Backward(network.output, torch.device("cpu"))
-    lanes = backward.lanes(intervals, functionals[:, 0])
-    every = torch.arange(backward.neurons)
-    found = backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed)).bounds
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    require_parity(network, box_around(rng.normal(size=(3, 1, 4)).astype(np.float32), eps, None))
 
 
 SCALES = {"big": np.float32(1e30), "small": np.float32(1e-30), "one": np.float32(1), "rows": np.array([0, 0, 1])}

@@ -19,9 +19,6 @@ from verify.rounding import Array
 _DEFAULT_EPSILON = float(np.float32(1e-5))
 """Of layer normalisation."""
 
-_OF_COMPUTED = 2**14
-"""Roundings in float64 that the value of a constant which the model computes is off by, at most."""
-
 Function = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
@@ -99,8 +96,8 @@ def mul(node: Node, a: Operand, b: Operand) -> Operand:
     if isinstance(a, np.ndarray) or is_computed(a):
         a, b = b, a
     if not is_computed(a) and (isinstance(b, np.ndarray) or is_computed(b)):
-        factor, off = node.factor(b, "a factor")
-        scale = Linear.elementwise(factor, np.zeros(()), roundings=1 + off, scalings=_OF_COMPUTED if off else 0)
+        factor, off, own = node.factor(b, "a factor")
+        scale = Linear.elementwise(factor, np.zeros(()), roundings=1 + off, scalings=own)
         return _elementwise(node, a, factor, scale)
     return multiplied(node, node.tensor(a), node.tensor(b))
 
@@ -113,9 +110,8 @@ def div(node: Node, a: Operand, b: Operand) -> Operand:
         return folded
     if isinstance(a, Tensor) and a.varies and (isinstance(b, np.ndarray) or is_computed(b)):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
-        divisor, off = node.factor(b, "the divisor")
-        scalings = _OF_COMPUTED if off else 1
-        inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=scalings)
+        divisor, off, own = node.factor(b, "the divisor")
+        inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=1 + own)
         return _elementwise(node, a, divisor, inverse)
     return _of_two(node, Quotient(), a, b)
 

@@ -23,7 +23,7 @@ from verify.interpreter import evaluate
 from verify.intervals import interval_rules
 from verify.linear_maps import LinearMap
 from verify.primitives import FLOAT32, POINT_RULES, Constant, Linear, Primitive, Reshape, Shape, Tensor
-from verify.rounding import FLOAT32_ANY_ORDER, Array
+from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Array
 
 Operand = Tensor | NDArray[Any]
 Rule = Callable[..., "Operand | list[Operand]"]
@@ -72,16 +72,20 @@ class Node:
             self.refuse(f"{what} is of type {operand.dtype}: only {dtype} is supported here")
         return operand.astype(np.float64)
 
-    def factor(self, operand: Operand, what: str) -> tuple[NDArray[np.float64], int]:
-        """A constant factor, and how many roundings it may be off by: if it is a root, say, that the model computes."""
+    def factor(self, operand: Operand, what: str) -> tuple[NDArray[np.float64], int, int]:
+        """A constant factor, and how many roundings of the deployed network, and in float64, it may be off by: if it is
+        a root, say, that the model computes."""
         if not isinstance(operand, Tensor):
-            return self.weights(operand, what), 0
+            return self.weights(operand, what), 0, 0
         (value,) = evaluate([operand], POINT_RULES, {})
-        (ends,) = evaluate([operand], interval_rules(FLOAT32_ANY_ORDER), {})
-        off = np.maximum(*(np.abs(end / value - 1.0) for end in ends)).max() / FLOAT32_ANY_ORDER.unit
-        if not off < _MOST_ROUNDINGS:
+        found = []
+        for contract, unit in ((FLOAT32_ANY_ORDER, FLOAT32_ANY_ORDER.unit), (REAL, FLOAT64_UNIT)):
+            (ends,) = evaluate([operand], interval_rules(contract), {})
+            found.append(np.maximum(*(np.abs(end / value - 1.0) for end in ends)).max() / unit)
+        deployed, own = found
+        if not (deployed < _MOST_ROUNDINGS and own < _MOST_OWN_ROUNDINGS):
             self.refuse(f"{what} is computed inside the network, and not accurate: fold it before export")
-        return value[0], math.ceil(off) + 1
+        return value[0], math.ceil(deployed) + 1, math.ceil(own) + 2
 
     def integers(self, operand: Operand | None, what: str) -> list[int]:
         """A constant integer operand as a list."""
@@ -141,8 +145,8 @@ LARGEST = 2**28
 INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 """What a quantised value consists of."""
 
-_MOST_ROUNDINGS = 2**10
-"""Of a factor that the model computes."""
+_MOST_ROUNDINGS, _MOST_OWN_ROUNDINGS = 2**10, 2**24
+"""Of a factor that the model computes: deployed, and in float64."""
 
 _OF_COMPUTED = {"Cast", "Div", "Identity", "Mul", "Reciprocal", "Shape", "Sqrt"}
 """What takes constants that the model computes: factors such as 1 / sqrt(d), of which runtimes know no more than how
