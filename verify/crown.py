@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.activations import neuron_count
+from verify.affine_forms import Forms
 from verify.bounds import bounds
 from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_of, tilings, whole
 from verify.functions import Function
@@ -179,6 +180,7 @@ def crown_intervals(
     product or softmax of few values. known: intervals of what activations read, to be improved on."""
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
+    forms = Forms(network, box if refine else None)
     relaxations: dict[Tensor, Relaxation] = {}
     factors: set[Tensor] = set()
 
@@ -189,7 +191,10 @@ def crown_intervals(
 
     def update(tensor: Tensor, interval: Interval) -> None:
         intervals[tensor] = interval
-        relaxations.pop(tensor, None)  # which was found with wider intervals
+        for each in list(relaxations):  # found with wider intervals; of a linear map, those of what it reads count
+            if tensor in each.operands or (each is tensor and not isinstance(tensor.primitive, Linear)):
+                del relaxations[each]
+        forms.narrow(tensor, interval)
 
     def refine_factor(factor: Tensor) -> None:
         """What a product or a softmax reads, and with it all that only picks elements of it on the way there."""
@@ -229,6 +234,9 @@ def crown_intervals(
                 refine_factor(operand)
         rule = rules[type(primitive)]
         intervals[tensor] = rule(primitive, *(intervals[operand] for operand in tensor.operands))
+        if forms:
+            forms.follow(tensor, intervals, relaxed(tensor))
+            update(tensor, _intersected(intervals[tensor], forms[tensor].interval()))
     return intervals
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.activations import neuron_count
 from verify.bounds import lanes_at_a_time
 from verify.certificate import Proof
 from verify.crown import crown_intervals
@@ -44,6 +45,9 @@ _LARGEST_BATCH = 64
 
 _FEW_INPUTS = 20
 """Up to so many inputs that differ within a box, it is split along them."""
+
+_FEW_NEURONS = 2**14
+"""Up to so many neurons; for larger networks a part costs more than many splits of neurons."""
 
 _WAY = "crown"
 """What a search begins with, and what proves the parts of a box that is split along inputs."""
@@ -160,7 +164,12 @@ def decide(
     if attack and (witness := attack(found, Stage.FIRST)):
         return Decision(Answer.SAT, "attack", witness)
     ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
-    if searches(method) and len(found) == 1 and _all_bounded(found[0]) and not _splits_inputs(found[0], method):
+    if (
+        searches(method)
+        and len(found) == 1
+        and _all_bounded(found[0])
+        and not _splits_inputs(network, found[0], method)
+    ):
         ways.remove(_WAY)  # the search begins with it
     proofs: list[Proof] = []
     late = False
@@ -217,7 +226,7 @@ def _searched(
             witnesses.append(witness)
         return bool(witnesses)
 
-    if _splits_inputs(case, method):
+    if _splits_inputs(network, case, method):
         found: Proof | bool = not struck() and _over_inputs(network, case, rows, contract, deadline, refute)
     else:
         found = _over_neurons(network, case, rows, contract, method == COMPLETE, deadline, struck, refute)
@@ -230,14 +239,15 @@ def _all_bounded(case: Case) -> bool:
     return {row.alternative for row in rows} == set(range(len(case.alternatives)))
 
 
-def _splits_inputs(case: Case, method: str) -> bool:
-    """Whether the search splits inputs, rather than neurons.
+def _splits_inputs(network: Network, case: Case, method: str) -> bool:
+    """Whether the search splits inputs, rather than neurons: where few vary, unless bounds of each part take long.
 
     An input that is fixed to a number between two neighbours of float32, which are the ends of its interval, does not
     count.
     """
     above = np.nextafter(case.lower.astype(np.float32), np.float32(np.inf))
-    return method == COMPLETE and int(np.count_nonzero(above < case.upper)) <= _FEW_INPUTS
+    few = int(np.count_nonzero(above < case.upper)) <= _FEW_INPUTS
+    return method == COMPLETE and few and neuron_count(network.output) <= _FEW_NEURONS
 
 
 def _over_inputs(
@@ -284,7 +294,8 @@ def _over_neurons(
         for alternative in range(len(case.alternatives))
     ]
     problem = with_relus(network)
-    parts = Parts(problem, box, functionals, constants, contract)
+    known = intervals if problem is network else None
+    parts = Parts(problem, box, functionals, constants, contract, known)
     (outcome,) = proof_search()(
         problem,
         box,
@@ -295,7 +306,7 @@ def _over_neurons(
         rows=chosen,
         branch=branch,
         seconds=deadline - began,
-        intervals=intervals if problem is network else None,
+        intervals=known,
         opening_s=time.perf_counter() - began,
         refute=lambda lane, point: refute(point.reshape(-1)),
     )

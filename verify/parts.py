@@ -54,11 +54,18 @@ class Parts:
     """
 
     def __init__(
-        self, network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract
+        self,
+        network: Network,
+        box: Interval,
+        functionals: Array,
+        constants: Array,
+        contract: Contract,
+        intervals: dict[Tensor, Interval] | None = None,
     ) -> None:
-        """box: in one lane. functionals: functionals x the output's shape."""
+        """box: in one lane. functionals: functionals x the output's shape. intervals: if they are known already."""
         self.network, self.box, self.functionals, self.constants = network, box, functionals, constants
         self.contract = contract
+        self._intervals = intervals
         self._state: _Refined | None = None
 
     def is_about(
@@ -67,6 +74,14 @@ class Parts:
         """Whether it is the same problem."""
         same = zip((*self.box, self.functionals, self.constants), (*box, functionals, constants), strict=True)
         return self.network is network and self.contract == contract and all(np.array_equal(*each) for each in same)
+
+    @property
+    def intervals(self) -> dict[Tensor, Interval]:
+        """Of the whole network over the box, without chosen slopes."""
+        if self._intervals is None:
+            with np.errstate(all="ignore"):
+                self._intervals = crown_intervals(self.network, self.box, self.contract)
+        return self._intervals
 
     def refine(self, neurons: NDArray[np.bool_], refinements: Sequence[Refinement]) -> None:
         """Choose slopes, as in a `SplitProof`; what was found with others is forgotten. Raises Rejected where they do
@@ -77,8 +92,10 @@ class Parts:
             return
         self._state, output = None, self.network.output
         choose = refining(output, neurons, refinements)
-        with np.errstate(all="ignore"):
-            whole = crown_intervals(self.network, self.box, self.contract, choose=choose)
+        whole = self.intervals
+        if refinements:
+            with np.errstate(all="ignore"):
+                whole = crown_intervals(self.network, self.box, self.contract, choose=choose)
         for end in (end for ends in whole.values() for end in ends):
             end.flags.writeable = False
         cone = pruned(output, whole)
@@ -89,7 +106,7 @@ class Parts:
 
     def forget(self) -> None:
         """Keep nothing but the problem."""
-        self._state = None
+        self._intervals = self._state = None
 
     @property
     def _refined(self) -> _Refined:

@@ -168,7 +168,7 @@ def test_signs_tighten_what_lies_behind() -> None:
     assert bounds[0] < -0.4
     assert (bounds[1:] > -1e-5).all()
     behind = intervals[list(relus(parts.inside))[1].operands[0]]
-    assert behind.upper[0] > 0.4
+    assert behind.upper[0] > 0.3
     assert (behind.upper[1:] < 1e-5).all()
 
 

@@ -74,7 +74,7 @@ class Opening:
         """A box with a task for every functional that CROWN does not prove, not bounded yet. intervals: if they are
         known; opening_s: how much of its time they took."""
         box = Box(index, self._query.seconds, self._query.interrupts, opening_s, opening_s)
-        box.charge(lambda: self._begin(box, intervals or self._intervals(box)))
+        box.charge(lambda: self._begin(box, intervals or self._query.parts[index].intervals))
         box.opening_s = box.spent_s
         return box
 
@@ -98,8 +98,8 @@ class Opening:
             if not box.ended():
                 self._divide(box, _POSSIBLE)
 
-    def _intervals(self, box: Box, choose: Choose = lambda relu, intervals: None) -> dict[Tensor, Interval]:
-        """Rigorous bounds of what the box's neurons read."""
+    def _intervals(self, box: Box, choose: Choose) -> dict[Tensor, Interval]:
+        """Rigorous bounds of what the box's neurons read, with these slopes."""
         around = Interval(*(end[box.index : box.index + 1] for end in self._query.box))
         with np.errstate(all="ignore"):
             return crown_intervals(self._query.network, around, self._query.contract, choose=choose)
