@@ -117,6 +117,8 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
     width = primitive.map.absolute(magnitude)
     width += per_lane(error.kappa, width) * primitive.magnitude
     width = error.widened(width)
+    if isinstance(primitive.map, Diagonal):  # products with zero are zero
+        width = np.where((primitive.map.scale == 0) & (primitive.magnitude == 0), 0.0, width)
     result = primitive.apply(centre)
     return Interval(result - width, result + width)
 
@@ -157,6 +159,8 @@ class LinearError(NamedTuple):
         terms = primitive.map.terms + 16 + primitive.scalings
         own = kappa(terms, FLOAT64_UNIT)
         absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
+        if not primitive.offset:  # sums of products with zero are zero
+            absolute = np.where((largest == 0) | (primitive.map.largest == 0), 0.0, absolute)
         safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
         return LinearError(roundings, kappas(most, contract.unit) + own, np.where(safe, absolute, np.nan), own)
 
@@ -218,9 +222,12 @@ def difference(primitive: Difference, a: Interval, b: Interval) -> Interval:
 
 
 def product(primitive: Product, a: Interval, b: Interval, *, contract: Contract) -> Interval:
-    """a * b: the extremes are products of endpoints; one rounding."""
+    """a * b: the extremes are products of endpoints; one rounding, but for products with zero."""
     corners = (a.lower * b.lower, a.lower * b.upper, a.upper * b.lower, a.upper * b.upper)
-    return _rounded(_least(*corners), _greatest(*corners), 0.0, contract)
+    lowest, highest = _least(*corners), _greatest(*corners)
+    found = _rounded(lowest, highest, 0.0, contract)
+    nothing = ((a.lower == 0) & (a.upper == 0)) | ((b.lower == 0) & (b.upper == 0))
+    return Interval(np.where(nothing, lowest, found.lower), np.where(nothing, highest, found.upper))
 
 
 def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contract) -> Interval:

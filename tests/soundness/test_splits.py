@@ -85,17 +85,18 @@ def test_zero_belongs_to_both_halves() -> None:
     weights = [np.array([[1.0]], np.float32), np.array([[1.0]], np.float32)]
     network = ReluNetwork(weights, [np.zeros(1, np.float32)] * 2).network()
     box = box_around(np.zeros((1, 1, 1), np.float32), Fraction(0), None)
-    intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
-    bounds = leaf_bounds(
-        network.output,
-        np.ones((1, 1)),
-        intervals,
-        FLOAT32_ANY_ORDER,
-        neurons=np.zeros(1, bool),
-        paths=[[Split(0, 1)], [Split(0, -1)]],
-        slopes=np.zeros((2, 0), np.uint8),
-        multipliers=np.zeros(2, np.float32),
-    )
+    with np.errstate(all="ignore"):
+        intervals = crown_intervals(network, box, FLOAT32_ANY_ORDER)
+        bounds = leaf_bounds(
+            network.output,
+            np.ones((1, 1)),
+            intervals,
+            FLOAT32_ANY_ORDER,
+            neurons=np.zeros(1, bool),
+            paths=[[Split(0, 1)], [Split(0, -1)]],
+            slopes=np.zeros((2, 0), np.uint8),
+            multipliers=np.zeros(2, np.float32),
+        )
     assert (bounds <= 0).all()
     assert (bounds > -1e-30).all()
 

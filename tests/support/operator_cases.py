@@ -230,6 +230,15 @@ def reduce_sum(version: int, rng: np.random.Generator) -> list[Case]:
     return reduce_mean(version, rng, "ReduceSum", 13)
 
 
+@_for("ReduceL2")
+def reduce_l2(version: int, rng: np.random.Generator) -> list[Case]:
+    return [case for case in reduce_mean(version, rng, "ReduceL2") if not any(map(_does_nothing, case.nodes))]
+
+
+def _does_nothing(each: onnx.NodeProto) -> bool:
+    return any(attribute.name == "noop_with_empty_axes" and attribute.i for attribute in each.attribute)
+
+
 @_for("ReduceMax")
 def reduce_max(version: int, rng: np.random.Generator) -> list[Case]:
     return reduce_mean(version, rng, "ReduceMax")

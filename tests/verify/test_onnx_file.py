@@ -58,7 +58,7 @@ def changed(change: str) -> bytes:
         graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
     elif change == "computed weights":
         graph.node[0].input[1] = "v"
-        graph.node.insert(0, node("Relu", ["w"], "v"))
+        graph.node.insert(0, node("Tanh", ["w"], "v"))
     return bytes(proto.SerializeToString())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.functions import SQRT, SQUARE
 from verify.linear_maps import Dense, Reduction
 from verify.operators.movement import axes_of, move, reduced
 from verify.operators.quantised import product_of_quantised
@@ -35,6 +36,17 @@ def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[A
     if result.dtype.kind == "f" and not np.isfinite(result).all():
         node.refuse("arithmetic on constants yields numbers that are not finite")
     return result
+
+
+def _varies(x: Operand) -> bool:
+    """Whether it is neither a constant of the model, nor one that this computes in floats."""
+    return isinstance(x, Tensor) and not is_computed(x)
+
+
+def _is_fixed(x: Operand, *, beside: Operand) -> bool:
+    """Whether an operation takes it for a constant: whatever is one, or what the model computes where the other operand
+    varies."""
+    return isinstance(x, np.ndarray) or (is_computed(x) and _varies(beside))
 
 
 def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
@@ -67,14 +79,15 @@ def multiplied(node: Node, a: Tensor, b: Tensor) -> Tensor:
 def add(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.add, a, b)) is not None:
         return folded
-    if isinstance(a, np.ndarray):
-        if isinstance(b, Tensor) and mean_of_powers(b) and not (a.size == 1 and a.item() == _DEFAULT_EPSILON):
+    if not _varies(a):
+        default = isinstance(a, np.ndarray) and a.size == 1 and a.item() == _DEFAULT_EPSILON
+        if isinstance(b, Tensor) and mean_of_powers(b) and not default:
             node.refuse(
                 "a constant in front of a mean of powers, for which runtimes may take 1e-5: write it behind that"
             )
         a, b = b, a
-    if isinstance(b, np.ndarray):
-        return _elementwise(node, a, b, Linear.elementwise(np.ones(()), node.weights(b, "a summand"), roundings=1))
+    if _is_fixed(b, beside=a):
+        return _shifted(node, a, b, 1, 1)
     return _of_two(node, Sum(1), a, b)
 
 
@@ -82,20 +95,28 @@ def add(node: Node, a: Operand, b: Operand) -> Operand:
 def sub(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.subtract, a, b)) is not None:
         return folded
-    if isinstance(b, np.ndarray):
-        return _elementwise(node, a, b, Linear.elementwise(np.ones(()), -node.weights(b, "a summand"), roundings=1))
-    if isinstance(a, np.ndarray):
-        return _elementwise(node, b, a, Linear.elementwise(-np.ones(()), node.weights(a, "a summand"), roundings=1))
+    if _is_fixed(b, beside=a):
+        return _shifted(node, a, b, 1, -1)
+    if _is_fixed(a, beside=b):
+        return _shifted(node, b, a, -1, 1)
     return _of_two(node, Sum(-1), a, b)
+
+
+def _shifted(node: Node, x: Operand, constant: Operand, sign: int, sign_of_constant: int) -> Tensor:
+    summand, magnitude, own = node.summand(constant, "a summand")
+    shift = Linear.elementwise(
+        sign * np.ones(()), sign_of_constant * summand, roundings=1, magnitude=magnitude, scalings=own
+    )
+    return _elementwise(node, x, summand, shift)
 
 
 @operator("Mul", 7, 13, 14)
 def mul(node: Node, a: Operand, b: Operand) -> Operand:
     if (folded := _folded(node, np.multiply, a, b)) is not None:
         return folded
-    if isinstance(a, np.ndarray) or is_computed(a):
+    if not _varies(a):
         a, b = b, a
-    if not is_computed(a) and (isinstance(b, np.ndarray) or is_computed(b)):
+    if _is_fixed(b, beside=a):
         factor, off, own = node.factor(b, "a factor")
         scale = Linear.elementwise(factor, np.zeros(()), roundings=1 + off, scalings=own)
         return _elementwise(node, a, factor, scale)
@@ -108,7 +129,7 @@ def div(node: Node, a: Operand, b: Operand) -> Operand:
         node.refuse("the divisor holds a zero")
     if (folded := _folded(node, _divided, a, b)) is not None:
         return folded
-    if isinstance(a, Tensor) and a.varies and (isinstance(b, np.ndarray) or is_computed(b)):
+    if isinstance(a, Tensor) and a.varies and _is_fixed(b, beside=a):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
         divisor, off, own = node.factor(b, "the divisor")
         inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=1 + own)
@@ -135,12 +156,14 @@ def neg(node: Node, x: Operand) -> Operand:
 @operator("MatMul", 1, 9, 13)
 @product_of_quantised(lambda node, rank: rank - 1)
 def matmul(node: Node, a: Operand, b: Operand) -> Operand:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return _product_of_values(node, a, b)
-    if isinstance(b, np.ndarray):
-        return matrix_product(node, node.tensor(a), node.weights(b, "the matrix"), None)
+    if _is_fixed(b, beside=a):
+        weight, *off = node.factor(b, "the matrix")
+        return matrix_product(node.off_by(*off), node.tensor(a), weight, None)
+    if not _is_fixed(a, beside=b):
+        return _product_of_values(node, node.tensor(a), node.tensor(b))
     # a x = (x' a')': the last two axes change places (a vector stays as it is).
-    weight = node.weights(a, "the matrix")
+    weight, *off = node.factor(a, "the matrix")
+    node = node.off_by(*off)
     if weight.ndim == 1 or len(b.shape) == 1:
         if weight.ndim == 1:
             return matrix_product(node, node.tensor(_swapped(node, b)), weight, None)
@@ -197,22 +220,30 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
         a = _swapped(node, a)
     if node.flag("transB"):
         b = _swapped(node, b)
-    shift = np.zeros(()) if c is None else node.weights(c, "the matrix C")
+    nothing = np.zeros(())
+    shift, magnitude, own = (nothing, nothing, 0) if c is None else node.summand(c, "the matrix C")
     if len(a.shape) != 2 or len(b.shape) != 2:
         node.refuse(f"operands of shapes {a.shape} and {b.shape} are no matrices")
     whole = (a.shape[0], b.shape[1])
     if np.broadcast_shapes(shift.shape, whole) != whole:
         node.refuse(f"a summand of shape {shift.shape} does not fit a product of shape {whole}")
-    if isinstance(b, np.ndarray):
-        weight = node.weights(b, "the matrix B")
-        if alpha == beta == 1:
-            return matrix_product(node, node.tensor(a), weight, shift)
-        product = matrix_product(node, node.tensor(a), weight, None)
+    if _is_fixed(b, beside=a) or not _varies(b):
+        weight, *off = node.factor(b, "the matrix B")
+        if alpha == beta == 1 and not (c is not None and is_computed(c)):
+            return matrix_product(node.off_by(*off), node.tensor(a), weight, shift)
+        product = matrix_product(node.off_by(*off), node.tensor(a), weight, None)
     else:
-        weight = node.weights(a, "the matrix A").T
-        product = node.tensor(_swapped(node, matrix_product(node, node.tensor(_swapped(node, b)), weight, None)))
-    constant = float(np.abs(shift).max(initial=0.0))
-    scale = Linear.elementwise(np.array(alpha), beta * shift, roundings=2, constant=constant, scalings=1)
+        weight, *off = node.factor(a, "the matrix A")
+        swapped = node.tensor(_swapped(node, b))
+        product = node.tensor(_swapped(node, matrix_product(node.off_by(*off), swapped, weight.T, None)))
+    scale = Linear.elementwise(
+        np.array(alpha),
+        beta * shift,
+        roundings=2,
+        magnitude=abs(beta) * magnitude,
+        constant=float(magnitude.max(initial=0.0)),
+        scalings=1 + own,
+    )
     return node.result(scale, product, shape=product.shape)
 
 
@@ -249,6 +280,20 @@ def reduce_mean(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
     return reduction(
         node, x, axes, lambda over, keep: reduce_over(node, x, over, mean=True, keep=keep), operand_since=18
     )
+
+
+@operator("ReduceL2", 1, 11, 13, 18)
+def reduce_l2(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
+    """The root of the sum of squares."""
+    if node.version >= 18 and axes is None and node.flag("noop_with_empty_axes"):
+        node.refuse("noop_with_empty_axes is not supported: runtimes disagree")
+
+    def norm(over: list[int], keep: bool) -> Tensor:
+        squares = node.result(SQUARE, node.tensor(x), shape=x.shape)
+        sums = reduce_over(node, squares, over, mean=False, keep=keep)
+        return node.result(SQRT, sums, shape=sums.shape)
+
+    return reduction(node, x, axes, norm, operand_since=18)
 
 
 @operator("ReduceSum", 1, 11, 13)

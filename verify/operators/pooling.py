@@ -66,8 +66,9 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
 @operator("Conv", 1, 11, 22)
 @product_of_quantised(lambda node, rank: 0)
 def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
-    kernel = node.weights(weight, "the kernel")
-    return convolved(node, node.tensor(x), kernel, None if bias is None else node.weights(bias, "the bias"))
+    kernel, *off = node.factor(weight, "the kernel")
+    shift = None if bias is None else node.weights(bias, "the bias")
+    return convolved(node.off_by(*off), node.tensor(x), kernel, shift)
 
 
 def convolved(node: Node, x: Tensor, kernel: Array, bias: Array | None) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from verify.errors import ModelProblem
+from verify.fusion import with_fusions
 from verify.grids import Grid
 from verify.interpreter import evaluate
 from verify.intervals import interval_rules
@@ -34,7 +35,8 @@ _AnyRule = TypeVar("_AnyRule", bound=Rule)
 class Node:
     """One node of the model: what a rule may look at besides its operands.
 
-    more_roundings: that every term of the node's products may go through, besides those of a float32 dot product.
+    more_roundings, more_scalings: that every term of the node's products may go through, besides those of a float32
+    dot product: of the deployed network, and in float64.
     """
 
     operator: str
@@ -43,6 +45,7 @@ class Node:
     attributes: dict[str, Any]
     outputs: int
     more_roundings: int = 0
+    more_scalings: int = 0
     read: set[str] = field(default_factory=set)
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -66,26 +69,59 @@ class Node:
 
     def weights(self, operand: Operand | None, what: str, dtype: np.dtype[Any] = FLOAT32) -> NDArray[np.float64]:
         """A constant operand as float64; refuses one that is computed from the input or is of another type."""
+        if is_computed(operand):
+            self.refuse(f"{what} is computed inside the network, which is not supported here: fold it before export")
         if not isinstance(operand, np.ndarray):
             self.refuse(f"{what} must be constant, but depends on other values of the network")
         if operand.dtype != dtype:
             self.refuse(f"{what} is of type {operand.dtype}: only {dtype} is supported here")
         return operand.astype(np.float64)
 
-    def factor(self, operand: Operand, what: str) -> tuple[NDArray[np.float64], int, int]:
-        """A constant factor, and how many roundings of the deployed network, and in float64, it may be off by: if it is
-        a root, say, that the model computes."""
-        if not isinstance(operand, Tensor):
+    def factor(self, operand: Operand | None, what: str) -> tuple[NDArray[np.float64], int, int]:
+        """A constant that the node multiplies by, as float64; and how many roundings of the deployed network, and in
+        float64, each number may be off by: if they are weights, say, that the model divides by their norm."""
+        if operand is None or not is_computed(operand):
             return self.weights(operand, what), 0, 0
-        (value,) = evaluate([operand], POINT_RULES, {})
-        found = []
-        for contract, unit in ((FLOAT32_ANY_ORDER, FLOAT32_ANY_ORDER.unit), (REAL, FLOAT64_UNIT)):
-            (ends,) = evaluate([operand], interval_rules(contract), {})
-            found.append(np.maximum(*(np.abs(end / value - 1.0) for end in ends)).max() / unit)
-        deployed, own = found
+        value, *off = self._computed(operand)
+        units = FLOAT32_ANY_ORDER.unit, FLOAT64_UNIT
+        deployed, own = (_ratio(each, np.abs(value)) / unit for each, unit in zip(off, units, strict=True))
         if not (deployed < _MOST_ROUNDINGS and own < _MOST_OWN_ROUNDINGS):
-            self.refuse(f"{what} is computed inside the network, and not accurate: fold it before export")
-        return value[0], math.ceil(deployed) + 1, math.ceil(own) + 2
+            self._refuse_inaccurate(what)
+        return value, math.ceil(deployed) + 1, math.ceil(own) + 2
+
+    def summand(self, operand: Operand | None, what: str) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """A constant that the node adds, as float64; magnitudes of which a single rounding, of the deployed network, is
+        as much as it may be off by, besides the rounding of the sum; and how many roundings of these, in float64, are.
+        """
+        if operand is None or not is_computed(operand):
+            value = self.weights(operand, what)
+            return value, np.abs(value), 0
+        value, deployed, own = self._computed(operand)
+        magnitude = np.abs(value) + 2.0 / FLOAT32_ANY_ORDER.unit * deployed
+        scalings = _ratio(own, magnitude) / FLOAT64_UNIT
+        if not (scalings < _MOST_OWN_ROUNDINGS and np.isfinite(magnitude).all()):
+            self._refuse_inaccurate(what)
+        return value, magnitude, math.ceil(scalings) + 2
+
+    def _computed(self, operand: Operand) -> tuple[NDArray[np.float64], ...]:
+        """What a constant is that the model computes, nearly; and how far it may be off, deployed and in float64."""
+        outputs = with_fusions((self.tensor(operand),))
+        with np.errstate(all="ignore"):
+            (value,) = evaluate(outputs, POINT_RULES, {})
+            found = [value[0]]
+            for contract in (FLOAT32_ANY_ORDER, REAL):
+                (ends,) = evaluate(outputs, interval_rules(contract), {})
+                found.append(np.maximum(*(np.abs(end - value)[0] for end in ends)))
+        return tuple(found)
+
+    def _refuse_inaccurate(self, what: str) -> NoReturn:
+        self.refuse(f"{what} is computed inside the network, and not accurate: fold it before export")
+
+    def off_by(self, roundings: int, scalings: int) -> Node:
+        """The node, if constants in its products may be off by so many roundings, deployed and in float64."""
+        return replace(
+            self, more_roundings=self.more_roundings + roundings, more_scalings=self.more_scalings + scalings
+        )
 
     def integers(self, operand: Operand | None, what: str) -> list[int]:
         """A constant integer operand as a list."""
@@ -113,7 +149,7 @@ class Node:
         primitive = Linear.dot(map, bias, x.shape)
         if x.dtype != FLOAT32:
             return replace(primitive, roundings=0, additions=0)
-        return replace(primitive, roundings=primitive.roundings + self.more_roundings)
+        return replace(primitive, roundings=primitive.roundings + self.more_roundings, scalings=self.more_scalings)
 
     def result(
         self,
@@ -134,6 +170,12 @@ class Node:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
 
+def _ratio(x: Array, y: Array) -> float:
+    """The largest; NaN if one is."""
+    with np.errstate(all="ignore"):
+        return float(np.where(x == 0, 0.0, x / y).max(initial=0.0))
+
+
 def is_computed(operand: Operand | None) -> bool:
     """Whether it is a constant that the model computes in floats."""
     return isinstance(operand, Tensor) and not (operand.varies or operand.grid)
@@ -145,12 +187,15 @@ LARGEST = 2**28
 INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 """What a quantised value consists of."""
 
-_MOST_ROUNDINGS, _MOST_OWN_ROUNDINGS = 2**10, 2**24
-"""Of a factor that the model computes: deployed, and in float64."""
+_MOST_ROUNDINGS, _MOST_OWN_ROUNDINGS = 2**14, 2**24
+"""Of a constant that the model computes: deployed, and in float64."""
 
-_OF_COMPUTED = {"Cast", "Div", "Identity", "Mul", "Reciprocal", "Shape", "Sqrt"}
-"""What takes constants that the model computes: factors such as 1 / sqrt(d), of which runtimes know no more than how
-accurate they are, and so neither do bounds."""
+_OF_COMPUTED = {
+    *("Add", "Cast", "Conv", "Div", "Gemm", "Identity", "MatMul", "Mul", "Neg", "Pow", "Reciprocal", "ReduceL2"),
+    *("ReduceSum", "Relu", "Reshape", "Shape", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
+"""What takes constants that the model computes: factors such as 1 / sqrt(d), or weights over their norm, of which
+runtimes know no more than how accurate they are, and so neither do bounds."""
 
 _STANDARD = ("", "ai.onnx")
 _MICROSOFT = "com.microsoft"
@@ -210,7 +255,8 @@ def express(proto: onnx.NodeProto, opset: int, operands: list[Operand | None]) -
         ]
     for result in results:
         node.require_size(result.shape)
-    if node.operator not in _OF_COMPUTED and any(map(is_computed, (*results, *operands))):
+    computed = any(map(is_computed, (*results, *operands)))  # looked at node by node, so that depth is no limit
+    if computed and node.operator not in _OF_COMPUTED:
         # A runtime may compute such a value beforehand and fold it into weights, which the bounds would not cover.
         node.refuse("computing float constants inside the network is not supported: fold them before export")
     return results
