@@ -14,19 +14,22 @@ so that the same line passes on what depends on inputs, and only the remainder g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.activations import is_relu
 from verify.functions import Function
-from verify.intervals import Interval, midpoint
+from verify.intervals import Interval, midpoint, per_lane
 from verify.lines import Intervals
 from verify.network import Network
 from verify.primitives import (
+    FLOAT32,
     Clip,
     Concatenate,
     Difference,
@@ -42,13 +45,17 @@ from verify.primitives import (
     Sum,
     Tensor,
     Variance,
+    topological,
     uses,
 )
 from verify.relaxations import Relaxation
 from verify.rounding import FLOAT64_UNIT, Array, kappa
 
-_FEW_INPUTS = 32
+_FEW_INPUTS = 20
 """Inputs that vary, at most, for forms of them to be worth while."""
+
+_MOST_NUMBERS = 2**22
+"""Generators of a single tensor in a lane (32 MiB), at most; and in all lanes that are at work."""
 
 _OWN_UNDERFLOW = 2.0**-1000
 """More than all terms of a sum together can lose to underflow in float64; not subnormal, which would be slow."""
@@ -102,22 +109,28 @@ class Form:
 
 
 class Forms:
-    """Of the values of a network over boxes, as far as something still needs them; none where too many inputs vary, or
-    nobody asks (for no box)."""
+    """Of the values of a network over boxes, as far as something still needs them.
 
-    def __init__(self, network: Network, box: Interval | None) -> None:
+    Whether a lane has any, and which, does not depend on the lanes beside it: a lane in which too many inputs vary has
+    remainders of which nothing is known, and the generators of each are numbered on their own. Inputs that vary between
+    two neighbours of float32 only, as decimals are read, are part of the remainder.
+    """
+
+    def __init__(self, network: Network, box: Interval) -> None:
         self._waiting = uses(network.outputs)
         self._forms: dict[Tensor, Form] = {}
-        if box is None:
-            return
-        centre, radius, _ = midpoint(box)
-        (varies,) = np.nonzero((box.upper > box.lower).reshape(len(centre), -1).any(axis=0))
-        self._inputs = len(varies)
-        if 0 < self._inputs <= _FEW_INPUTS:
-            units = np.zeros((self._inputs, centre[0].size))
-            units[np.arange(self._inputs), varies] = 1.0
-            generators = units.reshape(-1, *centre.shape[1:]) * radius[:, np.newaxis]
-            self._forms[network.input] = Form(centre, generators, np.zeros_like(radius))
+        varying = _varying(network, box)
+        counts = varying.sum(axis=1)
+        self._none, self._inputs = counts == 0, int(counts.max())
+        if self._inputs:
+            centre, radius, _ = midpoint(box)
+            lanes, places = np.nonzero(varying)
+            numbers = np.concatenate([np.arange(count) for count in counts])
+            generators = np.zeros((len(centre), self._inputs, *centre.shape[1:]))
+            rest = radius.reshape(len(radius), -1).copy()
+            generators.reshape(*generators.shape[:2], -1)[lanes, numbers, places] = rest[lanes, places]
+            rest[lanes, places] = 0.0
+            self._set(network.input, Form(centre, generators, rest.reshape(radius.shape)))
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -128,12 +141,12 @@ class Forms:
     def follow(self, tensor: Tensor, intervals: Intervals, around: Relaxation) -> None:
         """Find that of an operation's result, too. intervals: of the result and the operands. around: what they say
         about the operation."""
-        rule = _RULES.get(type(tensor.primitive))
+        rule = _RULES.get(type(tensor.primitive)) if tensor.dtype == FLOAT32 else None  # integers stay integers
         operands = [self._forms[each] for each in tensor.operands]
         found = rule(tensor, operands, intervals, around) if rule else None
         if found is None:
             found = _of_interval(intervals[tensor], self._inputs)
-        self._forms[tensor] = found
+        self._set(tensor, found)
         for operand in tensor.operands:
             self._waiting[operand] -= 1
             if not self._waiting[operand]:
@@ -142,7 +155,34 @@ class Forms:
     def narrow(self, tensor: Tensor, interval: Interval) -> None:
         """Use an interval of the tensor where that is narrower than the remainder of its form alone."""
         if tensor in self._forms:
-            self._forms[tensor] = self._forms[tensor].narrowed(interval)
+            self._set(tensor, self._forms[tensor].narrowed(interval))
+
+    def _set(self, tensor: Tensor, form: Form) -> None:
+        if self._none.any():
+            unknown = np.where(per_lane(self._none, form.radius), np.nan, form.radius)
+            form = replace(form, radius=unknown)
+        self._forms[tensor] = form
+
+
+def lanes_at_a_time(network: Network, box: Interval) -> int:
+    """How many lanes of the box have forms that fit into memory together."""
+    inputs = int(_varying(network, box).sum(axis=1).max())
+    return max(1, _MOST_NUMBERS // (inputs * _largest(network))) if inputs else len(box.lower)
+
+
+def _varying(network: Network, box: Interval) -> NDArray[np.bool_]:
+    """Which inputs have generators, lanes x inputs: those that vary by more than two neighbours of float32 do, in lanes
+    where these are few."""
+    lower, upper = (end.reshape(len(end), -1) for end in box)
+    found = np.asarray(np.nextafter(lower.astype(np.float32), np.float32(np.inf)) < upper)
+    counts = found.sum(axis=1)
+    found[(counts > _FEW_INPUTS) | (counts * _largest(network) > _MOST_NUMBERS)] = False
+    return found
+
+
+def _largest(network: Network) -> int:
+    """Elements of its largest tensor."""
+    return max(math.prod(tensor.shape) for tensor in topological(network.outputs))
 
 
 def _of_interval(x: Interval, inputs: int) -> Form:

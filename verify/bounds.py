@@ -65,4 +65,4 @@ def lanes_at_a_time(network: Network) -> int:
             waiting[operand] -= 1
             if not waiting[operand]:
                 alive -= 2 * math.prod(operand.shape)
-    return int(np.clip(_MEMORY // (8 * peak), 1, 256))
+    return int(np.clip(_MEMORY // (8 * peak), 1, 1024))

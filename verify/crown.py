@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.activations import neuron_count
-from verify.affine_forms import Forms
+from verify.affine_forms import Forms, lanes_at_a_time
 from verify.bounds import bounds
 from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_of, tilings, whole
 from verify.functions import Function
@@ -42,7 +42,7 @@ from verify.primitives import (
     topological,
 )
 from verify.pruning import pruned
-from verify.relaxations import Choice, Choices, Relaxation, Signs, relaxation
+from verify.relaxations import Choice, Choices, Relaxation, Signs, relaxation, some_lanes
 from verify.rounding import Array, Contract
 
 WORKSPACE = 2**23
@@ -178,9 +178,28 @@ def crown_intervals(
     """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
     there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
     product or softmax of few values. known: intervals of what activations read, to be improved on."""
+    lanes = len(box.lower)
+    if refine and (step := lanes_at_a_time(network, box)) < lanes:
+        return _joined(
+            [
+                crown_intervals(
+                    network,
+                    Interval(*(end[rows] for end in box)),
+                    contract,
+                    choose=choose,
+                    signs={tensor: some_lanes(sign, rows) for tensor, sign in signs.items()},
+                    known={
+                        tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in known.items()
+                    },
+                )
+                for rows in (slice(start, start + step) for start in range(0, lanes, step))
+            ],
+            lanes,
+        )
     rules: Rules = interval_rules(contract)
     intervals = {network.input: box}
-    forms = Forms(network, box if refine else None)
+    forms = Forms(network, box) if refine else None
+    readers: dict[Tensor, list[Tensor]] = {}
     relaxations: dict[Tensor, Relaxation] = {}
     factors: set[Tensor] = set()
 
@@ -191,10 +210,12 @@ def crown_intervals(
 
     def update(tensor: Tensor, interval: Interval) -> None:
         intervals[tensor] = interval
-        for each in list(relaxations):  # found with wider intervals; of a linear map, those of what it reads count
-            if tensor in each.operands or (each is tensor and not isinstance(tensor.primitive, Linear)):
-                del relaxations[each]
-        forms.narrow(tensor, interval)
+        for reader in readers.get(tensor, ()):
+            relaxations.pop(reader, None)  # which was found with wider intervals
+        if not isinstance(tensor.primitive, Linear):  # about which those of what it reads count
+            relaxations.pop(tensor, None)
+        if forms:
+            forms.narrow(tensor, interval)
 
     def refine_factor(factor: Tensor) -> None:
         """What a product or a softmax reads, and with it all that only picks elements of it on the way there."""
@@ -215,6 +236,8 @@ def crown_intervals(
     for tensor in topological([network.output]):
         if tensor is network.input:
             continue
+        for operand in tensor.operands:
+            readers.setdefault(operand, []).append(tensor)
         primitive = tensor.primitive
         if isinstance(primitive, LeakyRelu | Clip | Function | Sign):
             (operand,) = tensor.operands
@@ -238,6 +261,17 @@ def crown_intervals(
             forms.follow(tensor, intervals, relaxed(tensor))
             update(tensor, _intersected(intervals[tensor], forms[tensor].interval()))
     return intervals
+
+
+def _joined(parts: list[dict[Tensor, Interval]], lanes: int) -> dict[Tensor, Interval]:
+    """The intervals of so many lanes, some at a time; those of constants have a single one."""
+    found = {}
+    for tensor, first in parts[0].items():
+        ends = first
+        if sum(len(part[tensor].lower) for part in parts) == lanes:
+            ends = Interval(*(np.concatenate(each) for each in zip(*(part[tensor] for part in parts), strict=True)))
+        found[tensor] = ends
+    return found
 
 
 def _refined(

@@ -147,3 +147,36 @@ def test_crown_needs_fewer_backward_passes(monkeypatch: pytest.MonkeyPatch) -> N
         before = crown_intervals(network, box, FLOAT32_ANY_ORDER)[network.output]
     assert few < sum(asked) / 3
     np.testing.assert_array_less(tight.upper - tight.lower, 1.001 * (before.upper - before.lower))
+
+
+@pytest.mark.parametrize("numbers", [2**22, 16 * 5, 1])
+def test_forms_do_not_depend_on_the_lanes_beside(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on how many are bounded at a time: a search and a check see different ones. A lane may have none, because too
+    many of its inputs vary."""
+    monkeypatch.setattr(affine_forms, "_MOST_NUMBERS", numbers)
+    monkeypatch.setattr(affine_forms, "_FEW_INPUTS", 5)
+    rng = np.random.default_rng(2)
+    weights = {f"w{layer}": (rng.normal(size=(16, 16)) / 3).astype(F32) for layer in range(3)}
+    nodes = [node("MatMul", ["x", "w0"], "a"), node("Relu", ["a"], "b"), node("MatMul", ["b", "w1"], "c")]
+    nodes += [node("Relu", ["c"], "d"), node("MatMul", ["d", "w2"], "y")]
+    network = network_of(model(nodes, ["n", 16], weights))
+    boxes = [box_of_few(rng, network.input.shape, most) for most in (3, 5, 16, 1, 4)]
+    beside = Interval(*(np.concatenate(ends) for ends in zip(*boxes, strict=True)))
+    with np.errstate(all="ignore"):
+        together = crown_intervals(network, beside, FLOAT32_ANY_ORDER)
+        for lane, box in enumerate(boxes):
+            for tensor, alone in crown_intervals(network, box, FLOAT32_ANY_ORDER).items():
+                for mine, other in zip(alone, together[tensor], strict=True):
+                    np.testing.assert_allclose(mine[0], other[lane], rtol=1e-12, atol=1e-12)
+
+
+def test_inputs_between_two_neighbours_do_not_count() -> None:
+    """Decimals that a file fixes inputs to: they are part of the remainder."""
+    weights = {"w": np.random.default_rng(0).normal(size=(40, 3)).astype(F32)}
+    network = network_of(model([node("MatMul", ["x", "w"], "y")], ["n", 40], weights))
+    lower = np.full((1, 1, 40), 0.1, F32)
+    upper = np.nextafter(lower, F32(1))
+    upper[..., :2] = 0.2
+    form = output_form(network, Interval(lower.astype(np.float64), upper.astype(np.float64)), REAL)
+    assert form.generators.shape[1] == 2
+    assert 1e-9 < form.radius.max() < 1e-6

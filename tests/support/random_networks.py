@@ -138,7 +138,9 @@ class _Builder:
         padded = bool(self.nodes) and self.nodes[-1].op_type == "Pad"
         pad = 0 if padded else int(self.rng.integers(0, 2))
         height, width = ((size + 2 * pad - 2) // 2 + 1 for size in self.shape[2:])
-        attributes = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [pad] * 4}
+        attributes: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [pad] * 4}
+        if operator == "AveragePool" and any(each.op_type == "Pad" for each in self.nodes):
+            attributes["count_include_pad"] = 1  # some runtimes leave out a Pad that they fold
         self.apply(operator, shape=(*self.shape[:2], height, width), **attributes)
 
     def movement(self) -> None:

@@ -39,6 +39,7 @@ REFUSED = (
     "the exponents are not one number",
     "only float32 is supported",
     "a cast of",
+    "runtimes disagree",
     "this version is not supported",
     "only FLOAT inputs are supported",
     "is empty",

@@ -20,8 +20,7 @@ LARGEST_WINDOW = 2**16
 
 def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
     """The window that the attributes describe, and the padding at the end that they ask for. With `ceil_mode` the
-    window has more of it, so that the last, partial one fits; one that would start in the padding at the end is
-    dropped."""
+    window has more of it, so that the last, partial one fits."""
     axes = len(spatial)
     strides = tuple(node.attribute("strides", [1] * axes))
     dilations = tuple(node.attribute("dilations", [1] * axes))
@@ -51,7 +50,8 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
         count = [
             -(-(n + b + e - r) // s) + 1 for n, b, e, r, s in zip(spatial, begin, end, reach, strides, strict=True)
         ]
-        count = [c - ((c - 1) * s >= n + b) for c, n, b, s in zip(count, spatial, begin, strides, strict=True)]
+        if any((c - 1) * s >= n + b for c, n, b, s in zip(count, spatial, begin, strides, strict=True)):
+            node.refuse("ceil_mode with a window that starts in the padding is not supported: runtimes disagree")
         last = [(c - 1) * s + r - n - b for c, n, b, r, s in zip(count, spatial, begin, reach, strides, strict=True)]
         needed = tuple(map(max, end, last))
     window = Window(kernel, strides, dilations, tuple(begin), needed)
@@ -97,19 +97,30 @@ def _covered(window: Window, spatial: tuple[int, ...]) -> Array:
 
 @operator("AveragePool", 7, 10, 11, 19, 22)
 def average_pool(node: Node, x: Operand) -> Tensor:
-    """The sum of a window over the number of its elements: with `count_include_pad` the padding counts, but not what
-    `ceil_mode` adds to it."""
+    """The sum of a window over the number of its elements: with `count_include_pad` the padding counts.
+
+    onnxruntime before 1.21 counts none of a Pad that it merges, and all of partial windows; some later ones confuse the
+    padding of different ends (github.com/microsoft/onnxruntime/issues/22177 and 26708).
+    """
     x = node.tensor(x)
-    if node.flag("ceil_mode") and _is_padded(x):
-        node.refuse("ceil_mode behind a Pad is not supported: runtimes merge the two and then drop windows")
+    including = node.flag("count_include_pad")
+    if _is_padded(x):
+        if node.flag("ceil_mode"):
+            node.refuse("ceil_mode behind a Pad is not supported: runtimes merge the two and then drop windows")
+        if not including:
+            node.refuse(
+                "a Pad in front is not supported without count_include_pad: runtimes that merge the two disagree"
+            )
     spatial, channels = x.shape[2:], x.shape[1]
     kernel = tuple(node.attribute("kernel_shape"))
     window, end = _window(node, spatial, kernel)
     counts = _covered(window, spatial)
-    if node.flag("count_include_pad"):
-        padded = tuple(map(sum, zip(spatial, window.begin, end, strict=True)))
-        beyond = tuple(e - given for e, given in zip(window.end, end, strict=True))
-        counts = _covered(Window(kernel, window.strides, window.dilations, (0,) * len(spatial), beyond), padded)
+    if including:
+        if window.end != end:
+            node.refuse("ceil_mode with count_include_pad and a partial window is not supported: runtimes disagree")
+        if node.version >= 19 and (window.begin != end or _is_padded(x)):
+            node.refuse("count_include_pad with padding of unequal sizes is not supported here: runtimes disagree")
+        counts = np.full_like(counts, math.prod(kernel))
     if counts.min() < 1:
         node.refuse("a window covers nothing but padding")
     total = Linear.dot(Convolution(np.ones((channels, 1, *kernel)), window, channels), None, x.shape)

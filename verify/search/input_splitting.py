@@ -44,7 +44,7 @@ _ROOM = 1e-9
 """How much more than zero a bound must be, relative to the largest one of its alternative, so that whoever computes it
 anew, with other parts beside it and so in another order, finds it positive, too."""
 
-_MOST, _ELEMENTS = 256, 2**16
+_MOST, _ELEMENTS = 1024, 2**16
 """Parts that are bounded together, and elements of a tensor, or of all alternatives' constraints, that they have."""
 
 Refute = Callable[[NDArray[np.float32]], bool]
@@ -87,7 +87,8 @@ class InputSplitting:
         self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
         self._combines = bool((self._members.sum(axis=1) > 1).any())
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
-        self._at_a_time = int(np.clip(_ELEMENTS // max(*sizes, self._members.size), 1, _MOST))
+        sizes.append(self._members.size if self._combines else len(constants))
+        self._at_a_time = int(np.clip(_ELEMENTS // max(sizes), 1, _MOST))
         self._width = box[1].astype(np.float64) - box[0]
         self._order = count()
         self._waiting: list[tuple[float, int, _Part]] = []
