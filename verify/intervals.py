@@ -117,8 +117,9 @@ def linear(primitive: Linear, x: Interval, *, contract: Contract) -> Interval:
     width = primitive.map.absolute(magnitude)
     width += per_lane(error.kappa, width) * primitive.magnitude
     width = error.widened(width)
-    if isinstance(primitive.map, Diagonal):  # products with zero are zero
-        width = np.where((primitive.map.scale == 0) & (primitive.magnitude == 0), 0.0, width)
+    if isinstance(primitive.map, Diagonal):  # products with zero are zero, unless they overflow on the way
+        nothing = (primitive.map.scale == 0) & (primitive.magnitude == 0) & primitive.is_unscaled
+        width = np.where(nothing & ~np.isnan(width), 0.0, width)
     result = primitive.apply(centre)
     return Interval(result - width, result + width)
 
@@ -159,7 +160,7 @@ class LinearError(NamedTuple):
         terms = primitive.map.terms + 16 + primitive.scalings
         own = kappa(terms, FLOAT64_UNIT)
         absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
-        if not primitive.offset:  # sums of products with zero are zero
+        if not primitive.offset and primitive.is_unscaled:  # sums of products with zero are zero
             absolute = np.where((largest == 0) | (primitive.map.largest == 0), 0.0, absolute)
         safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
         return LinearError(roundings, kappas(most, contract.unit) + own, np.where(safe, absolute, np.nan), own)
@@ -232,7 +233,7 @@ def product(primitive: Product, a: Interval, b: Interval, *, contract: Contract)
 
 def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contract) -> Interval:
     """a / b: the extremes are quotients of endpoints, where b cannot be zero; at most two roundings (a runtime may
-    multiply by the reciprocal, which must not overflow or underflow)."""
+    multiply by the reciprocal, which must not overflow or underflow), but none of zero."""
     defined = (b.lower > 0) | (b.upper < 0)
     reach = np.where(defined, magnitude_of(b), 1.0)
     defined &= (reach < 2.0**126) & (np.minimum(np.abs(b.lower), np.abs(b.upper)) > 2.0**-126)
@@ -240,7 +241,9 @@ def quotient(primitive: Quotient, a: Interval, b: Interval, *, contract: Contrac
     corners = (a.lower / lower, a.lower / upper, a.upper / lower, a.upper / upper)
     lowest, highest = _least(*corners), _greatest(*corners)
     second = contract.unit * np.maximum(np.abs(lowest), np.abs(highest)) * (1.0 + 2.0**-20)
-    return _rounded(lowest, highest, second, contract)
+    found = _rounded(lowest, highest, second, contract)
+    nothing = (a.lower == 0) & (a.upper == 0)
+    return Interval(np.where(nothing, lowest, found.lower), np.where(nothing, highest, found.upper))
 
 
 def variance(primitive: Variance, v: Interval, x: Interval, *, contract: Contract) -> Interval:

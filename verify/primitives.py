@@ -55,6 +55,10 @@ class Tensor:
         return isinstance(self.primitive, Input) or any(operand.varies for operand in self.operands)
 
 
+_FEW_SCALINGS = 16
+"""By factors of float32, so that no product of them underflows in float64."""
+
+
 @dataclass(frozen=True)
 class Input:
     """An input of the network."""
@@ -101,6 +105,11 @@ class Linear:
 
     def apply(self, x: Array) -> Array:
         return self.map(x) + self.bias
+
+    @property
+    def is_unscaled(self) -> bool:
+        """Whether weights that are zero are so in the model, rather than by underflow of many factors in float64."""
+        return self.scalings <= _FEW_SCALINGS
 
     def live_roundings(self, live: NDArray[np.bool_]) -> NDArray[np.int_]:
         """`roundings` of each element of y, or more, where all elements of x that are not live are zero: whatever the

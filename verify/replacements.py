@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from verify.errors import ModelProblem
 from verify.functions import ERF, SQRT, SQUARE, TANH, Function
 from verify.linear_maps import Diagonal
@@ -87,7 +89,13 @@ def _adds_one_number(tensor: Tensor) -> bool:
     """Whether the summand, if there is one, is a single constant."""
     tensor = bare(tensor)
     primitive = tensor.primitive
-    return bool(reduction(tensor)) or (isinstance(primitive, Linear) and primitive.bias.size == 1)
+    if reduction(tensor):
+        return True
+    return (
+        isinstance(primitive, Linear)
+        and primitive.bias.size == 1
+        and np.array_equal(primitive.magnitude, np.abs(primitive.bias))  # rather than computed by the model
+    )
 
 
 def _is_shift(tensor: Tensor) -> bool:

@@ -119,7 +119,8 @@ def _affine(tensor: Tensor) -> tuple[float, float, Tensor]:
     primitive = tensor.primitive
     if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal) and primitive.roundings <= _OF_A_CONSTANT:
         factor, summand = primitive.map.scale, primitive.bias
-        if factor.size == summand.size == 1 and tensor.operands[0].shape == tensor.shape:
+        certain = np.array_equal(primitive.magnitude, np.abs(summand))  # rather than computed by the model
+        if certain and factor.size == summand.size == 1 and tensor.operands[0].shape == tensor.shape:
             return factor.item(), summand.item(), tensor.operands[0]
     return 1.0, 0.0, tensor
 

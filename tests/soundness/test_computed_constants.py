@@ -172,3 +172,102 @@ def test_constants_that_cancel_are_refused() -> None:
     nodes = [*made.nodes, node("Add", [product, "same"], "w"), node("MatMul", ["x", "w"], "y")]
     with pytest.raises(ModelProblem, match="not accurate: fold it before export"):
         network_of(model(nodes, ["n", 4], made.given))
+
+
+def test_long_ways_to_a_constant_are_refused() -> None:
+    """Which every use of it would go again."""
+    steps = [node("Mul", [f"k{step}" if step else "one", "root"], f"k{step + 1}") for step in range(400)]
+    nodes = [node("Sqrt", ["one"], "root"), *steps, node("Mul", ["x", "k400"], "y")]
+    with pytest.raises(ModelProblem, match="fold it before export"):
+        network_of(model(nodes, ["n", 4], {"one": np.ones(1, F32)}))
+
+
+def test_a_product_with_zero_that_overflows_before_is_not_zero() -> None:
+    nodes = [node("Mul", ["x", "huge"], "a"), node("Mul", ["a", "nothing"], "y")]
+    constants = {"huge": np.full(2, 3e38, F32), "nothing": np.array([0, 1], F32)}
+    network = network_of(model(nodes, ["n", 2], constants))
+    ((lower, upper),) = bounds(network, Interval(np.full((1, 1, 2), -4.0), np.full((1, 1, 2), 4.0)), FLOAT32_ANY_ORDER)
+    assert np.isnan([lower, upper]).all()
+
+
+ROOT = {"two": F32(2), "root": np.sqrt(F32(2))}
+"""Sqrt(two) is the root in float32, and not quite over the real numbers."""
+LOST = {"terms": np.array([2**24, 1, -(2**24)], F32), "ones": np.ones(3, F32)}
+"""Whose sum of products is 1, and 0 in float32 from left to right."""
+QUANTISED = {"q": np.array([100], np.int8), "s": F32(0.01), "z": np.int8(0)}
+GELU = {"root": np.sqrt(F32(2)), "half": F32(0.5)}
+REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
+    "a summand of Gelu": (
+        [
+            *(node("MatMul", ["terms", "ones"], "k"), node("Div", ["x", "root"], "a"), node("Erf", ["a"], "b")),
+            *(node("Add", ["b", "k"], "c"), node("Mul", ["x", "c"], "d"), node("Mul", ["d", "half"], "y")),
+        ],
+        LOST | GELU,
+        "not accurate",
+    ),
+    "a factor that is one": (
+        [node("Sqrt", ["two"], "a"), node("Div", ["a", "root"], "k"), node("Mul", ["x", "k"], "y")],
+        ROOT,
+        "1 but for rounding",
+    ),
+    "summands that are zero": (
+        [
+            *(node("Sqrt", ["twos"], "a"), node("Sub", ["a", "roots"], "k"), node("Add", ["x", "k"], "y")),
+        ],
+        {"twos": np.full(4, 2, F32), "roots": np.full(4, np.sqrt(F32(2)))},
+        "0 but for rounding",
+    ),
+    "an epsilon from a quantised number": (
+        [
+            *(node("DequantizeLinear", ["q", "s", "z"], "d"), node("Mul", ["d", "half"], "k")),
+            node("Add", ["x", "k"], "y"),
+        ],
+        QUANTISED | GELU,
+        "computed from quantised ones",
+    ),
+    "a divisor with a zero": (
+        [node("Relu", ["terms"], "k"), node("Div", ["x", "k"], "y")],
+        {"terms": np.array([-1, 1, 2, 3], F32)},
+        "holds a zero",
+    ),
+    "large products": (
+        [node("MatMul", ["a", "a"], "b"), node("MatMul", ["b", "b"], "c"), node("MatMul", ["x", "c"], "y")],
+        {"a": np.ones((400, 400), F32)},
+        "so much work",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_known_well_is_refused(name: str) -> None:
+    nodes, constants, reason = REFUSED[name]
+    width = 400 if "a" in constants else 4
+    with pytest.raises(ModelProblem, match=reason):
+        network_of(model(nodes, ["n", width], constants))
+
+
+def test_factors_that_underflow_in_float64_leave_something() -> None:
+    """Over the real numbers 1e-342 1e296 x is not zero."""
+    factors = [1e-38] * 9 + [1e37] * 8
+    names = ["x", *(f"h{index}" for index in range(len(factors) - 1)), "y"]
+    nodes = [node("Mul", [names[i], f"f{i}"], names[i + 1]) for i in range(len(factors))]
+    network = network_of(model(nodes, ["n", 1], {f"f{i}": F32(value) for i, value in enumerate(factors)}))
+    ((_, upper),) = bounds(network, Interval(np.ones((1, 1, 1)), np.ones((1, 1, 1))), REAL)
+    assert (upper > 0).all() or np.isnan(upper).all()
+
+
+@pytest.mark.parametrize("between", ["Mul", "Transpose"])
+@pytest.mark.parametrize("pooling", ["MaxPool", "AveragePool"])
+def test_a_pad_is_seen_through_what_does_nothing(between: str, pooling: str) -> None:
+    """Runtimes drop that, and merge the two."""
+    middle = {
+        "Mul": [node("Mul", ["p", "one"], "m")],
+        "Transpose": [
+            node("Transpose", ["p"], "t", perm=[0, 1, 3, 2]),
+            node("Transpose", ["t"], "m", perm=[0, 1, 3, 2]),
+        ],
+    }[between]
+    nodes = [node("Pad", ["x", "ends"], "p"), *middle, node(pooling, ["m"], "y", kernel_shape=[2, 2])]
+    constants = {"ends": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "one": F32(1)}
+    with pytest.raises(ModelProblem, match="merge"):
+        network_of(model(nodes, ["n", 2, 3, 3], constants))

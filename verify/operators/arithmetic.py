@@ -132,6 +132,8 @@ def div(node: Node, a: Operand, b: Operand) -> Operand:
     if isinstance(a, Tensor) and a.varies and _is_fixed(b, beside=a):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
         divisor, off, own = node.factor(b, "the divisor")
+        if not divisor.all():
+            node.refuse("the divisor holds a zero")
         inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=1 + own)
         return _elementwise(node, a, divisor, inverse)
     return _of_two(node, Quotient(), a, b)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from verify.linear_maps import Convolution
+from verify.linear_maps import Convolution, Diagonal
 from verify.operators.arithmetic import reduce_over
 from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, operator
@@ -129,10 +129,20 @@ def average_pool(node: Node, x: Operand) -> Tensor:
 
 
 def _is_padded(x: Tensor) -> bool:
-    """Whether constants were put around x."""
-    while isinstance(x.primitive, Reshape):
+    """Whether constants were put around x, before what moves its elements or does nothing, which runtimes drop."""
+    while True:
+        primitive = x.primitive
+        if isinstance(primitive, Select) and primitive.pads:
+            return True
+        nothing = (
+            isinstance(primitive, Linear)
+            and isinstance(primitive.map, Diagonal)
+            and bool((np.abs(primitive.map.scale) == 1).all())
+            and not primitive.bias.any()
+        )
+        if not (nothing or isinstance(primitive, Reshape | Select)):
+            return False
         (x,) = x.operands
-    return isinstance(x.primitive, Select) and x.primitive.pads
 
 
 @operator("MaxPool", 1, 8, 10, 11, 12, 22)
@@ -143,6 +153,8 @@ def max_pool(node: Node, x: Operand) -> Tensor:
     shape = (*x.shape[:2], *window.output(x.shape[2:]))
     own = np.ones(x.shape)
     padding = x.primitive if isinstance(x.primitive, Select) and x.primitive.pads else None
+    if _is_padded(x) and not padding:
+        node.refuse("a Pad with operations behind it that do nothing is not supported: runtimes may merge it")
     if padding:
         own[padding.index < 0] = 0
         (x,) = x.operands

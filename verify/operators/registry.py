@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from verify.grids import Grid
 from verify.interpreter import evaluate
 from verify.intervals import interval_rules
 from verify.linear_maps import LinearMap
-from verify.primitives import FLOAT32, POINT_RULES, Constant, Linear, Primitive, Reshape, Shape, Tensor
+from verify.primitives import FLOAT32, POINT_RULES, Constant, Linear, Primitive, Reshape, Shape, Tensor, topological
 from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Array
 
 Operand = Tensor | NDArray[Any]
@@ -85,8 +86,9 @@ class Node:
         value, *off = self._computed(operand)
         units = FLOAT32_ANY_ORDER.unit, FLOAT64_UNIT
         deployed, own = (_ratio(each, np.abs(value)) / unit for each, unit in zip(off, units, strict=True))
-        if not (deployed < _MOST_ROUNDINGS and own < _MOST_OWN_ROUNDINGS):
+        if not (deployed < _most_roundings(value) and own < _MOST_OWN_ROUNDINGS):
             self._refuse_inaccurate(what)
+        self._require_effect(value, 1.0, off[0])
         return value, math.ceil(deployed) + 1, math.ceil(own) + 2
 
     def summand(self, operand: Operand | None, what: str) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
@@ -101,21 +103,38 @@ class Node:
         scalings = _ratio(own, magnitude) / FLOAT64_UNIT
         if not (scalings < _MOST_OWN_ROUNDINGS and np.isfinite(magnitude).all()):
             self._refuse_inaccurate(what)
+        if value.size == 1 and not _ratio(deployed, np.abs(value)) / FLOAT32_ANY_ORDER.unit < _most_roundings(value):
+            self._refuse_inaccurate(what)
+        self._require_effect(value, 0.0, deployed)
         return value, magnitude, math.ceil(scalings) + 2
 
     def _computed(self, operand: Operand) -> tuple[NDArray[np.float64], ...]:
         """What a constant is that the model computes, nearly; and how far it may be off, deployed and in float64."""
-        outputs = with_fusions((self.tensor(operand),))
-        with np.errstate(all="ignore"):
-            (value,) = evaluate(outputs, POINT_RULES, {})
-            found = [value[0]]
-            for contract in (FLOAT32_ANY_ORDER, REAL):
-                (ends,) = evaluate(outputs, interval_rules(contract), {})
-                found.append(np.maximum(*(np.abs(end - value)[0] for end in ends)))
-        return tuple(found)
+        tensor = self.tensor(operand)
+        if tensor not in _ESTIMATES:
+            steps = list(topological([tensor]))
+            if len(steps) > _LONGEST or sum(math.prod(step.shape) for step in steps) > _LARGEST_COMPUTED:
+                self.refuse("a constant that takes so much work to compute is not supported: fold it before export")
+            if any(step.grid for step in steps):
+                # Runtimes leave DequantizeLinear as it is, and what is computed from it, whatever fuses around it.
+                self.refuse("float constants that are computed from quantised ones are not supported: fold them")
+            outputs = with_fusions((tensor,))
+            with np.errstate(all="ignore"):
+                (value,) = evaluate(outputs, POINT_RULES, {})
+                found = [value[0]]
+                for contract in (FLOAT32_ANY_ORDER, REAL):
+                    (ends,) = evaluate(outputs, interval_rules(contract), {})
+                    found.append(np.maximum(*(np.abs(end - value)[0] for end in ends)))
+            _ESTIMATES[tensor] = tuple(found)
+        return _ESTIMATES[tensor]
 
     def _refuse_inaccurate(self, what: str) -> NoReturn:
         self.refuse(f"{what} is computed inside the network, and not accurate: fold it before export")
+
+    def _require_effect(self, value: Array, neutral: float, off: Array) -> None:
+        """Refuse what may do nothing in float32, but for rounding: runtimes drop it, and fuse what is around."""
+        if (value != neutral).any() and (np.abs(value - neutral) <= 2.0 * off).all():
+            self.refuse(f"a computed constant that is {neutral:g} but for rounding is not supported: leave it out")
 
     def off_by(self, roundings: int, scalings: int) -> Node:
         """The node, if constants in its products may be off by so many roundings, deployed and in float64."""
@@ -170,6 +189,12 @@ class Node:
             self.refuse(f"arithmetic in {value.dtype}: only float32 is supported")
 
 
+def _most_roundings(value: Array) -> int:
+    """That a constant may be off by, at most: single numbers by less, for runtimes compare these with those of known
+    functions (`verify.replacements`)."""
+    return _MOST_ROUNDINGS if value.size > 1 else _MOST_ROUNDINGS >> 4
+
+
 def _ratio(x: Array, y: Array) -> float:
     """The largest; NaN if one is."""
     with np.errstate(all="ignore"):
@@ -189,6 +214,12 @@ INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 
 _MOST_ROUNDINGS, _MOST_OWN_ROUNDINGS = 2**14, 2**24
 """Of a constant that the model computes: deployed, and in float64."""
+
+_LONGEST, _LARGEST_COMPUTED = 256, 2**25
+"""Steps to compute one, and numbers in all of these, at most."""
+
+_ESTIMATES: WeakKeyDictionary[Tensor, tuple[NDArray[np.float64], ...]] = WeakKeyDictionary()
+"""Of the constants that models compute; several nodes may use one."""
 
 _OF_COMPUTED = {
     *("Add", "Cast", "Conv", "Div", "Gemm", "Identity", "MatMul", "Mul", "Neg", "Pow", "Reciprocal", "ReduceL2"),
