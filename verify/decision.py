@@ -46,7 +46,7 @@ _LARGEST_BATCH = 64
 _FEW_INPUTS = 20
 """Up to so many inputs that differ within a box, it is split along them."""
 
-_FEW_NEURONS = 2**14
+_FEW_NEURONS = 50_000
 """Up to so many neurons; for larger networks a part costs more than many splits of neurons."""
 
 _WAY = "crown"
