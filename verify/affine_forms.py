@@ -164,7 +164,7 @@ class Forms:
         self._forms[tensor] = form
 
 
-def lanes_at_a_time(network: Network, box: Interval) -> int:
+def lanes_with_forms(network: Network, box: Interval) -> int:
     """How many lanes of the box have forms that fit into memory together."""
     inputs = int(_varying(network, box).sum(axis=1).max())
     return max(1, _MOST_NUMBERS // (inputs * _largest(network))) if inputs else len(box.lower)

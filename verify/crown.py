@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.activations import neuron_count
-from verify.affine_forms import Forms, lanes_at_a_time
+from verify.affine_forms import Forms, lanes_with_forms
 from verify.bounds import bounds
 from verify.cones import Cone, Part, Tiles, count_of_kinds, intervals_of, signs_of, tilings, whole
 from verify.functions import Function
@@ -179,7 +179,7 @@ def crown_intervals(
     there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
     product or softmax of few values. known: intervals of what activations read, to be improved on."""
     lanes = len(box.lower)
-    if refine and (step := lanes_at_a_time(network, box)) < lanes:
+    if refine and (step := lanes_with_forms(network, box)) < lanes:
         return _joined(
             [
                 crown_intervals(

@@ -107,6 +107,11 @@ class Linear:
         return self.map(x) + self.bias
 
     @property
+    def does_nothing(self) -> bool:
+        """Whether it multiplies by one and adds zero."""
+        return isinstance(self.map, Diagonal) and bool((self.map.scale == 1).all()) and not self.bias.any()
+
+    @property
     def is_unscaled(self) -> bool:
         """Whether weights that are zero are so in the model, rather than by underflow of many factors in float64."""
         return self.scalings <= _FEW_SCALINGS

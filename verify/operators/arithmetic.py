@@ -229,7 +229,7 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
     whole = (a.shape[0], b.shape[1])
     if np.broadcast_shapes(shift.shape, whole) != whole:
         node.refuse(f"a summand of shape {shift.shape} does not fit a product of shape {whole}")
-    if _is_fixed(b, beside=a) or not _varies(b):
+    if not _varies(b):
         weight, *off = node.factor(b, "the matrix B")
         if alpha == beta == 1 and not (c is not None and is_computed(c)):
             return matrix_product(node.off_by(*off), node.tensor(a), weight, shift)

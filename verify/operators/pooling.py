@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from verify.linear_maps import Convolution, Diagonal
+from verify.linear_maps import Convolution
 from verify.operators.arithmetic import reduce_over
 from verify.operators.quantised import product_of_quantised
 from verify.operators.registry import Node, Operand, operator
@@ -134,12 +134,7 @@ def _is_padded(x: Tensor) -> bool:
         primitive = x.primitive
         if isinstance(primitive, Select) and primitive.pads:
             return True
-        nothing = (
-            isinstance(primitive, Linear)
-            and isinstance(primitive.map, Diagonal)
-            and bool((np.abs(primitive.map.scale) == 1).all())
-            and not primitive.bias.any()
-        )
+        nothing = isinstance(primitive, Linear) and primitive.does_nothing
         if not (nothing or isinstance(primitive, Reshape | Select)):
             return False
         (x,) = x.operands

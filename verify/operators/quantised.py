@@ -131,7 +131,7 @@ def _require_faithful(node: Node, x: Tensor, grid: Grid) -> None:
         if isinstance(primitive, Clip) and grid.scale < _DROPPED_CLIP:
             node.refuse("a Clip before a scale below 2^-16 is not supported: runtimes may drop it")
         if isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal):
-            changed |= not _does_nothing(primitive)
+            changed |= not primitive.does_nothing
         elif isinstance(primitive, Softmax):
             node.refuse("a softmax that is quantised is not supported: runtimes approximate it by a table of integers")
         elif not isinstance(primitive, Reshape | Select | MaxPool | Clip | LeakyRelu):
@@ -149,7 +149,7 @@ def _may_be_quantised(x: Tensor) -> bool:
     while x.grid is None:
         primitive = x.primitive
         moves = isinstance(primitive, Reshape | Select | MaxPool)
-        if not moves and not (isinstance(primitive, Linear) and _does_nothing(primitive)):
+        if not moves and not (isinstance(primitive, Linear) and primitive.does_nothing):
             return False
         (x,) = x.operands
     return True
@@ -158,14 +158,9 @@ def _may_be_quantised(x: Tensor) -> bool:
 def _before_what_does_nothing(x: Tensor) -> Tensor:
     """The tensor that x holds in another order, or times one plus zero."""
     source, _ = unmoved(x)
-    while source.grid is None and isinstance(source.primitive, Linear) and _does_nothing(source.primitive):
+    while source.grid is None and isinstance(source.primitive, Linear) and source.primitive.does_nothing:
         source, _ = unmoved(source.operands[0])
     return source
-
-
-def _does_nothing(primitive: Linear) -> bool:
-    """Whether it multiplies by one and adds zero."""
-    return isinstance(primitive.map, Diagonal) and bool((primitive.map.scale == 1).all()) and not primitive.bias.any()
 
 
 @operator("DequantizeLinear", *_VERSIONS)
