@@ -302,7 +302,7 @@ def attack_command(
         eps=eps,
         start=start,
         count=count,
-        method="attack",
+        method=None,
         contract="float32-any-order",
         attack=Effort(steps, restarts, seed),
     )

@@ -23,7 +23,7 @@ from verify.input_splits import InputSplits, unproved
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.maxima import with_relus
-from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, METHODS, searches
+from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, searches, ways_of
 from verify.network import Network
 from verify.parts import Parts
 from verify.properties import Case, cases, holds, largest_indices
@@ -36,7 +36,7 @@ from verify.reachability import (
     unreachable_over_trees,
 )
 from verify.rounding import Contract, down
-from verify.search import input_splitting, proof_search
+from verify.search import require_torch
 from verify.split_trees import SplitProof
 from verify.vnnlib import Property
 
@@ -156,14 +156,14 @@ def decide(
 
     runtime: judges the inputs at which a search for proofs fails. seconds: for all of it; a search for proofs stops at
     that. Raises ModelProblem when the property does not fit the network, BrokenArithmetic where this process cannot
-    compute soundly, and Problem where a method needs torch and there is none.
+    compute soundly, and Problem for an unknown method, or where it needs torch and there is none.
     """
     require_ieee_arithmetic()
     deadline = time.perf_counter() + seconds
+    ways = [way for way in ways_of(method) if way in FUNCTIONAL_PROOFS]
     found = cases_for(network, property)
     if attack and (witness := attack(found, Stage.FIRST)):
         return Decision(Answer.SAT, "attack", witness)
-    ways = [way for way in METHODS[method] if way in FUNCTIONAL_PROOFS]
     if (
         searches(method)
         and len(found) == 1
@@ -189,7 +189,7 @@ def decide(
         if witness:
             return Decision(Answer.SAT, "attack", witness)
         return Decision(Answer.TIMEOUT if late else Answer.UNKNOWN)
-    order = [*METHODS[COMPLETE][:-1], ALPHA_CROWN, COMPLETE]
+    order = [*FUNCTIONAL_PROOFS, ALPHA_CROWN, COMPLETE]
     return Decision(Answer.UNSAT, max(map(_name, proofs), key=order.index, default=None), None, tuple(proofs))
 
 
@@ -254,11 +254,14 @@ def _over_inputs(
     network: Network, case: Case, rows: Sequence[Row], contract: Contract, deadline: float, refute: Refute
 ) -> InputSplits | bool:
     """A proof over parts of the case's box, checked; or else whether time was short."""
+    require_torch()
+    from verify.search.input_splitting import InputSplitting
+
     functionals, constants = constraint_functionals(network, rows)
     numbers = np.array([row.alternative for row in rows])
     ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
     exclusion = Exclusion(network, case.alternatives, contract, _WAY)
-    search = input_splitting()(network, ends, functionals, constants, numbers, exclusion, refute)
+    search = InputSplitting(network, ends, functionals, constants, numbers, exclusion, refute)
     if not search.run(deadline):
         return search.late
     box, proof = Interval(case.lower[np.newaxis], case.upper[np.newaxis]), search.proof(_WAY)
@@ -276,6 +279,9 @@ def _over_neurons(
     refute: Refute,
 ) -> str | SplitProof | bool:
     """The same over signs of neurons; branch: split any. struck: whether an attack makes the search needless."""
+    require_torch()
+    from verify.search.branch_and_bound import search
+
     began = time.perf_counter()
     functionals, constants = constraint_functionals(network, rows)
     box = Interval(*(end.reshape(1, *network.input.shape) for end in (case.lower, case.upper)))
@@ -296,7 +302,7 @@ def _over_neurons(
     problem = with_relus(network)
     known = intervals if problem is network else None
     parts = Parts(problem, box, functionals, constants, contract, known)
-    (outcome,) = proof_search()(
+    (outcome,) = search(
         problem,
         box,
         functionals[np.newaxis, chosen],

@@ -101,7 +101,7 @@ def verify(
     labels: ArrayLike,
     *,
     eps: Eps | None = None,
-    method: str = "ibp",
+    method: str | None = "ibp",
     contract: str = FLOAT32_ANY_ORDER.name,
     timeout_s: float | None = None,
     attack: Effort | None = None,
@@ -117,6 +117,7 @@ def verify(
         labels: N integers, each a class of the model.
         eps: the l_inf radius in the units of the model's input, "8/255" or 0.1. Default: what the file says.
         method: "ibp", "crown", "alpha-crown" or "complete": each tries those before it first. The last two need torch.
+            None proves nothing.
         contract: what is assumed of the arithmetic that executes the model: "float32-any-order", or "real" for exact
             arithmetic, which says nothing about an execution in float32.
         timeout_s: seconds of search for each proof, by "alpha-crown" or "complete". Default: 20.
@@ -170,7 +171,7 @@ def find_counterexamples(
     onnxruntime.
     """
     effort = effort or Effort()
-    return verify(model, images, labels, eps=eps, method="attack", attack=effort, input_range=input_range)
+    return verify(model, images, labels, eps=eps, method=None, attack=effort, input_range=input_range)
 
 
 def verify_property(

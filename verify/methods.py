@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from verify.crown import crown_bounds, crown_margins
+from verify.errors import Problem
 from verify.intervals import Interval
 from verify.margins import Labels, functional_bounds, margin_bounds
 from verify.network import Network
@@ -38,13 +39,21 @@ ALPHA_CROWN, COMPLETE = "alpha-crown", "complete"
 METHODS: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
     "crown": ("ibp", "crown-ibp", "crown"),
-    "attack": (),
     ALPHA_CROWN: ("ibp", "crown-ibp", "crown", ALPHA_CROWN),
     COMPLETE: ("ibp", "crown-ibp", "crown", COMPLETE),
 }
 """What a method tries, the cheapest first; what one way settles the next ones need not look at."""
 
 
-def searches(method: str) -> bool:
+def ways_of(method: str | None) -> tuple[str, ...]:
+    """What the method tries: nothing if it is None, where no proof is asked for. Raises Problem for an unknown name."""
+    if method is None:
+        return ()
+    if method not in METHODS:
+        raise Problem(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def searches(method: str | None) -> bool:
     """Whether a method searches, so that a time limit means something."""
-    return bool(METHODS[method]) and METHODS[method][-1] not in PROOFS
+    return method in (ALPHA_CROWN, COMPLETE)

@@ -30,14 +30,14 @@ _FALSE = (Status.MISCLASSIFIED, Status.COUNTEREXAMPLE)
 
 @dataclass(frozen=True)
 class Question:
-    """What was asked: everything that a verdict depends on. eps: in the units of the model's input. timeout_s: for a
-    sample, None where the method does not search. attack: on what is not proved, if on anything. engine: what looks at
-    intervals first, numpy or onnx."""
+    """What was asked: everything that a verdict depends on. method: None where no proof is asked for. eps: in the units
+    of the model's input. timeout_s: for a sample, None where the method does not search. attack: on what is not proved,
+    if on anything. engine: what looks at intervals first, numpy or onnx."""
 
     model_path: str
     model_sha256: str
     contract: str
-    method: str
+    method: str | None
     timeout_s: float | None
     eps: Fraction
     input_range: InputRange | None
@@ -50,7 +50,7 @@ class Question:
         return {
             "model": {"path": self.model_path, "sha256": self.model_sha256},
             "contract": self.contract,
-            "method": self.method,
+            "method": self.method or "attack",
             "timeout_s": self.timeout_s,
             "attack": asdict(self.attack) if self.attack else None,
             "engine": self.engine,

@@ -24,12 +24,12 @@ from verify.environment import require_ieee_arithmetic
 from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.margins import Labels, classes
-from verify.methods import ALPHA_CROWN, COMPLETE, METHODS, PROOFS, searches
+from verify.methods import ALPHA_CROWN, COMPLETE, PROOFS, searches, ways_of
 from verify.network import Network
 from verify.parts import of_each
 from verify.rounding import Array, Contract
 from verify.samples import Samples
-from verify.search import proof_search
+from verify.search import require_torch
 from verify.split_trees import SplitProof, split_bounds
 from verify.time_limit import OutOfTime, can_interrupt, time_limit
 
@@ -93,13 +93,14 @@ def verify_classifier(
     eps: Fraction,
     input_range: InputRange | None,
     contract: Contract,
-    method: str = "ibp",
+    method: str | None = "ibp",
     timeout_s: float = math.inf,
     attack: MisclassificationSearch | None = None,
     engine: CompiledEngine | None = None,
 ) -> Iterator[Verdict]:
-    """Verdicts, sample by sample. attack: searches for counterexamples to what is not proved. engine: bounds each batch
-    before the rigorous methods look at what it leaves open; only for the contract that it assumes.
+    """Verdicts, sample by sample. method: None to prove nothing. attack: searches for counterexamples to what is not
+    proved. engine: bounds each batch before the rigorous methods look at what it leaves open; only for the contract
+    that it assumes.
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
     within the input range, under the contract. timeout_s: for each sample, with its share of what is done about several
@@ -111,7 +112,7 @@ def verify_classifier(
     count = classes(network)
     if ((samples.labels < 0) | (samples.labels >= count)).any():
         raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")
-    proofs = [way for way in METHODS[method] if way in PROOFS]
+    proofs = [way for way in ways_of(method) if way in PROOFS]
     batch = min(lanes_at_a_time(network), _LARGEST_BATCH)
     for first in range(0, len(samples), batch):
         began = time.perf_counter()
@@ -173,12 +174,15 @@ def _searched(
     box: Interval,
     verdicts: Sequence[Verdict],
     contract: Contract,
-    method: str,
+    method: str | None,
     timeout_s: float,
     attack: MisclassificationSearch | None,
 ) -> Iterator[Verdict]:
     """The verdicts, those that are unknown searched for a proof, which counts once it is checked, or a counterexample
     on the way."""
+    require_torch()
+    from verify.search.branch_and_bound import search
+
     open_lanes = [lane for lane, verdict in enumerate(verdicts) if verdict.status is Status.UNKNOWN]
     if not open_lanes:
         yield from verdicts
@@ -195,7 +199,7 @@ def _searched(
 
     parts = of_each(problem, part, functionals, constants, contract)
     outcomes = enumerate(
-        proof_search()(
+        search(
             problem,
             part,
             functionals,

@@ -18,7 +18,7 @@ from verify.check import check
 from verify.compiled.engine import CompiledEngine
 from verify.effort import Effort
 from verify.errors import ModelProblem, Problem, Rejected
-from verify.methods import METHODS, searches
+from verify.methods import searches, ways_of
 from verify.network import Network
 from verify.result import Question, write_result
 from verify.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
@@ -38,7 +38,7 @@ def question_about(
     eps: str | None,
     start: int,
     count: int | None,
-    method: str,
+    method: str | None,
     contract: str,
     timeout_s: float | None = None,
     attack: Effort | None = None,
@@ -68,7 +68,7 @@ def question_on(
     samples: Samples,
     *,
     eps: str | None,
-    method: str,
+    method: str | None,
     contract: str,
     timeout_s: float | None = None,
     attack: Effort | None = None,
@@ -82,8 +82,7 @@ def question_on(
     """
     if engine == "onnx" and contract != FLOAT32_ANY_ORDER.name:
         raise Problem(f"the engine onnx computes in float32, and so knows the contract {FLOAT32_ANY_ORDER.name} only")
-    if method not in METHODS:
-        raise Problem(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    ways_of(method)
     eps = eps or network.metadata.get("adcert.eps")
     if not eps:
         raise Problem("the model does not name its eps: say which with --eps")

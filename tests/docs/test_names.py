@@ -37,7 +37,7 @@ def first_cells(page: Path, heading: str) -> list[str]:
         (CHOOSING, "Recipe", recipes.names()),
         (CHOOSING, "Objective", OBJECTIVES),
         (CHOOSING, "Network", models.MODELS),
-        (CHOOSING, "Method", set(METHODS) - {"attack"}),
+        (CHOOSING, "Method", set(METHODS)),
         (FILES, "Recipes", {entry.name for entry in fields(Recipe)} - {"teacher"}),
         (FILES, "Result file", set(Status)),
     ],

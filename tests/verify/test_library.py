@@ -132,6 +132,8 @@ def test_a_property_has_an_answer(classifier: Path, tmp_path: Path) -> None:
     assert decision.answer is verify.Answer.SAT
     assert decision.witness is not None
     assert decision.witness.y[0] <= 0.6
+    with pytest.raises(verify.Problem, match="unknown method 'magic'"):
+        verify.verify_property(classifier, path, method="magic")
 
 
 def test_compiled_bounds_are_a_valid_graph(classifier: Path) -> None:
@@ -169,6 +171,7 @@ def test_a_report_shows_the_arrays_and_compares(tmp_path: Path) -> None:
         ({"eps": -0.1}, "must not be negative"),
         ({"eps": float("nan")}, "must be a decimal"),
         ({"method": "magic"}, "unknown method 'magic'"),
+        ({"method": "attack"}, "unknown method 'attack'"),
         ({"contract": "any"}, "unknown contract 'any'"),
     ],
 )
