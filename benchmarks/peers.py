@@ -50,11 +50,12 @@ from vnncomp import content_of
 from verify.bounds import values
 from verify.boxes import InputRange, box_around
 from verify.compiled.engine import CompiledEngine
-from verify.crown import crown_bounds, crown_intervals, margin_functionals
+from verify.crown import crown_bounds, margin_functionals
 from verify.datasets import load as load_data
 from verify.intervals import Interval
 from verify.margins import functional_bounds
 from verify.network import Network, build
+from verify.neuron_bounds import crown_intervals
 from verify.onnx_file import parse
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
 from verify.search.backward import Backward

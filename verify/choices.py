@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from verify.activations import is_relu, neuron_count
 from verify.cones import Cone
-from verify.crown import WORKSPACE
 from verify.intervals import Interval
+from verify.linear_bounds import WORKSPACE
 from verify.paths import Path, Splits, splits_of
 from verify.primitives import Tensor, topological
 from verify.pruning import neurons_of

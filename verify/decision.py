@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from verify.activations import neuron_count
 from verify.bounds import lanes_at_a_time
 from verify.certificate import Proof
-from verify.crown import crown_intervals
 from verify.environment import require_ieee_arithmetic
 from verify.errors import ModelProblem, Rejected
 from verify.input_splits import InputSplits, unproved
@@ -25,6 +24,7 @@ from verify.linear_bounds import lower_bounds
 from verify.maxima import with_relus
 from verify.methods import ALPHA_CROWN, COMPLETE, FUNCTIONAL_PROOFS, searches, ways_of
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.parts import Parts
 from verify.properties import Case, cases, holds, largest_indices
 from verify.reachability import (

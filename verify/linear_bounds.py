@@ -24,6 +24,9 @@ from verify.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
 Relaxed = Callable[[Tensor], Relaxation]
 
+WORKSPACE = 2**23
+"""Coefficients of functionals that are held at a time (64 MiB), unless a single functional has more."""
+
 _CACHED = 2**17
 """Coefficients of functionals that are held at a time, few enough for the caches and for memory, unless so many
 functionals have more."""

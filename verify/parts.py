@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from verify.activations import activations, neuron_count, relus, smooth
 from verify.bounds import lanes_at_a_time
 from verify.cones import Cone, intervals_of
-from verify.crown import Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.lines import Intervals
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.paths import Path, leaf_paths, splits_of
 from verify.primitives import Tensor
 from verify.pruning import neurons_of, pruned
-from verify.refinements import Refinement, refining
+from verify.refinements import Refinement, Slopes, refining
 from verify.relaxations import Signs
 from verify.rounding import Array, Contract, down
 

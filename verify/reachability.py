@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.crown import crown_intervals
 from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.methods import FUNCTIONAL_PROOFS
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.parts import Parts
 from verify.properties import Conjunction, Constraint, Terms, excluded
 from verify.rounding import FLOAT64_UNIT, Array, Contract, down, kappa

@@ -14,11 +14,11 @@ from support.executions import executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, node, run
 from support.operator_cases import CASES, cases_of
 from support.random_networks import random_network
-from verify import affine_forms, crown
+from verify import affine_forms, neuron_bounds
 from verify.affine_forms import Form, Forms
-from verify.crown import crown_intervals
 from verify.intervals import Interval, interval_rules, midpoint
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.operators import supported
 from verify.primitives import Tensor, topological
 from verify.relaxations import relaxation
@@ -132,14 +132,14 @@ def test_crown_needs_fewer_backward_passes(monkeypatch: pytest.MonkeyPatch) -> N
     network = network_of(model(nodes, ["n", 16], weights))
     x = rng.normal(size=(1, 1, 16)).astype(F32).astype(np.float64)
     box = Interval(x - 2.0**-6, x + 2.0**-6)
-    bounded = crown._refined
+    bounded = neuron_bounds._refined
     asked: list[int] = []
 
     def counting(tensor: Tensor, wanted: NDArray[np.bool_], *rest: Any) -> Interval:
         asked.append(int(wanted.sum()))
         return bounded(tensor, wanted, *rest)
 
-    monkeypatch.setattr(crown, "_refined", counting)
+    monkeypatch.setattr(neuron_bounds, "_refined", counting)
     with np.errstate(all="ignore"):
         tight = crown_intervals(network, box, FLOAT32_ANY_ORDER)[network.output]
         few, asked[:] = sum(asked), []

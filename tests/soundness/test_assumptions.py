@@ -22,10 +22,11 @@ from verify.assumptions import Assumption, assumed
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import crown_intervals, margin_functionals
+from verify.crown import margin_functionals
 from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.paths import Path, Split
 from verify.rounding import FLOAT32_ANY_ORDER
 from verify.search import tightening

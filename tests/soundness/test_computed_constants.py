@@ -17,9 +17,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from support.executions import box_of, executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.bounds import bounds, values
-from verify.crown import crown_intervals
 from verify.errors import ModelProblem
 from verify.intervals import Interval
+from verify.neuron_bounds import crown_intervals
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 
 F32 = np.float32

@@ -22,9 +22,10 @@ from verify.assumptions import Assumption, assumed
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import crown_intervals, margin_functionals
+from verify.crown import margin_functionals
 from verify.errors import Problem, Rejected
 from verify.intervals import Interval
+from verify.neuron_bounds import crown_intervals
 from verify.paths import LEAF, Path, Split, leaf_paths
 from verify.rounding import FLOAT32_ANY_ORDER, Array
 from verify.search.branch_and_bound import search

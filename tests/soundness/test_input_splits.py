@@ -21,13 +21,13 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
 from verify.certificate import Certificate, Class, Unreachable, decode, encode
 from verify.check import check
-from verify.crown import crown_intervals
 from verify.decision import Answer, cases_for, decide
 from verify.errors import Rejected
 from verify.input_splits import InputSplits, parts
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.paths import LEAF
 from verify.properties import Constraint
 from verify.reachability import Exclusion

@@ -16,13 +16,14 @@ from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import crown_intervals, margin_problem
+from verify.crown import margin_problem
 from verify.errors import Rejected
 from verify.interpreter import evaluate
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.linear_maps import Convolution
 from verify.maxima import with_relus
+from verify.neuron_bounds import crown_intervals
 from verify.paths import Path, Split
 from verify.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
 from verify.rounding import FLOAT32_ANY_ORDER, Array

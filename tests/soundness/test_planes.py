@@ -19,10 +19,11 @@ from verify.activations import neuron_count, relus
 from verify.boxes import box_around
 from verify.certificate import Certificate, decode, encode
 from verify.check import check
-from verify.crown import crown_intervals, margin_functionals
+from verify.crown import margin_functionals
 from verify.errors import Rejected
 from verify.intervals import Interval
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.paths import Split, splits_of
 from verify.planes import fraction_count, planes_above, sheaves
 from verify.rounding import FLOAT32_ANY_ORDER, REAL

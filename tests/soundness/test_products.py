@@ -18,9 +18,10 @@ from support.parity import require_parity
 from verify import network as reading
 from verify.bounds import bounds
 from verify.boxes import box_around
-from verify.crown import crown_bounds, crown_intervals
+from verify.crown import crown_bounds
 from verify.errors import ModelProblem
 from verify.intervals import Interval
+from verify.neuron_bounds import crown_intervals
 from verify.primitives import Product, Softmax
 from verify.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.search.backward import Backward

@@ -15,9 +15,9 @@ from support.onnx_models import ALL, BASIC, DISABLED, EXTENDED, model, network_o
 from verify.bounds import bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
-from verify.crown import crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
+from verify.neuron_bounds import crown_intervals
 from verify.primitives import Sign
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
 

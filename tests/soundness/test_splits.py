@@ -14,9 +14,9 @@ from support.relu_networks import ReluNetwork, random_executions
 from verify import linear_bounds
 from verify.activations import neuron_count, relus
 from verify.boxes import box_around
-from verify.crown import crown_intervals
 from verify.errors import Rejected
 from verify.linear_bounds import lower_bounds
+from verify.neuron_bounds import crown_intervals
 from verify.paths import LEAF, Path, Split, leaf_paths
 from verify.planes import fraction_count
 from verify.relaxations import Choice

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from verify.crown import crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.rounding import REAL
 from verify.search.backward import Backward
 

@@ -10,9 +10,9 @@ import torch
 
 from support.onnx_models import model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify.crown import crown_intervals
 from verify.intervals import Interval
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.paths import LEAF
 from verify.rounding import REAL
 from verify.search.backward import Backward, Lanes

@@ -11,13 +11,13 @@ import pytest
 from support.executions import box_of
 from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
-from verify import crown
+from verify import neuron_bounds
 from verify.cones import tilings
-from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
 from verify.maxima import with_relus
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.primitives import POINT_RULES, Tensor, topological
 from verify.rounding import FLOAT32_ANY_ORDER, Array
 
@@ -68,7 +68,7 @@ def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.M
     box = box_of(seed, network.input.shape)
 
     def intervals_in_blocks(edge: int) -> dict[Tensor, Interval]:
-        monkeypatch.setattr(crown, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
+        monkeypatch.setattr(neuron_bounds, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
         with np.errstate(all="ignore"):
             return crown_intervals(network, box, FLOAT32_ANY_ORDER)
 
@@ -117,8 +117,8 @@ def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], edge: int, mon
     weights = {name: value for name, value in WEIGHTS.items() if name in used}
     network = with_relus(network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights)))
     x = RANDOM.random((3, *network.input.shape))
-    monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other
-    monkeypatch.setattr(crown, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
+    monkeypatch.setattr(neuron_bounds, "_CACHED", 1)  # so that lanes are bounded one after the other
+    monkeypatch.setattr(neuron_bounds, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
     with np.errstate(all="ignore"):
         found = crown_intervals(network, Interval(x - 0.1, x + 0.1), FLOAT32_ANY_ORDER)
     for share in RANDOM.random((20, *x.shape)):

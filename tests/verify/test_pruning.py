@@ -9,15 +9,15 @@ import pytest
 
 from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify import crown
+from verify import neuron_bounds
 from verify.activations import relus
 from verify.boxes import box_around
 from verify.cones import intervals_of
-from verify.crown import crown_intervals
 from verify.interpreter import evaluate
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.primitives import POINT_RULES, topological
 from verify.pruning import neurons_of, pruned
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
@@ -132,7 +132,9 @@ def test_a_pruned_network_computes_the_same(seed: int) -> None:
 def test_bounds_of_neurons_are_the_same_and_hold(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network, box = made(seed).network(), box_in(made(seed).network(), seed)
     whole = {contract: intervals_by(network, box, contract) for contract in (REAL, FLOAT32_ANY_ORDER)}
-    monkeypatch.setattr(crown, "_CACHED", 1)  # so that lanes are bounded one after the other, by pruned networks
+    monkeypatch.setattr(
+        neuron_bounds, "_CACHED", 1
+    )  # so that lanes are bounded one after the other, by pruned networks
     for contract, expected in whole.items():
         for name, found in intervals_by(network, box, contract).items():
             for mine, other in zip(found, expected[name], strict=True):

@@ -13,11 +13,12 @@ from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
 from verify.activations import is_relu
 from verify.cones import tilings
-from verify.crown import Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.maxima import with_relus
 from verify.network import Network
+from verify.neuron_bounds import crown_intervals
 from verify.primitives import Tensor
+from verify.refinements import Slopes
 from verify.rounding import REAL, Array
 from verify.search import refining
 from verify.search.backward import Backward

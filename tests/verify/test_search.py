@@ -14,9 +14,10 @@ from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
 from verify.activations import activations, neuron_count, smooth
 from verify.boxes import box_around
-from verify.crown import crown_intervals, margin_functionals
+from verify.crown import margin_functionals
 from verify.intervals import Interval
 from verify.maxima import with_relus
+from verify.neuron_bounds import crown_intervals
 from verify.paths import Path, Split, splits_of
 from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.backward import Backward, _ThroughRelu

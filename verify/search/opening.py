@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from verify.activations import relus
 from verify.cones import intervals_of
-from verify.crown import Choose, Slopes, crown_intervals
 from verify.intervals import Interval
 from verify.linear_bounds import lower_bounds
+from verify.neuron_bounds import crown_intervals
 from verify.parts import Parts
 from verify.planes import fraction_count
 from verify.primitives import Tensor
-from verify.refinements import Refinement
+from verify.refinements import Choose, Refinement, Slopes
 from verify.rounding import Array, down
 from verify.search import planes
 from verify.search.assumptions import Assuming, Region

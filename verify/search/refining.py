@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from verify.activations import activations, neuron_count
+from verify.blocks import cheapest_tilings
 from verify.cones import Tiles, intervals_of
-from verify.crown import Slopes, cheapest_tilings
 from verify.intervals import Interval
 from verify.primitives import Tensor
+from verify.refinements import Slopes
 from verify.search.backward import Backward
 from verify.search.optimise import Settings, optimised
 
