@@ -9,8 +9,11 @@ Human output goes to stderr, machine output to stdout. Exit codes are the projec
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections import Counter
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -158,6 +161,7 @@ def verify_command(
     from verify.card import write_card
     from verify.effort import Effort
     from verify.errors import Problem
+    from verify.files import require_folder, require_writable
     from verify.network import load
     from verify.result import Summary, read_verdicts, result_json, write_result
     from verify.task import answer, question_about
@@ -180,6 +184,8 @@ def verify_command(
         timeout_s=timeout,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
+    require_writable(result_path, card, report)
+    require_folder(certificates)
     if resume and not result_path:
         raise Problem("--resume needs --json FILE, the result file of the interrupted run")
     verdicts = read_verdicts(result_path, question) if resume and result_path else []
@@ -237,9 +243,13 @@ def _verify_property(
     certificates: Path | None,
     json_path: Path | None,
 ) -> int:
-    from verify.files import write_atomically
+    from verify.decision import Answer
+    from verify.files import require_folder, require_writable, write_atomically
+    from verify.methods import next_method
     from verify.property_task import answer_property, result_json, verdict_text
 
+    require_writable(json_path if str(json_path) != "-" else None)
+    require_folder(certificates)
     result = answer_property(
         model,
         path,
@@ -255,6 +265,8 @@ def _verify_property(
         click.echo(verdict_text(result), nl=False)
         if json_path:
             write_atomically(json_path, result_json(result))
+    if result.decision.answer is Answer.UNKNOWN and (more := next_method(method)):
+        say(f"{method} does not decide it; --method {more} tries harder")
     return {"unsat": 0, "sat": 1}.get(result.decision.answer, 3)
 
 
@@ -287,7 +299,7 @@ def attack_command(
     """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
     from verify import terminal
     from verify.effort import Effort
-    from verify.files import write_atomically
+    from verify.files import require_writable, write_atomically
     from verify.network import load
     from verify.result import Summary, counterexamples, result_json
     from verify.robustness import Verdict
@@ -307,6 +319,7 @@ def attack_command(
         attack=Effort(steps, restarts, seed),
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
+    require_writable(result_path, out)
     verdicts: list[Verdict] = []
     try:
         watch = terminal.progress(verdicts, len(question.data), proves=False)
@@ -337,6 +350,7 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
     from verify.network import Network, load
 
     networks: dict[Path, Network] = {}
+    statements: Counter[str] = Counter()
     rejected = 0
     for path in certificates:
         try:
@@ -344,11 +358,14 @@ def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
             file = model or model_of(certificate, path)
             networks[file] = networks[file] if file in networks else load(file)
             check(certificate, networks[file])
+            statements[certificate.statement] += 1
             click.echo(f"{path}: valid")
         except Rejected as reason:
             rejected += 1
             click.echo(f"{path}: rejected: {reason}")
     say(f"{len(certificates) - rejected} valid, {rejected} rejected")
+    for statement, count in statements.items():
+        say(f"{count} of them: {statement}")
     return 1 if rejected else 0
 
 
@@ -386,6 +403,8 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
     network = load(model) if model else None
     if model and network:
         terminal.show_network(model, network)
+        if len(network.inputs) != 1 or len(network.outputs) != 1:
+            fail("only models with one input and one output are verified", 4)
     if not runtime:
         return 0
     from verify.conformance import findings
@@ -455,6 +474,7 @@ def train_command(
     from adcert import run as runs
     from adcert.problems import Interrupted
     from adcert.progress import Several, reporter, show_recipe, summary
+    from verify.errors import Problem
 
     if tensorboard:
         from adcert.tensorboard import TensorBoard
@@ -478,6 +498,10 @@ def train_command(
             trained = session.execute(run, chosen, watching)
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted; continue with: train --resume {run.folder}") from None
+        except Problem:
+            if not resume:
+                run.discard_unless_begun()
+            raise
         say(f"{run.model_path}: {summary(trained.held_out)}")
 
 
@@ -575,6 +599,7 @@ def main() -> None:
     # Threads that wait must not spin: beside any other busy process that makes a step ten times as slow. Read by OpenMP
     # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(commands(standalone_mode=False) or 0)
     except Problem as problem:
@@ -596,6 +621,11 @@ def main() -> None:
         if _speaks():
             traceback.print_exc()
         fail("this is a defect of adcert: please report it with the lines above", 70)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Whoever asks the process to end gets what Ctrl-C gets: nothing that is done is lost."""
+    raise KeyboardInterrupt
 
 
 def _speaks() -> bool:

@@ -165,6 +165,12 @@ class Run:
         write_atomically(self.model_path, _serialized(content))
 
     @processes.by_first
+    def discard_unless_begun(self) -> None:
+        """Remove the folder if no epoch was finished in it, so that it is not in the way of another try."""
+        if not any(self.folder.rglob(self.checkpoint_path.name)) and not self.finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @processes.by_first
     def describe(self, device: torch.device, teacher_sha256: str | None) -> None:
         """Write what a reader of the folder wants to know beside the recipe."""
         write_info(self.folder, device=device, teacher_sha256=teacher_sha256)

@@ -55,6 +55,7 @@ from verify.input_splits import InputSplits
 from verify.intervals import Interval
 from verify.properties import Conjunction, Constraint, Terms
 from verify.refinements import Refinement
+from verify.rounding import CONTRACTS
 from verify.split_trees import SplitProof, Tree
 from verify.version import __version__
 
@@ -100,6 +101,14 @@ class Certificate:
     def box(self) -> Interval:
         """The box as an interval with one lane."""
         return Interval(*(end[np.newaxis].astype(np.float64) for end in (self.lower, self.upper)))
+
+    @property
+    def statement(self) -> str:
+        """What it claims, but for the numbers of its label, its property and its box."""
+        radius = float((self.upper.astype(np.float64) - self.lower).max(initial=0.0)) / 2
+        what = "the answer is the label" if isinstance(self.claim, Class) else "the property's case is impossible"
+        scope = CONTRACTS[self.contract].scope if self.contract in CONTRACTS else f"under {self.contract}"
+        return f"{what} in a box of radius {radius:.6g}, {scope}"
 
 
 def write(path: Path, certificate: Certificate) -> None:

@@ -9,6 +9,25 @@ from pathlib import Path
 from verify.errors import FileProblem
 
 
+def require_writable(*paths: Path | None) -> None:
+    """Raise FileProblem, before any work is done, where a file cannot be written later on; as far as that shows."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise FileProblem(f"cannot write {path}: it is a folder")
+        if not path.parent.is_dir():
+            raise FileProblem(f"cannot write {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise FileProblem(f"cannot write {path}: the folder {path.parent} does not allow it")
+
+
+def require_folder(path: Path | None) -> None:
+    """The same for a folder that is made when it is needed."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise FileProblem(f"{path} is a file, not a folder")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step; a failure leaves what was there.
 

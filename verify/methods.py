@@ -54,6 +54,11 @@ def ways_of(method: str | None) -> tuple[str, ...]:
     return METHODS[method]
 
 
+def next_method(method: str | None) -> str | None:
+    """The one to try where this one leaves something open, if there is any."""
+    return {"ibp": "crown", "crown": COMPLETE, ALPHA_CROWN: COMPLETE}.get(method or "")
+
+
 def searches(method: str | None) -> bool:
     """Whether a method searches, so that a time limit means something."""
     return method in (ALPHA_CROWN, COMPLETE)

@@ -105,7 +105,8 @@ def constant(tensor: onnx.TensorProto) -> NDArray[Any]:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise ModelProblem(
             f"the constant {tensor.name!r} is kept in another file, which the model's hash does not cover: "
-            "save the model as one file, with onnx.save(onnx.load('model.onnx'), 'single.onnx')"
+            "save the model as one file, by torch.onnx.export(..., external_data=False) or with "
+            "onnx.save(onnx.load('model.onnx'), 'single.onnx'), and deploy that"
         )
     try:
         value = numpy_helper.to_array(tensor)

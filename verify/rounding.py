@@ -39,16 +39,24 @@ class Contract:
     """What is assumed of the arithmetic that executes the model.
 
     unit: largest relative error of one operation; underflow: absolute error of one operation whose result is
-    subnormal; limit: magnitude that no intermediate result may reach, in any order of summation.
+    subnormal; limit: magnitude that no intermediate result may reach, in any order of summation. scope: in words, what
+    a proof is about.
     """
 
     name: str
     unit: float
     underflow: float
     limit: float
+    scope: str
 
 
-FLOAT32_ANY_ORDER = Contract("float32-any-order", unit=2.0**-24, underflow=2.0**-149, limit=2.0**125)
+FLOAT32_ANY_ORDER = Contract(
+    "float32-any-order",
+    unit=2.0**-24,
+    underflow=2.0**-149,
+    limit=2.0**125,
+    scope="as executed in float32 by a runtime that keeps the contract float32-any-order",
+)
 """IEEE binary32, round to nearest, gradual underflow; each value computed once, for all its uses; sums in any order,
 split anywhere, with or without fused multiply-add; direct convolution; batch norm folded or not; residual additions
 fused or not; variances of layer normalisation in one pass or two; elementwise functions with the accuracy that
@@ -57,7 +65,13 @@ int32; grids as the model has them (a runtime's option to drop pairs of Quantize
 it is by default). The overflow threshold is eight times `limit`: two for a residual that is added inside a dot product,
 three for `1 + kappa` at its largest."""
 
-REAL = Contract("real", unit=0.0, underflow=0.0, limit=2.0**1000)
+REAL = Contract(
+    "real",
+    unit=0.0,
+    underflow=0.0,
+    limit=2.0**1000,
+    scope="over the real numbers only: says nothing about execution in float32",
+)
 """Exact arithmetic: for comparison with verifiers that reason about real numbers. Says nothing about execution."""
 
 CONTRACTS = {contract.name: contract for contract in (FLOAT32_ANY_ORDER, REAL)}

@@ -26,7 +26,9 @@ from verify.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.runtime import Runtime
 from verify.samples import Samples, load_samples
 
-_SECONDS_BETWEEN_SAVES = 5
+_SHARE_OF_SAVING = 0.05
+"""Of the time of a run, at most, that goes into keeping its result file up to date."""
+
 _DEFAULT_TIMEOUT_S = 20.0
 
 
@@ -111,7 +113,8 @@ def answer(
 ) -> None:
     """Append to `verdicts`, which may hold those of an interrupted run, until every sample has one.
 
-    result_path: kept up to date every few seconds, and whatever ends the run, be it Ctrl-C.
+    result_path: kept up to date as verdicts come, as far as that takes little time, and whatever ends the run, be it
+        Ctrl-C.
     certificates: a folder for one certificate per verified sample, each checked before it is written.
     watch: passes the verdicts through as they are found, for a progress bar. Raises Problem where earlier verdicts lack
     the certificates that are asked for.
@@ -129,15 +132,17 @@ def answer(
         attack=_search(network, question),
         engine=CompiledEngine(network, question.eps, question.input_range) if question.engine == "onnx" else None,
     )
-    saved = time.monotonic()
+    saved, took = time.monotonic(), 0.0
     try:
         for verdict in watch(found):
             if certificates and verdict.status is Status.VERIFIED:
                 verdict = _certified(network, question, verdict, certificates)
             verdicts.append(replace(verdict, proof=None))  # it may be large, and is on file if anywhere
-            if result_path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+            began = time.monotonic()
+            if result_path and took <= _SHARE_OF_SAVING * (began - saved):
                 write_result(result_path, question, verdicts)
                 saved = time.monotonic()
+                took = saved - began
     finally:
         if result_path:
             write_result(result_path, question, verdicts)

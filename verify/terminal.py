@@ -13,20 +13,17 @@ from rich.table import Table
 
 from verify.boxes import eps_text
 from verify.functions import Function
+from verify.methods import next_method
 from verify.network import Network
 from verify.primitives import Linear, topological
 from verify.result import Point, Question, Summary
 from verify.robustness import Status, Verdict
+from verify.rounding import contract_named
 
 if TYPE_CHECKING:
     from verify.conformance import Finding
 
 CONSOLE = Console(stderr=True, highlight=False)
-
-_MEANING = {
-    "float32-any-order": "as executed in float32 by a runtime that keeps the contract float32-any-order",
-    "real": "over the real numbers only: says nothing about execution in float32",
-}
 
 
 def progress(
@@ -103,10 +100,12 @@ def show_summary(question: Question, summary: Summary) -> None:
         table.add_row("attacked accuracy", f"{summary.attacked_accuracy:.2f} %  ({effort})")
     if question.method:
         table.add_row("certified accuracy", f"{summary.certified_accuracy:.2f} %  ({question.method})")
-        table.add_row("undecided", str(summary.undecided))
+        more = next_method(question.method) if summary.undecided else None
+        advice = f"  (--method {more} tries harder)" if more else ""
+        table.add_row("undecided", f"{summary.undecided}{advice}")
     table.add_row("time", f"{summary.time_s:.2f} s")
     if question.method:
-        table.add_row("proved", _MEANING[question.contract])
+        table.add_row("proved", contract_named(question.contract).scope)
     CONSOLE.print(table)
 
 

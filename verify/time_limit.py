@@ -27,13 +27,15 @@ def time_limit(seconds: float | None, *, processor: bool = False) -> Iterator[No
 
     processor: count the seconds of processors that the process uses, rather than those that pass.
 
-    Raises Problem on systems without interval timers (Windows).
+    Raises Problem in another thread, and on systems without interval timers (Windows).
     """
     if seconds is None:
         yield
         return
     if not hasattr(signal, "setitimer"):
-        raise Problem("this system has no timers that a time limit could rely on: leave out --timeout")
+        raise Problem("this system has no timers that a time limit could rely on: leave out the timeout")
+    if not can_interrupt():
+        raise Problem("only the main thread of a process can keep a time limit: leave out the timeout")
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise OutOfTime

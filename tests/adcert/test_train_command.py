@@ -127,6 +127,16 @@ def test_mistakes_cost_one_sentence(arguments: list[str], sentence: str, adcert:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_cannot_begin_is_not_in_the_way_of_the_next(
+    adcert: Command, recipe_file: Path, tmp_path: Path
+) -> None:
+    done = adcert("train", recipe_file, "--set", "batch_size=100000")
+    assert done.exit_code == 2
+    assert "batch_size = 100000 is more than the" in done.stderr
+    assert not (tmp_path / "runs" / "small").exists()
+    assert adcert("train", recipe_file).exit_code == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there(adcert: Command) -> None:
     done = adcert("train", "--device", "cuda")

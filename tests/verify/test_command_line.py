@@ -149,6 +149,9 @@ def broken(tmp_path: Path, what: str) -> list[str]:
         ("--start -1", 2),
         ("--contract bfloat16", 2),
         ("--json no/such/folder/r.json", 2),
+        ("--card no/such/folder/card.md", 2),
+        ("--report .", 2),
+        ("--certificates model.onnx", 2),
         ("--resume", 2),
         ("--surprise", 2),
     ],
@@ -188,8 +191,8 @@ def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
     assert "eps" in other.stderr
 
 
-def interrupted(model: Path, result: Path, sample: int) -> subprocess.CompletedProcess[str]:
-    """verify, and Ctrl-C when it comes to that sample."""
+def interrupted(model: Path, result: Path, sample: int, signal: str = "SIGINT") -> subprocess.CompletedProcess[str]:
+    """verify, and Ctrl-C, or another signal, when it comes to that sample."""
     program = (
         "import sys, signal, cli\n"
         "from verify import robustness\n"
@@ -199,7 +202,7 @@ def interrupted(model: Path, result: Path, sample: int) -> subprocess.CompletedP
         "def interrupted(*arguments):\n"
         "    calls.append(1)\n"
         f"    if len(calls) == {sample + 1}:\n"
-        "        signal.raise_signal(signal.SIGINT)\n"
+        f"        signal.raise_signal(signal.{signal})\n"
         "    return original(*arguments)\n"
         "robustness.box_around = interrupted\n"
         "robustness.lanes_at_a_time = lambda *arguments: 1\n"
@@ -209,9 +212,10 @@ def interrupted(model: Path, result: Path, sample: int) -> subprocess.CompletedP
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_ctrl_c_keeps_what_was_found(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
+def test_whoever_ends_a_run_keeps_what_was_found(signal: str, classifier: Path, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    done = interrupted(classifier, result, 2)
+    done = interrupted(classifier, result, 2, signal)
     assert done.returncode == 130
     assert "certified accuracy  100.00 %" in done.stderr  # of the two that were found
     assert f"interrupted after 2 of 4 samples: {result} holds what was found; go on with" in done.stderr
@@ -256,6 +260,8 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     done = adcert("check", *files)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{file}: valid" for file in files]
+    about = "2 of them: the answer is the label in a box of radius 0.1, as executed in float32 by a runtime that keeps"
+    assert about in done.stderr
     fields = json.loads(files[0].read_text())
     fields["property"]["label"] = 1
     files[0].write_text(json.dumps(fields))
@@ -264,6 +270,26 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     assert "rejected: bounds by ibp do not prove it" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[1] == f"{files[1]}: valid"
     assert adcert("check", tmp_path / "absent.json").returncode == 2
+    fields["property"]["label"] = 0
+    fields["contract"] = "real"
+    files[0].write_text(json.dumps(fields))
+    done = adcert("check", files[0])
+    assert "over the real numbers only: says nothing about execution in float32" in done.stderr
+
+
+def test_what_a_method_leaves_open_names_a_better_one(branching: Path) -> None:
+    assert "2  (--method crown tries harder)" in searched(branching).stderr
+    assert "1  (--method complete tries harder)" in searched(branching, "--method", "crown").stderr
+    assert "tries harder" not in searched(branching, "--method", "complete").stderr
+
+
+def test_inspect_of_a_model_that_nothing_verifies(tmp_path: Path) -> None:
+    path = tmp_path / "two.onnx"
+    nodes = [node("Relu", ["x"], "y"), node("Neg", ["x"], "z")]
+    path.write_bytes(model(nodes, [1, 2], {}, outputs=["y", "z"]))
+    done = adcert("inspect", path)
+    assert done.returncode == 4
+    assert "Error: only models with one input and one output are verified" in done.stderr
 
 
 @pytest.fixture

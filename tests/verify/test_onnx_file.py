@@ -69,7 +69,7 @@ def changed(change: str) -> bytes:
         ("float64", "float64"),
         ("external", "another file"),
         ("shape", "Gemm_h"),
-        ("operators", "Sinh (1x), com.example.Thing (1x)"),
+        ("operators", "Sinh (1x, first in node Relu_y), com.example.Thing (1x)"),
         ("attribute", "training mode"),
         ("cycle", "cycle"),
         ("twice", "valid"),

@@ -270,7 +270,8 @@ def require_no_saturation(node: Node, rows: NDArray[np.int64], dtype: np.dtype[A
         largest = np.sort(np.maximum(signed, 0), axis=1)[:, -2:].sum(axis=1)
         if largest.max(initial=0) > 128:
             node.refuse(
-                "int8 weights as large as these saturate beside uint8 activations on x86 processors without VNNI: "
+                "int8 weights as large as these saturate on x86 processors without VNNI, beside uint8 activations, as "
+                "which runtimes also execute int8 ones: "
                 "quantise the weights to seven bits (reduce_range), or to uint8"
             )
 

@@ -255,12 +255,21 @@ def supported() -> dict[str, frozenset[int]]:
     return {name: versions for name, (versions, _) in _TABLE.items()}
 
 
+def _plain(name: str) -> str:
+    """A name from a file, fit for a line of text."""
+    return " ".join(name.split()).replace(":", ".")
+
+
 def require_supported(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     """Raise ModelProblem that names every operator outside the table, if there is any."""
-    unknown = Counter(name for name in map(_name, nodes) if name not in _TABLE)
+    outside = [node for node in nodes if _name(node) not in _TABLE]
+    unknown = Counter(map(_name, outside))
     if unknown:
-        shown = {name: " ".join(name.split()).replace(":", ".") for name in unknown}
-        found = ", ".join(f"{shown[name]} ({count}x)" for name, count in sorted(unknown.items()))
+        first = {_name(node): _plain(str(node.name)) for node in reversed(outside)}
+        found = ", ".join(
+            f"{_plain(name)} ({count}x{f', first in node {first[name]}' if first[name] else ''})"
+            for name, count in sorted(unknown.items())
+        )
         listed = ", ".join(sorted(_TABLE))
         advice = "; their scales depend on the data: quantise statically" if _DYNAMIC & set(unknown) else ""
         raise ModelProblem(f"operators that are not supported (opset {opset}): {found}; supported are {listed}{advice}")
