@@ -97,14 +97,14 @@ class Form:
 
     def narrowed(self, x: Interval) -> Form:
         """Elements whose remainder alone is as wide as an interval that holds them, as that."""
-        found = _of_interval(x, self.generators.shape[1])
-        narrower = ~(self.radius <= found.radius)
+        centre, radius, _ = midpoint(x)
+        narrower = ~(self.radius <= radius)
         if not narrower.any():
             return self
         return Form(
-            np.where(narrower, found.centre, self.centre),
+            np.where(narrower, centre, self.centre),
             np.where(narrower[:, np.newaxis], 0.0, self.generators),
-            np.where(narrower, found.radius, self.radius),
+            np.where(narrower, radius, self.radius),
         )
 
 
@@ -235,7 +235,7 @@ def _product(tensor: Tensor, operands: list[Form], intervals: Intervals, around:
     found = Form(
         first.centre + second.centre - c * d, first.generators + second.generators, first.radius + second.radius
     )
-    return found.wider(around.charge, first.magnitude + second.magnitude + np.abs(c * d))
+    return found.wider(around.charge, np.abs(d) * x.magnitude + np.abs(c) * y.magnitude + np.abs(c * d))
 
 
 def _variance(tensor: Tensor, operands: list[Form], intervals: Intervals, around: Relaxation) -> Form:
@@ -266,7 +266,7 @@ def _near_line(x: Form, slope: Array, shift: Array, deviation: Array, charge: Ar
     """Within a deviation of slope x + shift, and what is lost. size: of what these are computed from."""
     found = _scaled(x, slope)
     moved = Form(found.centre + shift, found.generators, found.radius + deviation)
-    return moved.wider(charge, found.magnitude + size)
+    return moved.wider(charge, np.abs(slope) * x.magnitude + size)
 
 
 def _scaled(x: Form, scale: Array) -> Form:
