@@ -25,6 +25,7 @@ from verify.primitives import (
     LeakyRelu,
     Linear,
     Maximum,
+    MaxPool,
     Round,
     Select,
     Shape,
@@ -306,7 +307,7 @@ def _as_far_as_local(tensor: Tensor, blocks: Blocks) -> Blocks:
 def _sliding(tensor: Tensor) -> Window | None:
     """The window whose elements each element is computed from, if that slides over the operand."""
     primitive = tensor.primitive
-    if isinstance(primitive, Subsample):
+    if isinstance(primitive, Subsample) or (isinstance(primitive, MaxPool) and not primitive.padding):
         return primitive.window
     return primitive.map.window if isinstance(primitive, Linear) and isinstance(primitive.map, Convolution) else None
 
@@ -364,8 +365,8 @@ def _part(tensor: Tensor, box: Box, operands: tuple[Tensor, ...]) -> Tensor:
     if sliding:
         begin, end = (tuple(pads[0].tolist()) for pads in _padding(tensor, _single(box)))
         sliding = replace(sliding, begin=begin, end=end)
-    if sliding and isinstance(primitive, Subsample):
-        primitive = Subsample(sliding)
+    if sliding and isinstance(primitive, Subsample | MaxPool):
+        primitive = replace(primitive, window=sliding)
     if isinstance(primitive, Linear):
         map = primitive.map
         if isinstance(map, Diagonal):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,10 +104,10 @@ def ratio(a: Interval, b: Interval, z: Interval, contract: Contract) -> Ratio:
 
 @dataclass(frozen=True)
 class Winners:
-    """Of each window of a max pooling: where the element with the largest lower bound lies, whether it is always the
-    maximum, and an upper bound of the maximum where it is not; lanes x outputs."""
+    """Of each window of a max pooling: the tap under which the element with the largest lower bound lies, whether it is
+    always the maximum, and an upper bound of the maximum where it is not; lanes x the shape of the result."""
 
-    place: NDArray[np.intp]
+    tap: NDArray[np.intp]
     always: NDArray[np.bool_]
     highest: Array
 
@@ -117,15 +116,23 @@ def winners(tensor: Tensor, intervals: Intervals) -> Winners:
     """About a max pooling without constants around its operand."""
     primitive: Any = tensor.primitive
     (operand,) = tensor.operands
-    places = np.arange(math.prod(operand.shape), dtype=np.float64).reshape(operand.shape)
-    index = np.stack(list(primitive.window.taps(places, -1.0))).reshape(-1, math.prod(tensor.shape)).astype(np.intp)
-    padded = [
-        np.concatenate([end.reshape(len(end), -1), np.full((len(end), 1), -np.inf)], 1) for end in intervals[operand]
-    ]
-    lower, upper = (end[:, index] for end in padded)  # lanes x taps x outputs
-    chosen = lower.argmax(axis=1)[:, np.newaxis]
+    index = primitive.places(operand.shape)
+    # What is known of no element is not below the padding, which is no element.
+    bounded = Interval(np.maximum(intervals[operand].lower, -np.finfo(np.float64).max), intervals[operand].upper)
+    padded = [np.concatenate([end.reshape(len(end), -1), np.full((len(end), 1), -np.inf)], 1) for end in bounded]
+    lower, upper = (end[:, index] for end in padded)  # lanes x taps x windows
+    tap = lower.argmax(axis=1)[:, np.newaxis]
     rivals = upper.copy()
-    np.put_along_axis(rivals, chosen, -np.inf, axis=1)
-    always = rivals.max(axis=1) <= np.take_along_axis(lower, chosen, axis=1)[:, 0]
-    place = np.take_along_axis(np.broadcast_to(index, lower.shape), chosen, axis=1)[:, 0]
-    return Winners(place, always, np.where(always, 0.0, intervals[tensor].upper.reshape(len(lower), -1)))
+    np.put_along_axis(rivals, tap, -np.inf, axis=1)
+    always = rivals.max(axis=1) <= np.take_along_axis(lower, tap, axis=1)[:, 0]
+    shape = len(lower), *tensor.shape
+    highest = np.where(always, 0.0, intervals[tensor].upper.reshape(len(lower), -1))
+    return Winners(*(each.reshape(shape) for each in (tap, always, highest)))
+
+
+def places_of(tensor: Tensor, tap: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The numbers of the elements of a max pooling's operand that lie under these taps (lanes x the result's shape):
+    lanes x windows."""
+    primitive: Any = tensor.primitive
+    index = primitive.places(tensor.operands[0].shape)[np.newaxis]
+    return np.take_along_axis(index, tap.reshape(len(tap), 1, -1), axis=1)[:, 0]

@@ -9,6 +9,7 @@ independent executions of the model, side by side.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -307,6 +308,13 @@ class MaxPool:
 
     window: Window
     padding: Select | None = None
+
+    def places(self, shape: Shape) -> NDArray[np.intp]:
+        """For each tap and window, the number of the element under it in an operand of that shape; -1 in the window's
+        own padding: taps x windows."""
+        numbers = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+        taps = list(self.window.taps(numbers, -1.0))
+        return np.stack(taps).reshape(len(taps), -1).astype(np.intp)
 
     def apply(self, x: Array) -> Array:
         x = self.padding.apply(x) if self.padding else x

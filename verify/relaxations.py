@@ -37,7 +37,7 @@ from verify.functionals import dot, times
 from verify.functions import Function
 from verify.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint, variance_error
 from verify.linear_maps import Diagonal
-from verify.lines import Intervals, leaky_rounding, lines_around, ratio, slopes, winners
+from verify.lines import Intervals, leaky_rounding, lines_around, places_of, ratio, slopes, winners
 from verify.primitives import (
     Clip,
     Concatenate,
@@ -523,21 +523,25 @@ def _max_pool(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     if primitive.padding:
         return constant(tensor, intervals)
     best = winners(tensor, intervals)
-    magnitude = magnitude_of(intervals[tensor.operands[0]]).reshape(len(best.place), -1)
-    reach = np.take_along_axis(magnitude, best.place, axis=1) + np.abs(best.highest)
-    loss = _own(tensor, reach.reshape(-1, *tensor.shape))
-    return _charged(tensor, intervals, _through_pool, loss, best.place, best.always, best.highest)
+    magnitude = magnitude_of(intervals[tensor.operands[0]]).reshape(len(best.tap), -1)
+    reach = np.take_along_axis(magnitude, places_of(tensor, best.tap), axis=1).reshape(best.tap.shape)
+    loss = _own(tensor, reach + np.abs(best.highest))
+    return _charged(tensor, intervals, _through_pool, loss, best.tap, best.always, best.highest)
 
 
 def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    place, always, highest = around.lines
+    tap, always, highest = around.lines
+    primitive: Any = tensor.primitive
     (operand,) = tensor.operands
-    flat = a.reshape(*a.shape[:2], -1)
-    passed = np.where(always[:, np.newaxis], flat, np.maximum(flat, 0.0))
+    place = places_of(tensor, tap)[:, np.newaxis]
+    passed = np.where(always[:, np.newaxis], a, np.maximum(a, 0.0)).reshape(*a.shape[:2], -1)
     coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
-    lanes, functionals = (np.arange(n) for n in a.shape[:2])
-    np.add.at(coefficients, (lanes[:, None, None], functionals[:, None], place[:, np.newaxis]), passed)
-    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), dot(np.minimum(flat, 0.0), highest))
+    windows = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
+    for apart in primitive.window.apart:  # several windows that overlap may have the same winner
+        some = windows[(..., *apart)].reshape(-1)
+        before = np.take_along_axis(coefficients, place[..., some], axis=2)
+        np.put_along_axis(coefficients, place[..., some], before + passed[..., some], axis=2)
+    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), dot(np.minimum(a, 0.0), highest))
 
 
 def _variance(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:

@@ -55,6 +55,16 @@ class Window:
 
         return [alone(position) for position in product(*map(range, self.kernel))]
 
+    @property
+    def apart(self) -> Iterator[tuple[slice, ...]]:
+        """All windows in parts, along the spatial axes of the result, so that no two of a part share an element."""
+        steps = [
+            -(-(dilation * (kernel - 1) + 1) // stride)
+            for kernel, stride, dilation in zip(self.kernel, self.strides, self.dilations, strict=True)
+        ]
+        for first in product(*map(range, steps)):
+            yield tuple(slice(start, None, step) for start, step in zip(first, steps, strict=True))
+
     def taps(self, x: NDArray[Any], padding: float) -> Iterator[NDArray[Any]]:
         """For each kernel position, in C order, a view: the element of the padded `x` under it, for every window."""
         spatial = x.shape[-len(self.kernel) :]

@@ -26,7 +26,7 @@ from verify.maxima import with_relus
 from verify.neuron_bounds import crown_intervals
 from verify.paths import Path, Split
 from verify.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
-from verify.rounding import FLOAT32_ANY_ORDER, Array
+from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.search.branch_and_bound import search
 from verify.split_trees import SplitProof, leaf_bounds
 
@@ -62,6 +62,31 @@ def test_a_pooling_computes_the_same_with_a_relu_per_further_element(name: str, 
     (found,) = evaluate([rewritten.output], POINT_RULES, {rewritten.input: x.astype(np.float64)})
     for lane in range(len(x)):
         np.testing.assert_array_equal(found[lane], run(content, x[lane])[0])
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_linear_bounds_count_an_element_for_each_window_that_it_wins(name: str) -> None:
+    """Between boxes whose ends are whole numbers, over the real numbers; many windows share their largest element."""
+    shape, attributes, _ = WINDOWS[name]
+    network = network_of(model([node("MaxPool", ["x"], "y", **attributes)], shape, {}))
+    rng = np.random.default_rng(1)
+    lower = rng.integers(-2, 3, (30, *network.input.shape)).astype(np.float64)
+    lower += 10.0 * (rng.random(lower.shape) < 0.2)
+    upper = lower + rng.integers(0, 2, lower.shape)
+    box = Interval(lower, upper)
+    functionals = rng.choice([-1.0, 1.0], (30, 8, *network.output.shape))
+    with np.errstate(all="ignore"):
+        found = lower_bounds(network.output, functionals, crown_intervals(network, box, REAL), REAL)
+    assert np.isfinite(found).all()
+    for _ in range(30):
+        x = lower + (upper - lower) * rng.integers(0, 2, lower.shape)
+        (y,) = evaluate([network.output], POINT_RULES, {network.input: x})
+        assert (found <= (functionals * y[:, np.newaxis]).reshape(30, 8, -1).sum(axis=2)).all()
+    fixed = Interval(lower, lower)
+    with np.errstate(all="ignore"):
+        found = lower_bounds(network.output, functionals, crown_intervals(network, fixed, REAL), REAL)
+    (y,) = evaluate([network.output], POINT_RULES, {network.input: lower})
+    np.testing.assert_allclose(found, (functionals * y[:, np.newaxis]).reshape(30, 8, -1).sum(axis=2), atol=1e-9)
 
 
 ELEMENTWISE = {

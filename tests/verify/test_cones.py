@@ -100,6 +100,11 @@ ODD = {
         node("MaxPool", ["b"], "m", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
         *(node("Conv", ["m", "w2"], "c"), node("Relu", ["c"], "d")),
     ],
+    "poolings that overlap": [
+        node("MaxPool", ["b"], "l", kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 1, 0, 1]),
+        node("MaxPool", ["l"], "m", kernel_shape=[3, 2], strides=[2, 1], pads=[0, 1, 1, 0]),
+        *(node("Conv", ["m", "w2"], "c"), node("Relu", ["c"], "d")),
+    ],
     "a pooling with a rest, before a ReLU": [
         *(node("Conv", ["b", "w2"], "m"), node("MaxPool", ["m"], "c", kernel_shape=[2, 3], strides=[2, 2])),
         node("Relu", ["c"], "d"),
@@ -110,12 +115,16 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("rewritten", [True, False])
 @pytest.mark.parametrize("edge", [1, 2, 3, 4])
 @pytest.mark.parametrize("middle", ODD.values(), ids=ODD)
-def test_bounds_in_blocks_of_odd_networks_hold(middle: list[Any], edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_in_blocks_of_odd_networks_hold(
+    middle: list[Any], edge: int, rewritten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     used = {name for each in (*START, *middle) for name in each.input}
     weights = {name: value for name, value in WEIGHTS.items() if name in used}
-    network = with_relus(network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights)))
+    network = network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights))
+    network = with_relus(network) if rewritten else network
     x = RANDOM.random((3, *network.input.shape))
     monkeypatch.setattr(neuron_bounds, "_CACHED", 1)  # so that lanes are bounded one after the other
     monkeypatch.setattr(neuron_bounds, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))

@@ -20,7 +20,7 @@ from verify.curves import CROWN_SLOPE
 from verify.functions import Function
 from verify.intervals import Interval
 from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.lines import Winners, lines_around, ratio, winners
+from verify.lines import Winners, lines_around, places_of, ratio, winners
 from verify.paths import Splits
 from verify.planes import reads_dense_layer, what_is_read
 from verify.primitives import (
@@ -239,7 +239,7 @@ class Backward:
                 for low, high in (intervals[tensor] for tensor in self._others)
             ),
             curves=tuple(self._around(tensor, intervals) for tensor in self._curves),
-            pools=tuple(self._winners(winners(tensor, intervals)) for tensor in self._pools),
+            pools=tuple(self._winners(tensor, winners(tensor, intervals)) for tensor in self._pools),
             products=tuple(
                 through_centres(*(map(self.values, intervals[operand]) for operand in tensor.operands))
                 for tensor in self._products
@@ -565,9 +565,11 @@ class Backward:
             *around, below, above = ratio(first, second, intervals[tensor], REAL)
         return tuple(map(self.values, (*around, below.slope, below.offset, above.slope, above.offset)))
 
-    def _winners(self, best: Winners) -> tuple[Values, Values, Values]:
-        place, always = (torch.tensor(values, device=self.device) for values in (best.place, best.always))
-        return place, always, self.values(best.highest)
+    def _winners(self, tensor: Tensor, best: Winners) -> tuple[Values, Values, Values]:
+        """Where they lie, whether they always win, and an upper bound of the maximum: lanes x windows."""
+        place = torch.tensor(places_of(tensor, best.tap), device=self.device)
+        always = torch.tensor(best.always, device=self.device)
+        return place, always.flatten(1), self.values(best.highest).flatten(1)
 
     def values(self, value: np.ndarray[Any, Any]) -> Values:
         return torch.tensor(np.ascontiguousarray(value), device=self.device, dtype=self.dtype)
