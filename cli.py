@@ -155,16 +155,16 @@ def verify_command(
         of_samples = "data eps start count card resume fail_under attack engine report curve"
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
-    from verify import curve as curves
     from verify import terminal
     from verify.boxes import eps_text, parse_eps
-    from verify.card import write_card
-    from verify.effort import Effort
     from verify.errors import Problem
     from verify.files import require_folder, require_writable
-    from verify.network import load
-    from verify.result import Summary, read_verdicts, result_json, write_result
-    from verify.task import answer, question_about
+    from verify.model.network import load
+    from verify.tasks import curve as curves
+    from verify.tasks.card import write_card
+    from verify.tasks.effort import Effort
+    from verify.tasks.result import Summary, read_verdicts, result_json, write_result
+    from verify.tasks.task import answer, question_about
 
     terminal.CONSOLE.quiet = quiet()
     radii = [parse_eps(eps) for eps in curve.split(",")] if curve else []
@@ -243,10 +243,10 @@ def _verify_property(
     certificates: Path | None,
     json_path: Path | None,
 ) -> int:
-    from verify.decision import Answer
+    from verify.bounds.methods import next_method
     from verify.files import require_folder, require_writable, write_atomically
-    from verify.methods import next_method
-    from verify.property_task import answer_property, result_json, verdict_text
+    from verify.tasks.decision import Answer
+    from verify.tasks.property_task import answer_property, result_json, verdict_text
 
     require_writable(json_path if str(json_path) != "-" else None)
     require_folder(certificates)
@@ -298,12 +298,12 @@ def attack_command(
 ) -> None:
     """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
     from verify import terminal
-    from verify.effort import Effort
     from verify.files import require_writable, write_atomically
-    from verify.network import load
-    from verify.result import Summary, counterexamples, result_json
-    from verify.robustness import Verdict
-    from verify.task import answer, question_about
+    from verify.model.network import load
+    from verify.tasks.effort import Effort
+    from verify.tasks.result import Summary, counterexamples, result_json
+    from verify.tasks.robustness import Verdict
+    from verify.tasks.task import answer, question_about
 
     terminal.CONSOLE.quiet = quiet()
     network = load(model)
@@ -344,10 +344,10 @@ def attack_command(
 @quiet_option
 def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
-    from verify.certificate import read
     from verify.check import check, model_of
     from verify.errors import Rejected
-    from verify.network import Network, load
+    from verify.model.network import Network, load
+    from verify.proofs.certificate import read
 
     networks: dict[Path, Network] = {}
     statements: Counter[str] = Counter()
@@ -396,7 +396,7 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
     With --runtime, also probe how this machine's onnxruntime computes, and compare MODEL on it with its bounds.
     """
     from verify import terminal
-    from verify.network import load
+    from verify.model.network import load
 
     if not (model or runtime):
         raise click.UsageError("name a MODEL, or use --runtime, or both")
@@ -424,8 +424,8 @@ def bounds_command(model: Path, out: Path) -> None:
     """
     from verify.compiled import compile_bounds
     from verify.files import write_atomically
-    from verify.network import load
-    from verify.task import input_range
+    from verify.model.network import load
+    from verify.tasks.task import input_range
 
     network = load(model)
     graph = compile_bounds(network, input_range(network))

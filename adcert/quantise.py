@@ -20,14 +20,15 @@ from onnx import helper
 
 from adcert import runtime
 from adcert.problems import ExportProblem
-from verify import datasets, onnx_file
-from verify.bounds import bounds, values
+from verify import datasets
+from verify.bounds.evaluation import bounds, values
+from verify.bounds.margins import margin_bounds
 from verify.boxes import box_around, parse_eps
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.files import write_atomically
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.network import Network, build
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model import onnx_file
+from verify.model.network import Network, build
 from verify.version import __version__
 
 FORMATS = {"qdq": "QDQ", "qoperator": "QOperator"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from verify.result import versions
+from verify.tasks.result import versions
 
 SCHEMA_VERSION = 1
 

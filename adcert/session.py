@@ -24,7 +24,7 @@ from adcert.tracing import trace
 from adcert.train import Reporter, placed, train
 from verify.errors import Problem
 from verify.files import write_atomically
-from verify.network import load
+from verify.model.network import load
 
 
 def select_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adcert.data import BENCHMARKS, Benchmark
 from verify import datasets
 from verify.datasets import DataProblem
-from verify.samples import read_data
+from verify.tasks.samples import read_data
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp")
 

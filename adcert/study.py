@@ -29,13 +29,13 @@ from adcert.recipe import Recipe
 from adcert.results import Finding, Outcome
 from adcert.run import Run
 from adcert.train import Reporter
-from verify.effort import Effort
+from verify.bounds.methods import COMPLETE, METHODS
 from verify.files import write_atomically
-from verify.methods import COMPLETE, METHODS
-from verify.network import load as load_network
-from verify.result import Summary, read_verdicts
-from verify.robustness import Verdict
-from verify.task import answer, question_about
+from verify.model.network import load as load_network
+from verify.tasks.effort import Effort
+from verify.tasks.result import Summary, read_verdicts
+from verify.tasks.robustness import Verdict
+from verify.tasks.task import answer, question_about
 
 CONTRACT = "float32-any-order"
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from adcert.data import Benchmark
 from adcert.problems import RunProblem
-from verify.margins import classes, logits_of
-from verify.network import Network, load
-from verify.primitives import Linear, Reshape
-from verify.primitives import Tensor as Value
+from verify.bounds.margins import classes, logits_of
+from verify.core.primitives import Linear, Reshape
+from verify.core.primitives import Tensor as Value
+from verify.model.network import Network, load
 from verify.search.points import differentiable
 
 

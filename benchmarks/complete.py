@@ -11,15 +11,15 @@ import argparse
 import time
 from collections import defaultdict
 
+from verify.bounds.methods import METHODS
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.methods import METHODS
-from verify.network import load
-from verify.robustness import Status, Verdict, verify_classifier
-from verify.rounding import contract_named
-from verify.split_trees import SplitProof
-from verify.task import question_about
+from verify.core.rounding import contract_named
+from verify.model.network import load
+from verify.proofs.certificate import Certificate, Class, decode, encode
+from verify.proofs.split_trees import SplitProof
+from verify.tasks.robustness import Status, Verdict, verify_classifier
+from verify.tasks.task import question_about
 
 
 def main() -> None:

@@ -47,17 +47,17 @@ import torch
 from numpy.typing import NDArray
 from vnncomp import content_of
 
-from verify.bounds import values
+from verify.bounds.crown import crown_bounds, margin_functionals
+from verify.bounds.evaluation import values
+from verify.bounds.margins import functional_bounds
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import InputRange, box_around
 from verify.compiled.engine import CompiledEngine
-from verify.crown import crown_bounds, margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
 from verify.datasets import load as load_data
-from verify.intervals import Interval
-from verify.margins import functional_bounds
-from verify.network import Network, build
-from verify.neuron_bounds import crown_intervals
-from verify.onnx_file import parse
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
+from verify.model.network import Network, build
+from verify.model.onnx_file import parse
 from verify.search.backward import Backward
 from verify.search.optimise import Settings, optimised
 

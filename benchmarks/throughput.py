@@ -20,12 +20,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
 from verify.compiled import compile_bounds
-from verify.intervals import Interval
-from verify.network import build
-from verify.onnx_file import parse
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import build
+from verify.model.onnx_file import parse
 
 Layer = tuple[str, int, int]
 """Kind ("conv" or "dense"), outputs, stride."""

@@ -11,11 +11,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from verify.network import build
-from verify.onnx_file import parse as parse_model
-from verify.properties import cases, holds
-from verify.runtime import Runtime
-from verify.vnnlib import parse as parse_property
+from verify.model.network import build
+from verify.model.onnx_file import parse as parse_model
+from verify.proofs.properties import cases, holds
+from verify.tasks.runtime import Runtime
+from verify.tasks.vnnlib import parse as parse_property
 
 _COMPARISON = re.compile(r"\(\s*(<=|>=)\s+(Y_\d+|[-+.\deE]+)\s+(Y_\d+|[-+.\deE]+)\s*\)")
 _REVERSED = {"<=": ">=", ">=": "<="}

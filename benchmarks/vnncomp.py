@@ -26,15 +26,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from verify.attack import witness_search
-from verify.decision import decide
+from verify.core.rounding import CONTRACTS
 from verify.errors import ModelProblem
-from verify.network import Network, build
-from verify.onnx_file import parse as parse_model
-from verify.rounding import CONTRACTS
-from verify.runtime import Runtime
+from verify.model.network import Network, build
+from verify.model.onnx_file import parse as parse_model
+from verify.tasks.attack import witness_search
+from verify.tasks.decision import decide
+from verify.tasks.runtime import Runtime
+from verify.tasks.vnnlib import parse as parse_property
 from verify.time_limit import OutOfTime, time_limit
-from verify.vnnlib import parse as parse_property
 
 ANSWERS = ("unsat", "sat")
 

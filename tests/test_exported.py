@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from verify.card import card
-from verify.network import load
-from verify.result import Summary
-from verify.robustness import Verdict
-from verify.task import answer, question_about
+from verify.model.network import load
+from verify.tasks.card import card
+from verify.tasks.result import Summary
+from verify.tasks.robustness import Verdict
+from verify.tasks.task import answer, question_about
 
 FOLDER = Path(__file__).parent.parent / "exported"
 MODELS = sorted(FOLDER.glob("*.onnx"))

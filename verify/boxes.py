@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.core.intervals import Interval
+from verify.core.rounding import Array, down
 from verify.errors import Problem
-from verify.intervals import Interval
-from verify.rounding import Array, down
 
 InputRange = tuple[float, float]
 _SHORT_NUMBER = re.compile(r"[^eE]{1,100}([eE][+-]?\d{1,2})?")

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificate import Certificate, Class, Proof, Unreachable, require_size
-from verify.crown import margin_problem
-from verify.environment import require_ieee_arithmetic
+from verify.bounds.crown import margin_problem
+from verify.bounds.margins import classes
+from verify.bounds.maxima import with_relus
+from verify.bounds.methods import PROOFS
+from verify.core.environment import require_ieee_arithmetic
+from verify.core.intervals import Interval
+from verify.core.rounding import CONTRACTS
 from verify.errors import Problem, Rejected
-from verify.input_splits import InputSplits, unproved
-from verify.intervals import Interval
-from verify.margins import classes
-from verify.maxima import with_relus
-from verify.methods import PROOFS
-from verify.network import Network
-from verify.reachability import Exclusion, unreachable, unreachable_over_trees
-from verify.rounding import CONTRACTS
-from verify.split_trees import SplitProof, split_bounds
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Class, Proof, Unreachable, require_size
+from verify.proofs.input_splits import InputSplits, unproved
+from verify.proofs.reachability import Exclusion, unreachable, unreachable_over_trees
+from verify.proofs.split_trees import SplitProof, split_bounds
 
 
 def check(certificate: Certificate, network: Network) -> None:

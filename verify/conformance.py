@@ -18,12 +18,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from verify.bounds import bounds
-from verify.intervals import Interval
-from verify.network import Network, build
-from verify.onnx_file import parse
-from verify.onnx_graph import GraphWriter
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.bounds.evaluation import bounds
+from verify.compiled.onnx_graph import GraphWriter
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network, build
+from verify.model.onnx_file import parse
 
 Floats = NDArray[np.float32]
 Run = Callable[[bytes | Path, NDArray[Any]], list[NDArray[Any]]]

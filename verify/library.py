@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from verify.bounds.methods import COMPLETE
 from verify.boxes import InputRange
-from verify.certificate import Certificate
-from verify.certificate import read as read_certificate
 from verify.check import check, model_of
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.datasets import Dataset
-from verify.decision import Answer
-from verify.effort import Effort
 from verify.errors import ModelProblem, Problem, Rejected
-from verify.methods import COMPLETE
-from verify.network import load
-from verify.property_task import PropertyResult, answer_property
-from verify.result import Question, Summary, result_json
-from verify.robustness import Status, Verdict
-from verify.rounding import FLOAT32_ANY_ORDER
-from verify.samples import labelled, read_data, samples_of
-from verify.task import answer, input_range, question_on
+from verify.model.network import load
+from verify.proofs.certificate import Certificate
+from verify.proofs.certificate import read as read_certificate
+from verify.tasks.decision import Answer
+from verify.tasks.effort import Effort
+from verify.tasks.property_task import PropertyResult, answer_property
+from verify.tasks.result import Question, Summary, result_json
+from verify.tasks.robustness import Status, Verdict
+from verify.tasks.samples import labelled, read_data, samples_of
+from verify.tasks.task import answer, input_range, question_on
 
 if TYPE_CHECKING:
     import onnx

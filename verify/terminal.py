@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verify.bounds.methods import next_method
 from verify.boxes import eps_text
-from verify.functions import Function
-from verify.methods import next_method
-from verify.network import Network
-from verify.primitives import Linear, topological
-from verify.result import Point, Question, Summary
-from verify.robustness import Status, Verdict
-from verify.rounding import contract_named
+from verify.core.functions import Function
+from verify.core.primitives import Linear, topological
+from verify.core.rounding import contract_named
+from verify.model.network import Network
+from verify.tasks.result import Point, Question, Summary
+from verify.tasks.robustness import Status, Verdict
 
 if TYPE_CHECKING:
     from verify.conformance import Finding

@@ -14,7 +14,7 @@ import pytest
 from adcert import quantise, runtime
 from adcert.problems import ExportProblem
 from verify.errors import ModelProblem
-from verify.network import load
+from verify.model.network import load
 
 ROOT = Path(__file__).parent.parent.parent
 STUDENT = ROOT / "exported" / "mnist-0.1-small.onnx"

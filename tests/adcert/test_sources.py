@@ -18,7 +18,7 @@ from adcert.problems import RecipeProblem, RunProblem
 from adcert.progress import Silent, reporter
 from adcert.run import load_trained, open_run
 from verify.datasets import DataProblem
-from verify.network import load
+from verify.model.network import load
 
 COUNT = 90
 

@@ -24,8 +24,8 @@ from adcert.problems import Diverged, RecipeProblem, StudyProblem
 from adcert.recipe import Recipe
 from adcert.results import TO_COME, Finding, Outcome, as_markdown, groups
 from verify import datasets
-from verify.effort import Effort
-from verify.result import Question
+from verify.tasks.effort import Effort
+from verify.tasks.result import Question
 
 STUDY = """
 recipes = ["small.toml"]

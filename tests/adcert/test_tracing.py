@@ -26,11 +26,11 @@ from adcert.tracing import trace
 from adcert.train import learner
 from support import user_models
 from support.user_models import branched, everything, preactivated
-from verify.bounds import bounds as rigorous_bounds
+from verify.bounds.evaluation import bounds as rigorous_bounds
 from verify.boxes import box_around as rigorous_box
 from verify.boxes import parse_eps
-from verify.network import load
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import load
 
 BENCHMARK = Benchmark((1, 16, 16), 5, (0.4,), (0.3,))
 MAKE: dict[str, Callable[[Benchmark], nn.Module]] = {

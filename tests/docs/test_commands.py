@@ -79,7 +79,7 @@ def exit_codes_of_the_program() -> set[int]:
     def kinds(problem: type[Problem]) -> set[type[Problem]]:
         return {problem}.union(*map(kinds, problem.__subclasses__()))
 
-    for module in ("adcert.problems", "verify.datasets", "verify.environment", "verify.vnnlib"):
+    for module in ("adcert.problems", "verify.datasets", "verify.core.environment", "verify.tasks.vnnlib"):
         __import__(module)
     source = (DOCS.parent / "cli.py").read_text()
     written = {int(code) for code in re.findall(r"fail\([^\n]*, (\d+)\)", source)}
@@ -104,7 +104,7 @@ def test_a_defect_and_an_interruption_have_their_codes(monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     for fault, code in ((broken, 70), (interrupted, 130)):
-        monkeypatch.setattr("verify.network.load", fault)
+        monkeypatch.setattr("verify.model.network.load", fault)
         assert adcert_in_process("inspect", "model.onnx").returncode == code
 
 

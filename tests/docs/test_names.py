@@ -18,10 +18,10 @@ from adcert.recipe import CHOICES, Recipe
 from adcert.results import Outcome
 from support.command_line import adcert_in_process
 from support.pages import DOCS, PAGES, ROOT, blocks, section_text
-from verify.methods import METHODS
-from verify.network import load
-from verify.robustness import Status
-from verify.rounding import CONTRACTS
+from verify.bounds.methods import METHODS
+from verify.core.rounding import CONTRACTS
+from verify.model.network import load
+from verify.tasks.robustness import Status
 
 CHOOSING, FILES = DOCS / "choosing.md", DOCS / "files.md"
 MODEL = ROOT / "exported" / "mnist-0.1-small.onnx"

@@ -24,13 +24,13 @@ from support.mutated_certificates import restated, with_another_byte, with_other
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
 from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
-from verify.bounds import bounds
-from verify.certificate import Certificate, encode
-from verify.crown import crown_margins
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.network import Network
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.bounds.crown import crown_margins
+from verify.bounds.evaluation import bounds
+from verify.bounds.margins import margin_bounds
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, encode
 
 KINDS = (random_network, *(partial(random_quantised_network, form=form) for form in FORMS))
 """Of random networks: float32, and quantised ones in both forms."""

@@ -14,15 +14,16 @@ from support.executions import executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, node, run
 from support.operator_cases import CASES, cases_of
 from support.random_networks import random_network
-from verify import affine_forms, neuron_bounds
-from verify.affine_forms import Form, Forms
-from verify.intervals import Interval, interval_rules, midpoint
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.operators import supported
-from verify.primitives import Tensor, topological
-from verify.relaxations import relaxation
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.bounds import affine_forms, neuron_bounds
+from verify.bounds.affine_forms import Form, Forms
+from verify.bounds.crown import crown_bounds
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.relaxations import relaxation
+from verify.core.intervals import Interval, interval_rules, midpoint
+from verify.core.primitives import Tensor, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.model.network import Network
+from verify.model.operators import supported
 
 F32 = np.float32
 
@@ -168,6 +169,18 @@ def test_forms_do_not_depend_on_the_lanes_beside(numbers: int, monkeypatch: pyte
             for tensor, alone in crown_intervals(network, box, FLOAT32_ANY_ORDER).items():
                 for mine, other in zip(alone, together[tensor], strict=True):
                     np.testing.assert_allclose(mine[0], other[lane], rtol=1e-12, atol=1e-12)
+
+
+def test_constants_beside_lanes_with_forms_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lanes at a time, of which the second has no forms."""
+    monkeypatch.setattr(affine_forms, "_MOST_NUMBERS", 4 * 8 * 2)
+    nodes = [node("Relu", ["x"], "a"), node("Concat", ["a", "k"], "b", axis=1), node("Relu", ["b"], "y")]
+    network = network_of(model(nodes, [1, 4], {"k": np.arange(-2, 2, dtype=F32).reshape(1, 4)}))
+    upper = np.ones((4, 1, 4))
+    upper[1] = 0.0
+    functionals = np.broadcast_to(np.eye(8).reshape(1, 8, 1, 8), (4, 8, 1, 8))
+    found = crown_bounds(network, Interval(0.0 * upper, upper), functionals, REAL)
+    np.testing.assert_allclose(found, np.tile([0, 0, 0, 0, 0, 0, 0, 1.0], (4, 1)), atol=1e-9)
 
 
 def test_inputs_between_two_neighbours_do_not_count() -> None:

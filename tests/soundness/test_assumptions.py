@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 from support.mutated_certificates import restated
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
-from verify.activations import neuron_count, relus
-from verify.assumptions import Assumption, assumed
+from verify.bounds.activations import neuron_count, relus
+from verify.bounds.crown import margin_functionals
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
-from verify.intervals import Interval
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.paths import Path, Split
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network
+from verify.proofs.assumptions import Assumption, assumed
+from verify.proofs.certificate import Certificate, Class, decode, encode
+from verify.proofs.paths import Path, Split
+from verify.proofs.split_trees import SplitProof, Tree, split_bounds
 from verify.search import tightening
 from verify.search.branch_and_bound import search
 from verify.search.opening import Opening
-from verify.split_trees import SplitProof, Tree, split_bounds
 
 F32 = np.float32
 

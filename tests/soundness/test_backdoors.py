@@ -16,10 +16,10 @@ import pytest
 from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
+from verify.bounds.margins import margin_bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
-from verify.margins import margin_bounds
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract
 
 F32 = np.float32
 BIG = 2.0**24

@@ -11,9 +11,9 @@ import pytest
 from support.executions import assert_no_execution_leaves_the_bounds
 from support.onnx_models import ALL, DISABLED, network_of, session
 from support.random_networks import random_network
-from verify.bounds import bounds, values
-from verify.intervals import Interval
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.bounds.evaluation import bounds, values
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 
 
 @pytest.mark.parametrize("seed", range(60))

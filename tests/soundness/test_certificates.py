@@ -14,10 +14,10 @@ import pytest
 from support.mutated_certificates import restated, with_another_byte
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode, read
 from verify.check import check, model_of
 from verify.errors import Problem, Rejected
-from verify.network import Network
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Class, decode, encode, read
 
 SIDE = 3
 RNG = np.random.default_rng(5)

@@ -20,15 +20,15 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
 from support.scan_functions import WAYS, Way
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.margins import margin_bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.network import Network, load
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
-from verify.samples import load_samples
+from verify.model.network import Network, load
+from verify.tasks.samples import load_samples
 
 F32 = np.float32
 UNIT_RANGE = (0.0, 1.0)

@@ -13,14 +13,14 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from soundness import test_backdoors as backdoors
 from support.onnx_models import ALL, network_of
 from support.relu_networks import ReluNetwork
+from verify.bounds.crown import margin_functionals
 from verify.boxes import box_around
-from verify.crown import margin_functionals
-from verify.intervals import Interval
-from verify.network import Network
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
+from verify.model.network import Network
+from verify.proofs.split_trees import split_bounds
 from verify.search.branch_and_bound import Outcome, search
 from verify.search.trees import Ending
-from verify.split_trees import split_bounds
 
 NEAR_TIE = 1e-3
 """The oracle computes in floating point: it decides nothing closer to zero than this."""

@@ -16,11 +16,11 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from support.executions import box_of, executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
-from verify.bounds import bounds, values
+from verify.bounds.evaluation import bounds, values
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.neuron_bounds import crown_intervals
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
 
 F32 = np.float32
 

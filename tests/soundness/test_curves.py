@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from support.mutated_certificates import restated, with_another_byte
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.relu_networks import class_certificate
-from verify.activations import activations, smooth
-from verify.assumptions import Assumption, assumed
+from verify.bounds.activations import activations, smooth
+from verify.bounds.crown import margin_functionals
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, Array
 from verify.errors import Problem, Rejected
-from verify.intervals import Interval
-from verify.neuron_bounds import crown_intervals
-from verify.paths import LEAF, Path, Split, leaf_paths
-from verify.rounding import FLOAT32_ANY_ORDER, Array
+from verify.proofs.assumptions import Assumption, assumed
+from verify.proofs.certificate import Certificate, Class, decode, encode
+from verify.proofs.paths import LEAF, Path, Split, leaf_paths
+from verify.proofs.split_trees import SplitProof, leaf_bounds
 from verify.search.branch_and_bound import search
-from verify.split_trees import SplitProof, leaf_bounds
 
 F32 = np.float32
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -19,20 +19,20 @@ from soundness.test_complete import NEAR_TIE, least_margin
 from support.mutated_certificates import with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify.certificate import Certificate, Class, Unreachable, decode, encode
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.check import check
-from verify.decision import Answer, cases_for, decide
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
-from verify.input_splits import InputSplits, parts
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.paths import LEAF
-from verify.properties import Constraint
-from verify.reachability import Exclusion
-from verify.rounding import FLOAT32_ANY_ORDER
-from verify.vnnlib import Property, parse
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Class, Unreachable, decode, encode
+from verify.proofs.input_splits import InputSplits, parts
+from verify.proofs.paths import LEAF
+from verify.proofs.properties import Constraint
+from verify.proofs.reachability import Exclusion
+from verify.tasks.decision import Answer, cases_for, decide
+from verify.tasks.vnnlib import Property, parse
 
 F32 = np.float32
 BOX = Interval(np.array([[-1.0, 0.0, 0.25]]), np.array([[1.0, 0.5, 0.25]]))  # the last input is a single number

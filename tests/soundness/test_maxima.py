@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run, session
 from support.random_networks import random_network
-from verify.activations import neuron_count, relus
+from verify.bounds.activations import neuron_count, relus
+from verify.bounds.crown import margin_problem
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.maxima import with_relus
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import margin_problem
+from verify.core.interpreter import evaluate
+from verify.core.intervals import Interval
+from verify.core.linear_maps import Convolution
+from verify.core.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.errors import Rejected
-from verify.interpreter import evaluate
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.linear_maps import Convolution
-from verify.maxima import with_relus
-from verify.neuron_bounds import crown_intervals
-from verify.paths import Path, Split
-from verify.primitives import POINT_RULES, Clip, Linear, MaxPool, Tensor, topological
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
+from verify.proofs.certificate import Certificate, Class, decode, encode
+from verify.proofs.paths import Path, Split
+from verify.proofs.split_trees import SplitProof, leaf_bounds
 from verify.search.branch_and_bound import search
-from verify.split_trees import SplitProof, leaf_bounds
 
 F32 = np.float32
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from support.executions import executions, sampled_points
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.parity import require_parity
-from verify.bounds import bounds
+from verify.bounds.crown import crown_bounds
+from verify.bounds.evaluation import bounds
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
-from verify.crown import crown_bounds
+from verify.core.intervals import Interval
+from verify.core.primitives import Variance, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.primitives import Variance, topological
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
 
 Floats = NDArray[np.float32]
 

@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
-from verify import decision
-from verify.activations import activations, neuron_count, relus, smooth
-from verify.bounds import values
+from verify.bounds.activations import activations, neuron_count, relus, smooth
+from verify.bounds.crown import margin_functionals
+from verify.bounds.evaluation import values
+from verify.bounds.refinements import Refinement
 from verify.boxes import box_around
-from verify.certificate import Certificate, Unreachable, decode, encode
 from verify.check import check
-from verify.crown import margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
-from verify.intervals import Interval
-from verify.network import Network
-from verify.parts import Parts
-from verify.paths import LEAF, Path, Split
-from verify.refinements import Refinement
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Unreachable, decode, encode
+from verify.proofs.parts import Parts
+from verify.proofs.paths import LEAF, Path, Split
+from verify.proofs.split_trees import SplitProof, split_bounds
 from verify.search.branch_and_bound import search
 from verify.search.partition import Partition
-from verify.split_trees import SplitProof, split_bounds
-from verify.vnnlib import parse
+from verify.tasks import decision
+from verify.tasks.vnnlib import parse
 
 F32 = np.float32
 

@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
-from verify.activations import neuron_count, relus
+from verify.bounds.activations import neuron_count, relus
+from verify.bounds.crown import margin_functionals
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.certificate import Certificate, decode, encode
 from verify.check import check
-from verify.crown import margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import Rejected
-from verify.intervals import Interval
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.paths import Split, splits_of
-from verify.planes import fraction_count, planes_above, sheaves
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, decode, encode
+from verify.proofs.paths import Split, splits_of
+from verify.proofs.planes import fraction_count, planes_above, sheaves
+from verify.proofs.split_trees import SplitProof, leaf_bounds, split_bounds
 from verify.search import opening
 from verify.search.backward import Backward, Fractions
 from verify.search.branch_and_bound import search
 from verify.search.partition import Partition
-from verify.split_trees import SplitProof, leaf_bounds, split_bounds
 
 F32 = np.float32
 
@@ -196,7 +196,7 @@ def test_planes_that_do_not_fit_are_rejected(certificate: Certificate) -> None:
 def test_what_could_not_be_read_is_not_accepted(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that nobody writes it."""
     network, content = problem()[1], encode(certificate)
-    monkeypatch.setattr("verify.certificate._LARGEST_PROOF", 4000)
+    monkeypatch.setattr("verify.proofs.certificate._LARGEST_PROOF", 4000)
     with pytest.raises(Rejected, match="too large"):
         decode(content)
     with pytest.raises(Rejected, match="too large"):

@@ -15,15 +15,15 @@ from support.attention import attention, gated_by_its_mean, heads
 from support.executions import executions, sampled_points
 from support.onnx_models import model, network_of, node
 from support.parity import require_parity
-from verify import network as reading
-from verify.bounds import bounds
+from verify.bounds.crown import crown_bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.crown import crown_bounds
+from verify.core.intervals import Interval
+from verify.core.primitives import Product, Softmax
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.neuron_bounds import crown_intervals
-from verify.primitives import Product, Softmax
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.model import network as reading
 from verify.search.backward import Backward
 
 

@@ -11,13 +11,13 @@ from support.onnx_models import ALL, BASIC, DISABLED, EXTENDED, model, network_o
 from support.quantised_graphs import random_quantised_graph
 from support.quantised_networks import FORMS, random_quantised_network
 from support.random_networks import random_network
-from verify.bounds import bounds, values
-from verify.crown import crown_bounds, crown_margins
+from verify.bounds.crown import crown_bounds, crown_margins
+from verify.bounds.evaluation import bounds, values
+from verify.bounds.margins import margin_bounds
+from verify.core.intervals import Interval
+from verify.core.primitives import Linear, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.primitives import Linear, topological
-from verify.rounding import FLOAT32_ANY_ORDER
 
 
 @pytest.mark.parametrize("seed", range(40))

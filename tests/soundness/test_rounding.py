@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
-from verify.bounds import bounds
-from verify.crown import crown_bounds
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.linear_maps import Convolution
-from verify.network import Network
-from verify.primitives import topological
-from verify.relaxations import relaxation
-from verify.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
-from verify.windows import Window
+from verify.bounds.crown import crown_bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.relaxations import relaxation
+from verify.core.intervals import Interval
+from verify.core.linear_maps import Convolution
+from verify.core.primitives import topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, FLOAT64_UNIT, REAL, Contract, kappa
+from verify.core.windows import Window
+from verify.model.network import Network
 
 F32 = np.float32
 MAGNITUDES = (1.0, 2.0**24, 2.0**-24, 2.0**60, 2.0**-60, 2.0**-126, 2.0**-140, 2.0**-149, 1e17, 3.0, 0.1)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from support.executions import executions
 from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
 from support.scan_functions import fast_gelu_nodes, gelu_nodes, hard_swish_nodes, mish_nodes
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
 from verify.boxes import box_around
+from verify.core.functions import Function
+from verify.core.intervals import Interval
+from verify.core.primitives import topological
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
-from verify.functions import Function
-from verify.intervals import Interval
-from verify.primitives import topological
-from verify.rounding import FLOAT32_ANY_ORDER
 
 F32 = np.float32
 BIG = F32(2**24)

@@ -12,14 +12,14 @@ import pytest
 
 from support.executions import assert_no_execution_leaves_the_bounds, sampled_points
 from support.onnx_models import ALL, BASIC, DISABLED, EXTENDED, model, network_of, node, session
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
 from verify.compiled import compile_bounds
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.neuron_bounds import crown_intervals
-from verify.primitives import Sign
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.core.intervals import Interval
+from verify.core.primitives import Sign
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract
 
 F32 = np.float32
 LEVELS = (DISABLED, BASIC, EXTENDED, ALL)

@@ -12,16 +12,16 @@ from scipy.special import logsumexp
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from support.scan_functions import WAYS, Way
-from verify.activations import activations
-from verify.bounds import bounds
-from verify.crown import crown_margins
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.margins import margin_bounds
-from verify.primitives import topological
-from verify.relaxations import Choice
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
-from verify.softmax import enclosure, plane
+from verify.bounds.activations import activations
+from verify.bounds.crown import crown_margins
+from verify.bounds.evaluation import bounds
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.margins import margin_bounds
+from verify.bounds.relaxations import Choice
+from verify.core.intervals import Interval
+from verify.core.primitives import topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.core.softmax import enclosure, plane
 
 F32 = np.float32
 SCALES = (

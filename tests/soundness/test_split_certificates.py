@@ -15,16 +15,16 @@ import torch
 
 from support.onnx_models import ALL, DISABLED
 from support.relu_networks import ReluNetwork, class_certificate
+from verify.bounds.crown import margin_functionals
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, decode, encode
 from verify.check import check
-from verify.crown import margin_functionals
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
-from verify.network import Network
-from verify.paths import LEAF
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Class, decode, encode
+from verify.proofs.paths import LEAF
+from verify.proofs.split_trees import SplitProof
 from verify.search.branch_and_bound import search
-from verify.split_trees import SplitProof
 
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)
 

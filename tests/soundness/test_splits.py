@@ -11,17 +11,17 @@ import pytest
 
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork, random_executions
-from verify import linear_bounds
-from verify.activations import neuron_count, relus
+from verify.bounds import linear_bounds
+from verify.bounds.activations import neuron_count, relus
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.relaxations import Choice
 from verify.boxes import box_around
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
-from verify.linear_bounds import lower_bounds
-from verify.neuron_bounds import crown_intervals
-from verify.paths import LEAF, Path, Split, leaf_paths
-from verify.planes import fraction_count
-from verify.relaxations import Choice
-from verify.rounding import FLOAT32_ANY_ORDER
-from verify.split_trees import leaf_bounds
+from verify.proofs.paths import LEAF, Path, Split, leaf_paths
+from verify.proofs.planes import fraction_count
+from verify.proofs.split_trees import leaf_bounds
 
 
 @pytest.mark.parametrize("planes", [False, True])

@@ -13,10 +13,10 @@ from torch import nn
 
 from support.executions import executions, sampled_points
 from support.onnx_models import network_of
+from verify.bounds.crown import crown_bounds
 from verify.boxes import box_around
-from verify.crown import crown_bounds
-from verify.intervals import Interval
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 
 
 class Transformer(nn.Module):

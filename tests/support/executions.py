@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, EXTENDED, network_of, session
-from verify.bounds import bounds
+from verify.bounds.crown import crown_margins
+from verify.bounds.evaluation import bounds
+from verify.bounds.margins import margin_bounds
 from verify.boxes import box_around
-from verify.crown import crown_margins
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 
 EXECUTIONS = ((DISABLED, 1, 1), (EXTENDED, 1, 64), (ALL, 1, 64), (ALL, 2, 64), (ALL, 1, 7))
 """Optimisation level, threads, batch size."""

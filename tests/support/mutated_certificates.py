@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.certificate import Certificate, Class
-from verify.input_splits import InputSplits
-from verify.paths import LEAF
+from verify.proofs.certificate import Certificate, Class
+from verify.proofs.input_splits import InputSplits
+from verify.proofs.paths import LEAF
 
 F32 = np.float32
 

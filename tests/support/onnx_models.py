@@ -11,8 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from verify.network import Network, build
-from verify.onnx_file import parse
+from verify.model.network import Network, build
+from verify.model.onnx_file import parse
 
 DISABLED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 BASIC = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.rounding import REAL
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.core.intervals import Interval
+from verify.core.rounding import REAL
+from verify.model.network import Network
 from verify.search.backward import Backward
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from verify.boxes import box_around
-from verify.certificate import Certificate, Class, Proof
-from verify.intervals import Interval
-from verify.network import Network
+from verify.core.intervals import Interval
+from verify.model.network import Network
+from verify.proofs.certificate import Certificate, Class, Proof
 
 Floats = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""How far onnxruntime's elementwise functions are from the real ones: the figures behind `verify/functions.py`.
+"""How far onnxruntime's elementwise functions are from the real ones: the figures behind `verify/core/functions.py`.
 
     PYTHONPATH=.:tests python tests/support/scan_functions.py --stride 8       # --stride 1: all 2^32 numbers
 
@@ -22,9 +22,9 @@ import onnx
 from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, node, session
-from verify import functions
-from verify.functions import Function
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core import functions
+from verify.core.functions import Function
+from verify.core.rounding import FLOAT32_ANY_ORDER
 
 F32 = np.float32
 Floats = NDArray[np.float32]

@@ -14,18 +14,18 @@ from support.onnx_models import ALL, model, network_of, node, run
 from support.operator_cases import CASES, cases_of
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
-from verify.attack import misclassification_search, witness_search
-from verify.bounds import values
+from verify.bounds.evaluation import values
 from verify.boxes import box_around
-from verify.decision import Stage, cases_for, confirmed
-from verify.effort import Effort
+from verify.core.primitives import POINT_RULES
 from verify.errors import ModelProblem
-from verify.operators import supported
-from verify.primitives import POINT_RULES
-from verify.runtime import Runtime
+from verify.model.operators import supported
 from verify.search import points
 from verify.search.points import differentiable
-from verify.vnnlib import parse
+from verify.tasks.attack import misclassification_search, witness_search
+from verify.tasks.decision import Stage, cases_for, confirmed
+from verify.tasks.effort import Effort
+from verify.tasks.runtime import Runtime
+from verify.tasks.vnnlib import parse
 
 F32 = np.float32
 Floats = NDArray[np.float32]

@@ -14,11 +14,11 @@ import pytest
 from onnx import numpy_helper
 
 from support.onnx_models import network_of, newest_opset_of_onnxruntime, session
-from verify.bounds import bounds, values
+from verify.bounds.evaluation import bounds, values
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.operators import supported
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model.operators import supported
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the corpus computes overflows and divisions by zero on purpose

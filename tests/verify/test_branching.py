@@ -10,11 +10,11 @@ import torch
 
 from support.onnx_models import model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify.intervals import Interval
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.paths import LEAF
-from verify.rounding import REAL
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.core.intervals import Interval
+from verify.core.rounding import REAL
+from verify.model.network import Network
+from verify.proofs.paths import LEAF
 from verify.search.backward import Backward, Lanes
 from verify.search.branching import best_splits
 

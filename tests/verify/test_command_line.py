@@ -20,7 +20,7 @@ from support.command_line import ROOT, adcert
 from support.command_line import adcert_in_process as in_process
 from support.onnx_models import ALL, model, node
 from support.relu_networks import ReluNetwork
-from verify.robustness import Status, Verdict
+from verify.tasks.robustness import Status, Verdict
 from verify.version import __version__
 
 
@@ -195,7 +195,7 @@ def interrupted(model: Path, result: Path, sample: int, signal: str = "SIGINT") 
     """verify, and Ctrl-C, or another signal, when it comes to that sample."""
     program = (
         "import sys, signal, cli\n"
-        "from verify import robustness\n"
+        "from verify.tasks import robustness\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in the background\n"
         "original = robustness.box_around\n"
         "calls = []\n"

@@ -11,15 +11,15 @@ import pytest
 from support.executions import box_of
 from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
-from verify import neuron_bounds
-from verify.cones import tilings
-from verify.interpreter import evaluate
-from verify.intervals import Interval
-from verify.maxima import with_relus
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.primitives import POINT_RULES, Tensor, topological
-from verify.rounding import FLOAT32_ANY_ORDER, Array
+from verify.bounds import neuron_bounds
+from verify.bounds.cones import tilings
+from verify.bounds.maxima import with_relus
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.core.interpreter import evaluate
+from verify.core.intervals import Interval
+from verify.core.primitives import POINT_RULES, Tensor, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, Array
+from verify.model.network import Network
 
 
 def points_of(network: Network, seed: int, count: int) -> dict[Tensor, Array]:

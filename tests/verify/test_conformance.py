@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from verify import conformance
 from verify.conformance import PROBES, Configuration, Outcome, findings
-from verify.network import load
+from verify.model.network import load
 
 STUDENT = Path(__file__).parents[2] / "exported" / "mnist-0.1-small.onnx"
 Values = NDArray[Any]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify.crown import margin_functionals
-from verify.intervals import Interval
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.bounds.crown import margin_functionals
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.search.branch_and_bound import search
 from verify.search.descent import ROWS, Descent, Starts, descend
 from verify.search.trees import Ending

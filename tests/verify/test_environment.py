@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import verify
-from verify.environment import require_ieee_arithmetic
+from verify.core.environment import require_ieee_arithmetic
 
 ROOT = Path(verify.__file__).parent.parent
 
@@ -17,7 +17,7 @@ def test_this_process_computes_as_it_should() -> None:
 def test_nothing_is_certified_where_another_library_flushes_subnormal_numbers() -> None:
     program = (
         "import torch\n"
-        "from verify.environment import BrokenArithmetic, require_ieee_arithmetic\n"
+        "from verify.core.environment import BrokenArithmetic, require_ieee_arithmetic\n"
         "assert torch.set_flush_denormal(True)\n"
         "try:\n    require_ieee_arithmetic()\n"
         "except BrokenArithmetic as problem:\n    print(problem)\n"

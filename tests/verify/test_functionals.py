@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from verify.functionals import dot, dot_of_magnitudes, times
+from verify.bounds.functionals import dot, dot_of_magnitudes, times
 
 SHAPE = 3, 5, 4, 6
 """Of terms of matrix products: heads, rows, columns, and terms of each sum."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support.scan_functions import WAYS, Way, measure
-from verify.functions import OWN_ERROR, SAFETY, Function
+from verify.core.functions import OWN_ERROR, SAFETY, Function
 
 BY_NAME = {
     **{way.name: way for way in WAYS if len(way.nodes) == 1},

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from verify.linear_maps import Convolution
-from verify.windows import Window
+from verify.core.linear_maps import Convolution
+from verify.core.windows import Window
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -5,11 +5,11 @@ import pytest
 
 from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.margins import classes, margin_bounds
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.margins import classes, margin_bounds
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
 
 
 def test_shared_weights_cancel_in_a_margin() -> None:

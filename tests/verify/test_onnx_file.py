@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from support.onnx_models import model, network_of, node
 from verify.errors import ModelProblem
-from verify.network import load
+from verify.model.network import load
 
 
 def problem_with(content: bytes) -> str:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_of_onnxruntime, node, run
 from support.operator_cases import CASES, Case, cases_of
-from verify.bounds import bounds, values
+from verify.bounds.evaluation import bounds, values
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.operators import supported
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.model.operators import supported
 
 OLDEST, NEWEST = 9, newest_opset_of_onnxruntime()
 REQUIRED = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.errors import ModelProblem
-from verify.properties import Case, Constraint, Formula, Junction, cases
+from verify.proofs.properties import Case, Constraint, Formula, Junction, cases
 
 F32 = np.float32
 

@@ -9,20 +9,20 @@ import pytest
 
 from support.onnx_models import ALL, model, network_of, node
 from support.relu_networks import ReluNetwork
-from verify import neuron_bounds
-from verify.activations import relus
+from verify.bounds import neuron_bounds
+from verify.bounds.activations import relus
+from verify.bounds.cones import intervals_of
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.pruning import neurons_of, pruned
 from verify.boxes import box_around
-from verify.cones import intervals_of
-from verify.interpreter import evaluate
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.primitives import POINT_RULES, topological
-from verify.pruning import neurons_of, pruned
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.core.interpreter import evaluate
+from verify.core.intervals import Interval
+from verify.core.primitives import POINT_RULES, topological
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract
+from verify.model.network import Network
+from verify.proofs.split_trees import split_bounds
 from verify.search.branch_and_bound import search
-from verify.split_trees import split_bounds
 
 SEEDS = range(30)
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented
 
 from support.onnx_models import ALL, DISABLED, model, network_of, node, run
-from verify.bounds import bounds
+from verify.bounds.evaluation import bounds
+from verify.bounds.margins import margin_bounds
 from verify.boxes import box_around, parse_eps
-from verify.certificate import Certificate, Class, Rejected, decode, encode
 from verify.check import check
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
-from verify.intervals import Interval
-from verify.margins import margin_bounds
-from verify.operators import supported
-from verify.rounding import FLOAT32_ANY_ORDER, REAL
+from verify.model.operators import supported
+from verify.proofs.certificate import Certificate, Class, Rejected, decode, encode
 
 Constants = dict[str, NDArray[Any]]
 RNG = np.random.default_rng(3)

@@ -11,15 +11,15 @@ import torch
 from support.executions import box_of
 from support.onnx_models import model, network_of, node
 from support.random_networks import random_network
-from verify.activations import is_relu
-from verify.cones import tilings
-from verify.intervals import Interval
-from verify.maxima import with_relus
-from verify.network import Network
-from verify.neuron_bounds import crown_intervals
-from verify.primitives import Tensor
-from verify.refinements import Slopes
-from verify.rounding import REAL, Array
+from verify.bounds.activations import is_relu
+from verify.bounds.cones import tilings
+from verify.bounds.maxima import with_relus
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.refinements import Slopes
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import REAL, Array
+from verify.model.network import Network
 from verify.search import refining
 from verify.search.backward import Backward
 from verify.search.refining import slopes_of_elements

@@ -27,7 +27,7 @@ from verify.report.page import page as page_about
 from verify.report.pictures import Pictures, png
 from verify.report.results import ReportProblem
 from verify.report.wording import percent
-from verify.samples import read_data
+from verify.tasks.samples import read_data
 
 ROOT = Path(__file__).parent.parent.parent
 STYLE = (ROOT / "verify" / "report" / "report.css").read_text()
@@ -274,7 +274,7 @@ def test_nothing_in_a_file_becomes_markup(folder: Path) -> None:
     metadata = {"adcert.recipe": HOSTILE.encode("utf8", "replace").decode(), "<b>": "<i>"}
     file = model([node("Gemm", ["x", "w"], "y")], ["n", 16], weights, metadata=metadata)
     (folder / "tiny.onnx").write_bytes(file)
-    from verify import onnx_file
+    from verify.model import onnx_file
 
     hostile = changed(folder, contract=HOSTILE, method=HOSTILE, norm=HOSTILE, versions={HOSTILE: HOSTILE})
     hostile["model"] = {"path": HOSTILE + "/tiny.onnx", "sha256": onnx_file.read(folder / "tiny.onnx").sha256}

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from support.onnx_models import model, node
-from verify import onnx_file
+from verify.model import onnx_file
 from verify.report import read_file, write_report
-from verify.samples import read_data
+from verify.tasks.samples import read_data
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 

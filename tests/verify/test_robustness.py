@@ -14,19 +14,19 @@ import torch
 
 from support.onnx_models import ALL
 from support.relu_networks import ReluNetwork
-from verify import robustness
-from verify.attack import misclassification_search
+from verify.bounds.crown import crown_margins
+from verify.bounds.margins import Labels
+from verify.bounds.methods import PROOFS
 from verify.boxes import box_around
-from verify.crown import crown_margins
-from verify.effort import Effort
-from verify.intervals import Interval
-from verify.margins import Labels
-from verify.methods import PROOFS
-from verify.network import Network
-from verify.robustness import Status, Verdict, _Batch, verify_classifier
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
-from verify.samples import Samples
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array, Contract
+from verify.model.network import Network
 from verify.search import opening
+from verify.tasks import robustness
+from verify.tasks.attack import misclassification_search
+from verify.tasks.effort import Effort
+from verify.tasks.robustness import Status, Verdict, _Batch, verify_classifier
+from verify.tasks.samples import Samples
 from verify.time_limit import can_interrupt
 
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)

@@ -12,18 +12,18 @@ import torch
 from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
-from verify.activations import activations, neuron_count, smooth
+from verify.bounds.activations import activations, neuron_count, smooth
+from verify.bounds.crown import margin_functionals
+from verify.bounds.maxima import with_relus
+from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
-from verify.crown import margin_functionals
-from verify.intervals import Interval
-from verify.maxima import with_relus
-from verify.neuron_bounds import crown_intervals
-from verify.paths import Path, Split, splits_of
-from verify.rounding import FLOAT32_ANY_ORDER, REAL, Array
+from verify.core.intervals import Interval
+from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array
+from verify.proofs.paths import Path, Split, splits_of
+from verify.proofs.split_trees import leaf_bounds, split_bounds
 from verify.search.backward import Backward, _ThroughRelu
 from verify.search.branch_and_bound import Outcome, search
 from verify.search.trees import Ending
-from verify.split_trees import leaf_bounds, split_bounds
 
 
 @pytest.mark.parametrize("pooling", [True, False])

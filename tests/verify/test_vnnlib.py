@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from verify.errors import ModelProblem
-from verify.properties import Constraint, cases, holds
-from verify.vnnlib import Property, VnnlibProblem, parse, read
+from verify.proofs.properties import Constraint, cases, holds
+from verify.tasks.vnnlib import Property, VnnlibProblem, parse, read
 
 F = Fraction
 

@@ -27,14 +27,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from verify.bounds.margins import classes, logits_of
 from verify.boxes import InputRange
 from verify.compiled import linear, rules, smooth
 from verify.compiled.margins import predicted_margins, strict_margins
 from verify.compiled.writer import Bounded, BoundsWriter, layout_of
-from verify.functions import Function
-from verify.margins import classes, logits_of
-from verify.network import Network
-from verify.primitives import (
+from verify.core.functions import Function
+from verify.core.primitives import (
     Clip,
     Concatenate,
     Constant,
@@ -53,7 +52,8 @@ from verify.primitives import (
     Variance,
     topological,
 )
-from verify.rounding import FLOAT32_ANY_ORDER
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.model.network import Network
 from verify.version import __version__
 
 OPSET = 18

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from verify.boxes import InputRange
 from verify.compiled.bounds import compile_bounds
+from verify.core.rounding import Array
 from verify.errors import Problem
-from verify.network import Network
-from verify.rounding import Array
+from verify.model.network import Network
 
 
 class CompiledEngine:

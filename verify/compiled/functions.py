@@ -1,4 +1,4 @@
-"""The elementwise functions of `verify.functions` as ONNX nodes, for graphs that compute them themselves.
+"""The elementwise functions of `verify.core.functions` as ONNX nodes, for graphs that compute them themselves.
 
 The error that `functions` assumes covers an operator of its own as well as the formula that exporters write out: these
 compute each function as well as a deployed network does.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from verify.onnx_graph import GraphWriter
+from verify.compiled.onnx_graph import GraphWriter
 
 
 def _operator(name: str) -> Callable[[GraphWriter, str], str]:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.compiled.writer import LIMIT, UNDERFLOW, UNIT, Bounded, BoundsWriter, Ends, Midpoint, Rectified, layout_of
+from verify.core.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.core.primitives import FLOAT32, Linear, Shape, Tensor
+from verify.core.rounding import FLOAT64_UNIT, Array, kappa
 from verify.errors import ModelProblem
-from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.operators.registry import INTEGERS
-from verify.primitives import FLOAT32, Linear, Shape, Tensor
-from verify.rounding import FLOAT64_UNIT, Array, kappa
+from verify.model.operators.registry import INTEGERS
 
 SPARE = 32
 """Roundings that every linear operation has room for, besides its own and the deployed ones."""

@@ -1,4 +1,4 @@
-"""Lower bounds of the predicted logit minus each other one: as in `verify.margins`, but in the graph."""
+"""Lower bounds of the predicted logit minus each other one: as in `verify.bounds.margins`, but in the graph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from verify.bounds.margins import last_product
 from verify.compiled.linear import Error, above, nearest, rounded
 from verify.compiled.writer import LIMIT, TINY, UNIT, BoundsWriter, layout_of
-from verify.margins import last_product
-from verify.primitives import Clip, Linear, Round, Tensor
-from verify.rounding import FLOAT32_ANY_ORDER
-from verify.softmax import strict_margin
+from verify.core.primitives import Clip, Linear, Round, Tensor
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.core.softmax import strict_margin
 
 
 def predicted_margins(writer: BoundsWriter, output: Tensor, value: str, lower: str, upper: str) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from verify.compiled.linear import SPARE, above
 from verify.compiled.writer import LIMIT, TINY, UNIT, Bounded, BoundsWriter, Ends, Midpoint, Rectified, each, layout_of
+from verify.core.primitives import Shape, Tensor
+from verify.core.rounding import Array, kappa
 from verify.errors import ModelProblem
-from verify.primitives import Shape, Tensor
-from verify.rounding import Array, kappa
 
 _UNBOUNDED_INPUT = 2.0**30
 """The largest sum of magnitudes of an input of a network that has no input range."""

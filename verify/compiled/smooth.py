@@ -9,11 +9,11 @@ import numpy as np
 
 from verify.compiled.functions import WRITTEN
 from verify.compiled.writer import LIMIT, UNDERFLOW, UNIT, Bounded, BoundsWriter, Ends, layout_of
+from verify.core.functions import SAFETY, Function
+from verify.core.primitives import Tensor
+from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.core.softmax import deployed_error
 from verify.errors import ModelProblem
-from verify.functions import SAFETY, Function
-from verify.primitives import Tensor
-from verify.rounding import FLOAT32_ANY_ORDER
-from verify.softmax import deployed_error
 
 _NORMAL = UNDERFLOW * 2.0**24
 """Twice the smallest normal number: a subnormal argument counts as anything between zero and that."""

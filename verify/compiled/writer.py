@@ -11,10 +11,10 @@ import numpy as np
 from onnx import TensorProto
 
 from verify.boxes import InputRange
+from verify.compiled.onnx_graph import GraphWriter
+from verify.core.primitives import Shape, Tensor
+from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
-from verify.onnx_graph import GraphWriter
-from verify.primitives import Shape, Tensor
-from verify.rounding import FLOAT32_ANY_ORDER
 
 UNIT, UNDERFLOW = FLOAT32_ANY_ORDER.unit, FLOAT32_ANY_ORDER.underflow
 TINY = 2.0**-140

@@ -31,7 +31,7 @@ class DataProblem(Problem):
 class Dataset:
     """Images as uint8, N x C x H x W, with labels as int64, N.
 
-    A file of the user's (`verify.samples.read_data`) has no split, and may hold float32 of any shape instead.
+    A file of the user's (`verify.tasks.samples.read_data`) has no split, and may hold float32 of any shape instead.
     """
 
     name: str

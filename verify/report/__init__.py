@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from verify import onnx_file
 from verify.datasets import Dataset
 from verify.errors import ModelProblem
 from verify.files import write_atomically
-from verify.onnx_file import OnnxFile
+from verify.model import onnx_file
+from verify.model.onnx_file import OnnxFile
 from verify.report.page import page
 from verify.report.pictures import Library, pictures_of
 from verify.report.results import ReportProblem, Result, read_result

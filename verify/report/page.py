@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from verify.onnx_file import OnnxFile
+from verify.model.onnx_file import OnnxFile
 from verify.report import sections
 from verify.report.charts import patterns
 from verify.report.markup import Html, tag

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify import datasets
+from verify.core.rounding import Array
 from verify.datasets import DataProblem, Dataset
 from verify.report.results import Outcome, Result, Sample
-from verify.rounding import Array
-from verify.samples import read_data
+from verify.tasks.samples import read_data
 
 Pixels = NDArray[np.uint8]
 """Height x width, or height x width x 3."""

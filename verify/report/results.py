@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from verify.boxes import eps_text
 from verify.errors import Problem
-from verify.result import SCHEMA_VERSION
+from verify.tasks.result import SCHEMA_VERSION
 
 
 class ReportProblem(Problem):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from verify.datasets import CLASS_NAMES
-from verify.onnx_file import OnnxFile
+from verify.model.onnx_file import OnnxFile
 from verify.report.charts import Series, accuracy_over_eps, margins, shares
 from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag

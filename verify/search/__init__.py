@@ -1,6 +1,7 @@
 """The search for proofs: heuristic, in floating point, on a CPU or GPU (torch).
 
-Nothing here is trusted: what is found is handed to `verify.split_trees` or `verify.reachability`, which establish it.
+Nothing here is trusted: what is found is handed to `verify.proofs.split_trees` or `verify.proofs.reachability`, which
+establish it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights, slopes and multipliers for bounds that assume a counterexample (`verify.assumptions`).
+"""Weights, slopes and multipliers for bounds that assume a counterexample (`verify.proofs.assumptions`).
 
 That a functional of the output plus a constant is not positive is the sign of one more neuron, which reads it: so its
 weights are multipliers like those of splits, and are optimised with them.
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import activations, is_relu
-from verify.assumptions import Assumption, assumed
-from verify.intervals import Interval
-from verify.linear_maps import Dense
-from verify.paths import Path, Split, splits_of
-from verify.primitives import LeakyRelu, Linear, Reshape, Tensor
-from verify.rounding import Array, Contract
+from verify.bounds.activations import activations, is_relu
+from verify.core.intervals import Interval
+from verify.core.linear_maps import Dense
+from verify.core.primitives import LeakyRelu, Linear, Reshape, Tensor
+from verify.core.rounding import Array, Contract
+from verify.proofs.assumptions import Assumption, assumed
+from verify.proofs.paths import Path, Split, splits_of
 from verify.search.backward import Backward, Lanes
 from verify.search.optimise import Settings, optimised
 

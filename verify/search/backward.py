@@ -1,4 +1,5 @@
-"""Linear bounds by backward substitution in torch: as in `verify.linear_bounds`, but differentiable, and approximate.
+"""Linear bounds by backward substitution in torch: as in `verify.bounds.linear_bounds`, but differentiable, and
+approximate.
 
 One functional per lane; every array has the lanes in front. All neurons of all activations stand side by side in one
 vector, in the order of `activations`.
@@ -15,15 +16,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from verify.activations import activations, is_relu, neuron_count, smooth
-from verify.curves import CROWN_SLOPE
-from verify.functions import Function
-from verify.intervals import Interval
-from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.lines import Winners, lines_around, places_of, ratio, winners
-from verify.paths import Splits
-from verify.planes import reads_dense_layer, what_is_read
-from verify.primitives import (
+from verify.bounds.activations import activations, is_relu, neuron_count, smooth
+from verify.bounds.curves import CROWN_SLOPE
+from verify.bounds.lines import Winners, lines_around, places_of, ratio, winners
+from verify.core.functions import Function
+from verify.core.intervals import Interval
+from verify.core.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.core.primitives import (
     Clip,
     Concatenate,
     Constant,
@@ -46,9 +45,11 @@ from verify.primitives import (
     Variance,
     topological,
 )
-from verify.rounding import REAL
+from verify.core.rounding import REAL
+from verify.core.softmax import Plane, has_plane, plane
+from verify.proofs.paths import Splits
+from verify.proofs.planes import reads_dense_layer, what_is_read
 from verify.search.curves import Cells, line
-from verify.softmax import Plane, has_plane, plane
 
 Values = torch.Tensor
 
@@ -124,8 +125,8 @@ class Lanes:
 
 
 class Above(NamedTuple):
-    """Planes above some neurons of a ReLU (`verify.planes`): the numbers of these, slopes (lanes x rows x inputs) and
-    offsets (lanes x rows)."""
+    """Planes above some neurons of a ReLU (`verify.proofs.planes`): the numbers of these, slopes (lanes x rows x
+    inputs) and offsets (lanes x rows)."""
 
     rows: Values
     slope: Values

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from verify.choices import leaves_at_a_time
-from verify.paths import splits_of
-from verify.rounding import Contract, down
+from verify.core.rounding import Contract, down
+from verify.proofs.choices import leaves_at_a_time
+from verify.proofs.paths import splits_of
+from verify.proofs.split_trees import leaf_bounds
 from verify.search import planes
 from verify.search.assumptions import Region
 from verify.search.backward import Backward, Fractions, Lanes, Values
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.trees import Box, Leaves, Node, Task, by_box
-from verify.split_trees import leaf_bounds
 
 _WEIGHTS_AT_A_TIME = 2**20
 """Of planes above neurons, of all leaves that are bounded together."""

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from verify.activations import smooth
-from verify.cones import intervals_of
-from verify.intervals import Interval
-from verify.network import Network
-from verify.parts import Parts, of_each
-from verify.paths import LEAF, Split
-from verify.primitives import Tensor
-from verify.pruning import pruned
-from verify.rounding import Array, Contract
+from verify.bounds.activations import smooth
+from verify.bounds.cones import intervals_of
+from verify.bounds.pruning import pruned
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array, Contract
+from verify.model.network import Network
+from verify.proofs.parts import Parts, of_each
+from verify.proofs.paths import LEAF, Split
+from verify.proofs.split_trees import SplitProof
 from verify.search.backward import Backward
 from verify.search.bounding import Bounding, share
 from verify.search.branching import best_splits
@@ -35,7 +36,6 @@ from verify.search.query import Query
 from verify.search.refuting import Refute, Refuting
 from verify.search.tightening import Tightening
 from verify.search.trees import Box, Ending, Leaves, Node, Task, about_the_whole, tree_of
-from verify.split_trees import SplitProof
 
 AT_LEAVES = Settings(iterations=4, slope_step=0.1, multiplier_step=0.5, decay=0.8)
 AT_ENDS = Settings(iterations=100, slope_step=0.0, multiplier_step=0.5, decay=0.98)

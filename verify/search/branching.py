@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from verify.paths import LEAF
+from verify.proofs.paths import LEAF
 from verify.search.backward import Above, Backward, Fractions, Lanes, Values
 
 _TRIALS = 3

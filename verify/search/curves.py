@@ -1,4 +1,4 @@
-"""Lines around smooth functions in torch, whose slopes are chosen: as in `verify.curves`, but differentiable."""
+"""Lines around smooth functions in torch, whose slopes are chosen: as in `verify.bounds.curves`, but differentiable."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from verify.curves import NEAR_CROWN, Curve
-from verify.intervals import Interval
-from verify.primitives import Tensor
-from verify.rounding import REAL, Array
+from verify.bounds.curves import NEAR_CROWN, Curve
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import REAL, Array
 
 Values = torch.Tensor
 

@@ -5,7 +5,7 @@ together, each along the input that the bound depends on most: by the magnitude 
 
 A part is proved for an alternative, a conjunction of constraints, by one linear combination of these: where none of
 them is violated throughout the part, a sum of them often is, since their linear bounds do not fall in the same corner.
-Bounds are the rigorous ones of `verify.reachability`, which remembers what they prove.
+Bounds are the rigorous ones of `verify.proofs.reachability`, which remembers what they prove.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.input_splits import InputSplits
-from verify.intervals import Interval
-from verify.network import Network
-from verify.paths import LEAF
-from verify.primitives import topological
-from verify.reachability import Exclusion
-from verify.rounding import Array
+from verify.core.intervals import Interval
+from verify.core.primitives import topological
+from verify.core.rounding import Array
+from verify.model.network import Network
+from verify.proofs.input_splits import InputSplits
+from verify.proofs.paths import LEAF
+from verify.proofs.reachability import Exclusion
 from verify.search.backward import Values
 from verify.search.points import differentiable
 

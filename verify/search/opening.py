@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import relus
-from verify.cones import intervals_of
-from verify.intervals import Interval
-from verify.linear_bounds import lower_bounds
-from verify.neuron_bounds import crown_intervals
-from verify.parts import Parts
-from verify.planes import fraction_count
-from verify.primitives import Tensor
-from verify.refinements import Choose, Refinement, Slopes
-from verify.rounding import Array, down
+from verify.bounds.activations import relus
+from verify.bounds.cones import intervals_of
+from verify.bounds.linear_bounds import lower_bounds
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.refinements import Choose, Refinement, Slopes
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array, down
+from verify.proofs.parts import Parts
+from verify.proofs.planes import fraction_count
+from verify.proofs.split_trees import SplitProof
 from verify.search import planes
 from verify.search.assumptions import Assuming, Region
 from verify.search.backward import Values
@@ -33,7 +34,6 @@ from verify.search.query import Query
 from verify.search.refining import slopes_of_elements
 from verify.search.refuting import Refuting
 from verify.search.trees import Box, Node, Task, about_the_whole
-from verify.split_trees import SplitProof
 
 AT_ROOT = Settings(iterations=60, slope_step=0.25, multiplier_step=0.0, decay=0.97)
 AT_PLANES = Settings(iterations=150, slope_step=0.1, multiplier_step=0.0, decay=0.98)

@@ -1,4 +1,4 @@
-"""Branch and bound over parts of a box whose neurons are all bounded anew (`verify.parts`).
+"""Branch and bound over parts of a box whose neurons are all bounded anew (`verify.proofs.parts`).
 
 The worst part is split first, at a neuron of the earliest ReLU that has an open one: what its sign tells tightens the
 bounds of all that lies behind. Bounds are the rigorous ones, so that no leaf needs to be looked at again.
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import relus, smooth
-from verify.intervals import Interval
-from verify.parts import Parts
-from verify.paths import LEAF, Path, Split, splits_of
-from verify.primitives import Tensor
-from verify.rounding import Array
+from verify.bounds.activations import relus, smooth
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array
+from verify.proofs.parts import Parts
+from verify.proofs.paths import LEAF, Path, Split, splits_of
 from verify.search.backward import Backward, Values
 
 _RECENT = 64

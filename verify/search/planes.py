@@ -1,4 +1,5 @@
-"""Fractions of weights, for planes above neurons (`verify.planes`): from the leaves of a search to torch, and back."""
+"""Fractions of weights, for planes above neurons (`verify.proofs.planes`): from the leaves of a search to torch, and
+back."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import relus
-from verify.planes import sheaves, what_is_read
-from verify.primitives import Tensor
-from verify.rounding import Array
+from verify.bounds.activations import relus
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array
+from verify.proofs.planes import sheaves, what_is_read
 from verify.search.backward import Backward, Fractions, Values
 from verify.search.trees import Box, Leaves, by_box
 

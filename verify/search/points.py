@@ -14,12 +14,10 @@ import torch
 from torch import Tensor as Values
 from torch.nn import functional
 
-from verify.errors import ModelProblem
-from verify.functions import Function
-from verify.interpreter import evaluate
-from verify.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
-from verify.network import Network
-from verify.primitives import (
+from verify.core.functions import Function
+from verify.core.interpreter import evaluate
+from verify.core.linear_maps import Convolution, Dense, Diagonal, LinearMap, Reduction, Scaled
+from verify.core.primitives import (
     Clip,
     Concatenate,
     Constant,
@@ -40,8 +38,10 @@ from verify.primitives import (
     Variance,
     topological,
 )
-from verify.rounding import Array
-from verify.windows import Window
+from verify.core.rounding import Array
+from verify.core.windows import Window
+from verify.errors import ModelProblem
+from verify.model.network import Network
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.cones import Cone
-from verify.intervals import Interval
-from verify.network import Network
-from verify.parts import Parts
-from verify.primitives import Tensor
-from verify.rounding import Array, Contract
+from verify.bounds.cones import Cone
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array, Contract
+from verify.model.network import Network
+from verify.proofs.parts import Parts
 from verify.search.backward import Backward
 
 

@@ -1,5 +1,5 @@
 """Slopes that make the bounds of what single neurons read tight, block by block: a neuron of a convolution depends on
-a small part of the network (`verify.cones`), and the slopes of what lies outside that do not matter."""
+a small part of the network (`verify.bounds.cones`), and the slopes of what lies outside that do not matter."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.activations import activations, neuron_count
-from verify.blocks import cheapest_tilings
-from verify.cones import Tiles, intervals_of
-from verify.intervals import Interval
-from verify.primitives import Tensor
-from verify.refinements import Slopes
+from verify.bounds.activations import activations, neuron_count
+from verify.bounds.blocks import cheapest_tilings
+from verify.bounds.cones import Tiles, intervals_of
+from verify.bounds.refinements import Slopes
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
 from verify.search.backward import Backward
 from verify.search.optimise import Settings, optimised
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.intervals import Interval
-from verify.network import Network
+from verify.core.intervals import Interval
+from verify.model.network import Network
 from verify.search.backward import Values
 from verify.search.descent import ROWS, STEPS, Starts, descend
 from verify.search.points import differentiable

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from verify.paths import LEAF
+from verify.proofs.paths import LEAF
 from verify.search.bounding import Bounding
 from verify.search.optimise import Settings
 from verify.search.trees import Node, Task

@@ -16,19 +16,19 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.activations import activations, neuron_count
-from verify.assumptions import Assumption
-from verify.cones import Cone
-from verify.paths import LEAF, Path
-from verify.planes import fractions_of_whole
-from verify.primitives import Tensor
-from verify.pruning import neurons_of
-from verify.refinements import Refinement
-from verify.rounding import Array
+from verify.bounds.activations import activations, neuron_count
+from verify.bounds.cones import Cone
+from verify.bounds.pruning import neurons_of
+from verify.bounds.refinements import Refinement
+from verify.core.primitives import Tensor
+from verify.core.rounding import Array
+from verify.proofs.assumptions import Assumption
+from verify.proofs.paths import LEAF, Path
+from verify.proofs.planes import fractions_of_whole
+from verify.proofs.split_trees import SplitProof, Tree
 from verify.search.assumptions import Assuming, Region
 from verify.search.descent import Descent
 from verify.search.partition import Partition, leaves_to_come
-from verify.split_trees import SplitProof, Tree
 from verify.time_limit import OutOfTime, time_limit
 
 _RECENT = 64

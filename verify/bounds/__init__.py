@@ -1,0 +1,1 @@
+"""Bounds of what a network computes over a box: by intervals, and by linear functions."""

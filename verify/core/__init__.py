@@ -1,0 +1,1 @@
+"""What a network computes, in a few operations, and how they round: on points and on intervals."""

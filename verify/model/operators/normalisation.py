@@ -1,0 +1,102 @@
+"""Normalisation: by statistics of the training data, which are constants, or by those of the values themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from verify.core.functions import SQUARE, power
+from verify.core.primitives import Linear, Tensor
+from verify.model.operators.arithmetic import multiplied, reduce_over, sub
+from verify.model.operators.movement import reduced
+from verify.model.operators.registry import Node, Operand, operator
+
+
+@operator("BatchNormalization", 7, 9, 14, 15)
+def batch_normalization(
+    node: Node, x: Operand, scale: Operand, shift: Operand, mean: Operand, variance: Operand
+) -> Tensor:
+    """s (x - mean) + beta with s = gamma / sqrt(variance + epsilon): eight operations, in any arrangement, of which the
+    square root has an error of up to eight roundings (older runtimes approximate it)."""
+    if node.flag("training_mode") or not node.flag("spatial", 1) or node.outputs > 1:
+        node.refuse("training mode and per-element statistics are not supported")
+    node.attribute("momentum")
+    x = node.tensor(x)
+    per_channel = (-1, *[1] * (len(x.shape) - 2))
+    gamma, beta, mu, sigma2 = (
+        node.weights(operand, what).reshape(per_channel)
+        for operand, what in (
+            (scale, "the scale"),
+            (shift, "the shift"),
+            (mean, "the mean"),
+            (variance, "the variance"),
+        )
+    )
+    if any(operand.shape != x.shape[1:2] for operand in (scale, shift, mean, variance)):
+        node.refuse(f"the statistics are not one number for each channel of {x.shape}")
+    total = sigma2 + float(np.float32(node.attribute("epsilon", 1e-5)))
+    if not ((total > 0) & (total < 2.0**126)).all():
+        node.refuse("the variance plus epsilon is not positive, or overflows")
+    inverse = 1.0 / np.sqrt(total)
+    s = gamma * inverse
+    primitive = Linear.elementwise(
+        s,
+        beta - mu * s,
+        roundings=16,
+        magnitude=np.abs(beta) + np.abs(mu * s),
+        factor=float(inverse.max()),
+        constant=float((np.maximum(inverse, 1.0) * np.abs(mu)).max()),
+        scalings=6,
+    )
+    return node.result(primitive, x, shape=x.shape)
+
+
+@operator("LayerNormalization", 17)
+def layer_normalization(node: Node, x: Operand, scale: Operand, shift: Operand | None = None) -> list[Operand]:
+    """(x - mean) / sqrt(variance + epsilon) over the axes from `axis` on, with a scale and a shift; the mean; and the
+    inverse of the root. `verify.model.variances` knows how runtimes compute a variance."""
+    x = node.tensor(x)
+    axes = _last_axes(node, x)
+    mean = reduce_over(node, x, axes, mean=True, keep=True)
+    deviation = node.tensor(sub(node, x, mean))
+    inverse = _inverse_root_of_mean_squares(node, deviation, axes)
+    found: list[Operand] = [_scaled(node, multiplied(node, deviation, inverse), scale, shift), mean, inverse]
+    return found[: node.outputs]
+
+
+@operator("RMSNormalization", 23)
+def rms_normalization(node: Node, x: Operand, scale: Operand) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon), with a scale."""
+    x = node.tensor(x)
+    return _scaled(node, multiplied(node, x, _inverse_root_of_mean_squares(node, x, _last_axes(node, x))), scale, None)
+
+
+def _last_axes(node: Node, x: Tensor) -> list[int]:
+    if node.attribute("stash_type", 1) != 1:
+        node.refuse("statistics in another type than float32 are not supported")
+    rank = len(x.shape)
+    return list(range(reduced(node.attribute("axis", -1), rank, node), rank))
+
+
+def _inverse_root_of_mean_squares(node: Node, x: Tensor, axes: list[int]) -> Tensor:
+    """(mean(x^2) + epsilon)^(-1/2): the error that `functions` assumes has room for a root and a division."""
+    squares = reduce_over(node, node.result(SQUARE, x, shape=x.shape), axes, mean=True, keep=True)
+    epsilon = np.array(float(np.float32(node.attribute("epsilon", 1e-5))))
+    if not 0 <= epsilon < math.inf:
+        node.refuse("epsilon is negative or not finite")
+    total = node.result(Linear.elementwise(np.ones(()), epsilon, roundings=1), squares, shape=squares.shape)
+    return node.result(power(-0.5), total, shape=total.shape)
+
+
+def _scaled(node: Node, x: Tensor, scale: Operand, shift: Operand | None) -> Tensor:
+    """Two roundings, and one more where a runtime divides the scale by the root of the variance first: the quotient may
+    be 2^75 times as large, and what it loses by underflow grows with x less its mean, up to 2^63."""
+    factors = node.weights(scale, "the scale")
+    summands = np.zeros(()) if shift is None else node.weights(shift, "the shift")
+    if any(np.broadcast_shapes(values.shape, x.shape) != x.shape for values in (factors, summands)):
+        node.refuse(f"a scale and a shift of shapes {factors.shape} and {summands.shape} do not fit {x.shape}")
+    scaling = Linear.elementwise(factors, summands, roundings=3)
+    scaling = replace(scaling, gain=scaling.gain * 2.0**64, row_sum=scaling.row_sum * 2.0**75)
+    return node.result(scaling, x, shape=x.shape)

@@ -1,0 +1,1 @@
+"""What certificates hold, and the proofs that they make: over splits of neurons and of inputs."""

@@ -1,0 +1,1 @@
+"""What users ask for: classifiers on samples, properties, attacks, and the files that hold the answers."""

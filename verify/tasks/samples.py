@@ -1,0 +1,103 @@
+"""The labelled inputs that a verification is about, in the shape that the model takes."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify import datasets
+from verify.boxes import InputRange
+from verify.core.primitives import Shape
+from verify.datasets import DataProblem, Dataset
+
+
+@dataclass(frozen=True)
+class Samples:
+    """inputs: float32, N x the shape of the model's input. labels: int64, N. start: index of the first one.
+
+    natural_range: [0, 1] for images that were stored as bytes and scaled, else None.
+    """
+
+    name: str
+    split: str | None
+    start: int
+    sha256: str
+    inputs: NDArray[np.float32] = field(repr=False)
+    labels: NDArray[np.int64] = field(repr=False)
+    natural_range: InputRange | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def after(self, done: int) -> Samples:
+        """The samples without the first `done`."""
+        return replace(self, start=self.start + done, inputs=self.inputs[done:], labels=self.labels[done:])
+
+
+def load_samples(source: str, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
+    """The samples start, start + 1, ... of a data set's test split, or of an .npz file with arrays x and y.
+
+    shape: of the model's input. sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
+    """
+    return samples_of(read_data(source), shape, start=start, count=count)
+
+
+def samples_of(dataset: Dataset, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
+    """The same of data that were read already."""
+    x, y, name = dataset.images, dataset.labels, dataset.name
+    if not 0 <= start < len(y):
+        raise DataProblem(f"there is no sample {start}: {name} holds {len(y)}")
+    part = slice(start, None if count is None else start + count)
+    stored_as_bytes = x.dtype == np.uint8
+    inputs = x[part].astype(np.float32) / np.float32(255) if stored_as_bytes else x[part]
+    inputs = _fitted(inputs, shape, name)
+    natural_range = (0.0, 1.0) if stored_as_bytes else None
+    return Samples(name, dataset.split, start, dataset.sha256, inputs, y[part], natural_range)
+
+
+def labelled(name: str, x: NDArray[Any], y: NDArray[Any]) -> Dataset:
+    """Arrays as data, N inputs with N labels; raises DataProblem, which calls them `name`, if they are not that."""
+    if x.dtype not in (np.float32, np.uint8) or y.dtype.kind not in "iu":
+        raise DataProblem(f"{name}: x must be float32 or uint8 and y integers, not {x.dtype} and {y.dtype}")
+    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y) or not len(y):
+        raise DataProblem(f"{name}: x of shape {x.shape} and y of shape {y.shape} are not N samples with N labels")
+    return Dataset(Path(name).name, None, x, y.astype(np.int64))
+
+
+def read_data(source: str, *, download: bool = True) -> Dataset:
+    """A data set's test split, or an .npz file with arrays x and y, as stored; raises DataProblem."""
+    if source.endswith(".npz"):
+        return labelled(source, *_read_npz(Path(source)))
+    return datasets.load(source, "test", download=download)
+
+
+def _fitted(x: NDArray[np.float32], shape: Shape, name: str) -> NDArray[np.float32]:
+    """x in the model's input shape, where that only means to add or drop axes of length one, or to flatten."""
+
+    def essential(extents: Shape) -> Shape:
+        return tuple(size for size in extents if size != 1)
+
+    flat = (int(np.prod(x.shape[1:])),)
+    if essential(shape) not in (essential(x.shape[1:]), essential(flat)):
+        raise DataProblem(f"the model takes inputs of shape {shape}, but those of {name} have shape {x.shape[1:]}")
+    return np.ascontiguousarray(x.reshape(len(x), *shape))
+
+
+_BROKEN = zipfile.BadZipFile, zlib.error
+"""What a damaged archive raises, besides much else."""
+
+
+def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["x"], file["y"]
+    except KeyError as error:
+        raise DataProblem(f"{path} does not hold the arrays x and y") from error
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, RuntimeError, *_BROKEN) as error:
+        raise DataProblem(f"cannot read {path} ({error})") from error
