@@ -105,7 +105,8 @@ def show_summary(question: Question, summary: Summary) -> None:
         table.add_row("undecided", f"{summary.undecided}{advice}")
     table.add_row("time", f"{summary.time_s:.2f} s")
     if question.method:
-        table.add_row("proved", contract_named(question.contract).scope)
+        trust = "; intervals as onnxruntime computed them here" if question.engine == "onnx" else ""
+        table.add_row("proved", f"{contract_named(question.contract).scope}{trust}")
     CONSOLE.print(table)
 
 

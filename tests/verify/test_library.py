@@ -172,6 +172,7 @@ def test_a_report_shows_the_arrays_and_compares(tmp_path: Path) -> None:
         ({"eps": float("nan")}, "must be a decimal"),
         ({"method": "magic"}, "unknown method 'magic'"),
         ({"method": "attack"}, "unknown method 'attack'"),
+        ({"method": "complete", "timeout_s": -5}, "a time limit of -5 s leaves no time"),
         ({"contract": "any"}, "unknown contract 'any'"),
     ],
 )

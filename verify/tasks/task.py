@@ -85,6 +85,8 @@ def question_on(
     if engine == "onnx" and contract != FLOAT32_ANY_ORDER.name:
         raise Problem(f"the engine onnx computes in float32, and so knows the contract {FLOAT32_ANY_ORDER.name} only")
     ways_of(method)
+    if timeout_s is not None and not timeout_s > 0:
+        raise Problem(f"a time limit of {timeout_s:g} s leaves no time: say how many seconds")
     eps = eps or network.metadata.get("adcert.eps")
     if not eps:
         raise Problem("the model does not name its eps: say which with --eps")
