@@ -599,7 +599,9 @@ def main() -> None:
     # Threads that wait must not spin: beside any other busy process that makes a step ten times as slow. Read by OpenMP
     # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Processes that train together are ended at once: one that waits for another would never hear of it.
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(commands(standalone_mode=False) or 0)
     except Problem as problem:

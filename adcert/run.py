@@ -164,10 +164,10 @@ class Run:
         }
         write_atomically(self.model_path, _serialized(content))
 
-    @processes.by_first
     def discard_unless_begun(self) -> None:
         """Remove the folder if no epoch was finished in it, so that it is not in the way of another try."""
-        if not any(self.folder.rglob(self.checkpoint_path.name)) and not self.finished:
+        # No process waits for the others: what failed in one of them may not have failed in all.
+        if processes.rank() == 0 and not any(self.folder.rglob(self.checkpoint_path.name)):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @processes.by_first
