@@ -338,35 +338,33 @@ def attack_command(
         say(f"{out}: {found} counterexample{'' if found == 1 else 's'}")
 
 
-@commands.command("check", short_help="Establish anew what certificates say.")
-@click.argument("certificates", nargs=-1, required=True, type=PATH, metavar="CERTIFICATE...")
+@commands.command("check", short_help="Establish anew what certificates and results say.")
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="CERTIFICATE|RESULT...")
 @click.option("--model", metavar="FILE", type=PATH, help="The model. Default: found by its name.")
+@click.option("--data", metavar="NAME", help="Where a result's samples are from, if its own name does not suffice.")
 @quiet_option
-def check_command(certificates: tuple[Path, ...], model: Path | None) -> int:
-    """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not."""
-    from verify.check import check, model_of
-    from verify.errors import Rejected
-    from verify.model.network import Network, load
-    from verify.proofs.certificate import read
+def check_command(files: tuple[Path, ...], model: Path | None, data: str | None) -> int:
+    """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not.
 
-    networks: dict[Path, Network] = {}
+    A RESULT (of `verify --json --certificates`) is valid if each certificate that it needs is, and is about the very
+    sample of the data, or case of the property, that it should be about.
+    """
+    from verify.judgement import Judge
+
+    judge = Judge(model, data)
+    verdicts: Counter[str] = Counter(valid=0, rejected=0)
     statements: Counter[str] = Counter()
-    rejected = 0
-    for path in certificates:
-        try:
-            certificate = read(path)
-            file = model or model_of(certificate, path)
-            networks[file] = networks[file] if file in networks else load(file)
-            check(certificate, networks[file])
-            statements[certificate.statement] += 1
-            click.echo(f"{path}: valid")
-        except Rejected as reason:
-            rejected += 1
-            click.echo(f"{path}: rejected: {reason}")
-    say(f"{len(certificates) - rejected} valid, {rejected} rejected")
+    for path in files:
+        for judgement in judge(path):
+            verdict = "rejected" if judgement.rejected else "valid"
+            click.echo(f"{judgement.subject}: {verdict}" + (f": {judgement.rejected}" if judgement.rejected else ""))
+            verdicts[verdict] += 1
+            if judgement.statement:
+                statements[judgement.statement] += 1
+    say(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     for statement, count in statements.items():
         say(f"{count} of them: {statement}")
-    return 1 if rejected else 0
+    return 1 if verdicts["rejected"] else 0
 
 
 @commands.command("report", short_help="Make one HTML page of result files.")

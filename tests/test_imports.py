@@ -107,6 +107,8 @@ def test_verification_by_intervals_loads_neither_torch_nor_onnxruntime_nor_train
 
 def test_the_checker_needs_numpy_and_onnx_only(tmp_path: Path) -> None:
     model = ROOT / "exported" / "mnist-0.1-small.onnx"
-    modules_after("verify", str(model), "--count", "5", "--certificates", str(tmp_path))
-    loaded = modules_after("check", *map(str, tmp_path.iterdir()), "--model", str(model))
-    assert not {"torch", "onnxruntime", "adcert", "rich", "pooch"} & loaded
+    result, proofs = tmp_path / "result.json", tmp_path / "proofs"
+    modules_after("verify", str(model), "--count", "5", "--json", str(result), "--certificates", str(proofs))
+    for checked in (proofs.iterdir(), [result]):
+        loaded = modules_after("check", *map(str, checked), "--model", str(model))
+        assert not {"torch", "onnxruntime", "adcert", "rich", "pooch"} & loaded

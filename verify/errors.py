@@ -8,7 +8,7 @@ class Problem(Exception):
 
 
 class FileProblem(Problem):
-    """A file or folder cannot be written: it is missing or protected, or the disk is full."""
+    """A file or folder cannot be read or written: it is missing or protected, or the disk is full."""
 
 
 class ModelProblem(Problem):

@@ -28,6 +28,14 @@ def require_folder(path: Path | None) -> None:
         raise FileProblem(f"{path} is a file, not a folder")
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file's content; raises FileProblem when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileProblem(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step; a failure leaves what was there.
 

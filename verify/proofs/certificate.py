@@ -51,8 +51,8 @@ from numpy.typing import NDArray
 from verify.bounds.refinements import Refinement
 from verify.core.intervals import Interval
 from verify.core.rounding import CONTRACTS
-from verify.errors import Problem, Rejected
-from verify.files import write_atomically
+from verify.errors import Rejected
+from verify.files import read_bytes, write_atomically
 from verify.proofs.assumptions import Assumption
 from verify.proofs.input_splits import InputSplits
 from verify.proofs.properties import Conjunction, Constraint, Terms
@@ -136,12 +136,8 @@ def encode(certificate: Certificate) -> bytes:
 
 
 def read(path: Path) -> Certificate:
-    """Read a certificate; raises Problem when there is no such file, and Rejected when it is malformed."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Problem(f"cannot read the certificate {path}: {error.strerror or error}") from error
-    return decode(content)
+    """Read a certificate; raises FileProblem when there is no such file, and Rejected when it is malformed."""
+    return decode(read_bytes(path))
 
 
 def decode(content: bytes) -> Certificate:
