@@ -12,13 +12,19 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from verify.version import __version__
+
+if TYPE_CHECKING:
+    from verify.tasks.result import Question
+    from verify.tasks.robustness import Verdict
 
 INTERRUPTED = 130
 
@@ -56,6 +62,9 @@ start_option = click.option("--start", metavar="I", default=0, show_default=True
 count_option = click.option(
     "--count", metavar="N", type=POSITIVE, help="Number of samples. Default: all from the first one on."
 )
+range_option = click.option(
+    "--input-range", metavar="LOW,HIGH", help="The valid inputs. Default: the model's own; of images as bytes 0,1."
+)
 
 
 def quiet() -> bool:
@@ -85,6 +94,7 @@ def commands() -> None:
     metavar="NUMBER",
     help="l_inf radius in the units of the model's input: 0.1 or 2/255. Default: the model's own.",
 )
+@range_option
 @start_option
 @count_option
 @click.option(
@@ -118,7 +128,7 @@ def commands() -> None:
 @click.option("--json", "json_path", metavar="FILE", type=PATH, help="Write the result file here; - for stdout.")
 @click.option("--card", metavar="FILE", type=PATH, help="Write a model card (Markdown) here.")
 @click.option("--report", metavar="FILE", type=PATH, help="Write a report (HTML) here.")
-@click.option("--resume", is_flag=True, help="Continue the interrupted run whose result --json names.")
+@click.option("--resume", is_flag=True, help="Continue the run whose result --json names, if there is one.")
 @click.option("--fail-under", metavar="PERCENT", type=PERCENT, help="Exit with 1 below this certified accuracy, in %.")
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
 @click.option("--curve", metavar="EPS,EPS,...", help="Also certify at these radii: accuracy against eps in the report.")
@@ -130,6 +140,7 @@ def verify_command(
     model: Path,
     data: str | None,
     eps: str | None,
+    input_range: str | None,
     start: int,
     count: int | None,
     method: str,
@@ -152,11 +163,11 @@ def verify_command(
     follows), unknown or timeout.
     """
     if vnnlib:
-        of_samples = "data eps start count card resume fail_under attack engine report curve"
+        of_samples = "data eps input_range start count card resume fail_under attack engine report curve"
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
-    from verify.boxes import eps_text, parse_eps
+    from verify.boxes import eps_text, parse_eps, parse_range
     from verify.errors import Problem
     from verify.files import require_folder, require_writable
     from verify.model.network import load
@@ -182,14 +193,15 @@ def verify_command(
         attack=Effort() if attack or method == "complete" else None,
         engine=engine,
         timeout_s=timeout,
+        valid=parse_range(input_range) if input_range else None,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, card, report)
     require_folder(certificates)
     if resume and not result_path:
-        raise Problem("--resume needs --json FILE, the result file of the interrupted run")
-    verdicts = read_verdicts(result_path, question) if resume and result_path else []
-    try:
+        raise Problem("--resume needs --json FILE, the result file of the run")
+    verdicts = read_verdicts(result_path, question) if resume and result_path and result_path.exists() else []
+    with _interruptible(question, verdicts, result_path, "; go on with the same command and --resume"):
         watch = terminal.progress(verdicts, len(question.data))
         answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
         points = curves.curve(
@@ -199,15 +211,6 @@ def verify_command(
             radii,
             watch=lambda eps, samples: terminal.progress([], samples, f"eps {eps_text(eps)}"),
         )
-    except KeyboardInterrupt:
-        if not verdicts:
-            fail("interrupted before the first verdict", INTERRUPTED)
-        terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
-        if result_path:
-            advice = f"{result_path} holds what was found; go on with the same command and --resume"
-        else:
-            advice = "nothing was kept, which --json FILE would do"
-        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples: {advice}", INTERRUPTED)
     summary = Summary.of(verdicts, attacked=question.attack is not None)
     terminal.show_summary(question, summary)
     if points:
@@ -226,6 +229,26 @@ def verify_command(
     if fail_under is not None and summary.certified_accuracy < fail_under:
         fail(f"{summary.certified_accuracy:g} % certified is less than --fail-under {fail_under:g}", 1)
     return 0
+
+
+@contextmanager
+def _interruptible(
+    question: Question, verdicts: Sequence[Verdict], result_path: Path | None, go_on: str = ""
+) -> Iterator[None]:
+    """Where Ctrl-C ends the command with what was found until then. go_on: how, if the result file is kept."""
+    from verify import terminal
+    from verify.tasks.result import Summary
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not verdicts:
+            fail("interrupted before the first verdict", INTERRUPTED)
+        terminal.show_summary(question, Summary.of(verdicts, attacked=question.attack is not None))
+        kept = (
+            f"{result_path} holds what was found{go_on}" if result_path else "nothing was kept, which --json would do"
+        )
+        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples: {kept}", INTERRUPTED)
 
 
 def _require_unused(context: click.Context, *options: str, reason: str) -> None:
@@ -274,6 +297,7 @@ def _verify_property(
 @click.argument("model", type=PATH)
 @click.option("--data", metavar="NAME", help="As for verify.")
 @click.option("--eps", metavar="NUMBER", help="As for verify.")
+@range_option
 @start_option
 @count_option
 @click.option("--steps", metavar="N", type=POSITIVE, default=40, show_default=True, help="Gradient steps per restart.")
@@ -288,6 +312,7 @@ def attack_command(
     model: Path,
     data: str | None,
     eps: str | None,
+    input_range: str | None,
     start: int,
     count: int | None,
     steps: int,
@@ -298,11 +323,11 @@ def attack_command(
 ) -> None:
     """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
     from verify import terminal
+    from verify.boxes import parse_range
     from verify.files import require_writable, write_atomically
     from verify.model.network import load
     from verify.tasks.effort import Effort
     from verify.tasks.result import Summary, counterexamples, result_json
-    from verify.tasks.robustness import Verdict
     from verify.tasks.task import answer, question_about
 
     terminal.CONSOLE.quiet = quiet()
@@ -317,18 +342,14 @@ def attack_command(
         method=None,
         contract="float32-any-order",
         attack=Effort(steps, restarts, seed),
+        valid=parse_range(input_range) if input_range else None,
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, out)
     verdicts: list[Verdict] = []
-    try:
+    with _interruptible(question, verdicts, result_path):
         watch = terminal.progress(verdicts, len(question.data), proves=False)
         answer(network, question, verdicts, result_path=result_path, watch=watch)
-    except KeyboardInterrupt:
-        if not verdicts:
-            fail("interrupted before the first verdict", INTERRUPTED)
-        terminal.show_summary(question, Summary.of(verdicts, attacked=True))
-        fail(f"interrupted after {len(verdicts)} of {len(question.data)} samples", INTERRUPTED)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -28,6 +29,17 @@ def parse_eps(text: str) -> Fraction:
     if eps < 0:
         raise Problem(f"eps must not be negative, but is {text}")
     return eps
+
+
+def parse_range(text: str) -> InputRange:
+    """The least and the largest valid input, such as 0,255; raises Problem for anything else."""
+    try:
+        low, high = (float(end) for end in text.split(","))
+        if not -math.inf < low < high < math.inf:
+            raise ValueError
+    except ValueError as error:
+        raise Problem(f"an input range is two rising numbers such as 0,255, not {text!r}") from error
+    return low, high
 
 
 def eps_text(eps: Fraction) -> str:

@@ -88,6 +88,18 @@ def test_options_override_the_model(classifier: Path, tmp_path: Path) -> None:
     assert "real numbers only" in done.stderr
 
 
+def test_inputs_have_the_range_that_is_said(classifier: Path, tmp_path: Path) -> None:
+    data = tmp_path / "bright.npz"
+    np.savez(data, x=np.array([[254, 3]], np.float32), y=np.array([0]))
+    arguments = "--data", data, "--eps", "2", "--input-range", "0,255", "--json", "-"
+    result = json.loads(adcert("verify", classifier, *arguments).stdout)
+    assert result["input_range"] == [0, 255]
+    assert result["samples"][0]["margin_lower"] == pytest.approx(252 - 5, abs=1e-3)  # clipped at 255
+    attacked = json.loads(adcert("attack", classifier, *arguments).stdout)
+    assert attacked["input_range"] == [0, 255]
+    assert "leave the range [0, 1]" in adcert("verify", classifier, *arguments[:4]).stderr.replace(".0", "")
+
+
 @pytest.mark.parametrize(("percent", "code"), [("50", 0), ("50.1", 1)])
 def test_fail_under(classifier: Path, percent: str, code: int) -> None:
     done = adcert("verify", classifier, "--fail-under", percent, "--quiet")
@@ -144,6 +156,11 @@ def broken(tmp_path: Path, what: str) -> list[str]:
         ("--data nothing", 2),
         ("--eps lots", 2),
         ("--eps -1", 2),
+        ("--input-range 1,0", 2),
+        ("--input-range 0", 2),
+        ("--input-range 0,inf", 2),
+        ("--input-range 0,nan", 2),
+        ("--input-range wide", 2),
         ("--count 0", 2),
         ("--start 9", 2),
         ("--start -1", 2),
@@ -173,7 +190,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
     nodes = [node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], "y")]
     path.write_bytes(model(nodes, ["n", 1, 28, 28], weights))
     arguments = ["verify", path, "--data", "mnist", "--eps", "0.001", "--count", "600", "--json", result]
-    whole = adcert(*arguments)
+    whole = adcert(*arguments, "--resume")  # nothing yet to go on with
     assert whole.returncode == 0, whole.stderr
     complete = json.loads(result.read_text())
     assert len(complete["samples"]) == 600

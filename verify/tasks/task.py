@@ -45,9 +45,11 @@ def question_about(
     timeout_s: float | None = None,
     attack: Effort | None = None,
     engine: str = "numpy",
+    valid: InputRange | None = None,
 ) -> Question:
-    """The question about a data set or .npz file; raises as `question_on` does, and Problem where nothing names the
-    data."""
+    """The question about a data set or .npz file; valid: as for `question_on`, and raises as that does, and Problem
+    where nothing names the data.
+    """
     data = data or network.metadata.get("adcert.dataset")
     if not data:
         raise Problem("the model does not name its data set: say which with --data")
@@ -61,6 +63,7 @@ def question_about(
         timeout_s=timeout_s,
         attack=attack,
         engine=engine,
+        valid=valid,
     )
 
 
