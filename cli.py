@@ -447,7 +447,7 @@ def bounds_command(model: Path, out: Path) -> None:
     from verify.tasks.task import input_range
 
     network = load(model)
-    graph = compile_bounds(network, input_range(network))
+    graph = compile_bounds(network, input_range(network.metadata))
     write_atomically(out, graph.SerializeToString(deterministic=True))
     say(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}")
 
@@ -563,7 +563,10 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
 @commands.command("export", short_help="Write a finished run as ONNX, or quantise a model.")
 @click.argument("run", type=PATH)
 @click.option("--out", metavar="FILE", type=PATH, help="The ONNX file. Default: model.onnx beside RUN's model.")
-@click.option("--int8", is_flag=True, help="Quantise to eight bits; RUN may also be an exported ONNX file.")
+@click.option("--int8", is_flag=True, help="Quantise to eight bits; RUN may also be an ONNX file.")
+@click.option(
+    "--data", metavar="NAME", help="For --int8: a data set or .npz to calibrate with. Default: the model's own."
+)
 @click.option(
     "--format",
     "form",
@@ -572,12 +575,12 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
     "execute on integers (the default), or operators on integers.",
 )
 @quiet_option
-def export_command(run: Path, out: Path | None, int8: bool, form: str | None) -> int:
+def export_command(run: Path, out: Path | None, int8: bool, data: str | None, form: str | None) -> int:
     """Write the finished model of RUN (a run folder or a model.pt) as ONNX, once onnxruntime agrees with torch."""
     if int8:
-        return _export_int8(run, out, form or "qdq")
-    if form:
-        raise click.UsageError("--format is that of a quantised file: it needs --int8")
+        return _export_int8(run, out, form or "qdq", data)
+    if form or data:
+        raise click.UsageError("--format and --data are about the quantised file: they need --int8")
     from adcert.export import export
     from adcert.run import load_trained
 
@@ -590,12 +593,13 @@ def export_command(run: Path, out: Path | None, int8: bool, form: str | None) ->
     return 0
 
 
-def _export_int8(run: Path, out: Path | None, form: str) -> int:
-    """Quantise the model of a run, or of an exported file."""
+def _export_int8(run: Path, out: Path | None, form: str, data: str | None) -> int:
+    """Quantise the model of a run, or of a file."""
     from adcert.quantise import export_int8
+    from verify.files import read_bytes
 
     if run.suffix == ".onnx":
-        source, default = run.read_bytes(), run.with_name(f"{run.stem}-int8.onnx")
+        source, default = read_bytes(run), run.with_name(f"{run.stem}-int8.onnx")
     else:
         from adcert.export import compared_model
         from adcert.run import load_trained
@@ -603,7 +607,7 @@ def _export_int8(run: Path, out: Path | None, form: str) -> int:
         source = compared_model(load_trained(run))[0].SerializeToString(deterministic=True)
         default = (run if run.is_dir() else run.parent) / "model-int8.onnx"
     path = out or default
-    agreement = export_int8(source, form, path)
+    agreement = export_int8(source, form, path, data)
     say(
         f"{path}: agrees with the float model on {agreement.equal_argmax} of {agreement.images} images; onnxruntime's "
         f"optimisation levels differ by at most {agreement.max_difference:.2g} in a logit, all within the bounds"

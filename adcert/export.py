@@ -107,7 +107,7 @@ def _images(trained: Trained) -> NDArray[np.float32]:
 
 def compare(model: onnx.ModelProto, trained: Trained, images: NDArray[np.float32]) -> Comparison:
     """Run `model` in onnxruntime and the network, not folded, in torch; raises ExportProblem if they differ."""
-    exported = logits(model.SerializeToString(), images)
+    exported = logits(model.SerializeToString(), [images]).reshape(len(images), -1)
     with torch.no_grad():
         expected = trained_model(trained)(torch.from_numpy(images)).numpy()
     difference = float(np.abs(exported - expected).max())

@@ -20,6 +20,7 @@ from adcert.run import Trained
 from adcert.session import trained_model
 from adcert.train import Reporter
 from verify.errors import Problem
+from verify.files import read_bytes
 
 __all__ = [
     "Accuracies",
@@ -101,19 +102,17 @@ def export_onnx(trained: Trained, path: File) -> Comparison:
     return export(trained, Path(path))
 
 
-def quantise_onnx(model: File, path: File, *, form: str = "qdq") -> Agreement:
-    """Quantise an exported ONNX file to eight bits, uint8 activations and weights, by onnxruntime's tool.
+def quantise_onnx(model: File, path: File, *, data: File | None = None, form: str = "qdq") -> Agreement:
+    """Quantise an ONNX file to eight bits, uint8 activations and weights, by onnxruntime's tool.
 
-    form: "qdq" (float operators between DequantizeLinear and QuantizeLinear) or "qoperator" (operators on integers).
+    data: what to calibrate it with and compare it on, a data set's name or an .npz file with arrays x and y. Default:
+    the data set that the file names. form: "qdq" (float operators between DequantizeLinear and QuantizeLinear) or
+    "qoperator" (operators on integers).
     Raises Problem, and writes nothing, if the result disagrees with the float model too often or cannot be verified.
     """
     if form not in ("qdq", "qoperator"):
         raise Problem(f"unknown form {form!r}: choose qdq or qoperator")
-    try:
-        source = Path(model).read_bytes()
-    except OSError as error:
-        raise Problem(f"cannot read {model}: {error.strerror or error}") from error
-    return export_int8(source, form, Path(path))
+    return export_int8(read_bytes(Path(model)), form, Path(path), None if data is None else str(data))
 
 
 def run_study(

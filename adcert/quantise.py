@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +21,25 @@ from adcert import runtime
 from adcert.problems import ExportProblem
 from verify import datasets
 from verify.bounds.evaluation import bounds, values
-from verify.bounds.margins import margin_bounds
+from verify.bounds.margins import classes, margin_bounds
 from verify.boxes import box_around, parse_eps
 from verify.core.intervals import Interval
 from verify.core.rounding import FLOAT32_ANY_ORDER
+from verify.datasets import Dataset
 from verify.files import write_atomically
 from verify.model import onnx_file
 from verify.model.network import Network, build
+from verify.model.onnx_file import OnnxFile
+from verify.tasks.samples import Samples, read_data, samples_of
+from verify.tasks.task import input_range
 from verify.version import __version__
 
 FORMATS = {"qdq": "QDQ", "qoperator": "QOperator"}
 """Float32 operators between DequantizeLinear and QuantizeLinear, which a runtime may execute on integers; or operators
 on integers."""
+
+IMAGES = 1000
+"""At most so many of the first ones calibrate, and so many of the last ones are compared on."""
 
 LEAST_AGREEMENT = 0.95
 """Of the images, on how many the quantised model must answer what the float model does."""
@@ -52,27 +58,33 @@ class Agreement:
     max_difference: float
 
 
-def export_int8(source: bytes, form: str, path: Path) -> Agreement:
-    """Quantise an exported float model and write it to `path`, once onnxruntime answers nearly what the float model
-    does, and at every optimisation level what the verifier says it can.
+def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -> Agreement:
+    """Quantise a float model and write it to `path`, once onnxruntime answers nearly what the float model does, and at
+    every optimisation level what the verifier says it can.
 
-    source: the content of the float file. form: one of FORMATS. Raises ExportProblem, and ModelProblem where either
-    model cannot be verified, and leaves `path` as it was then.
+    source: the content of the float file. form: one of FORMATS. data: the training split of a data set, by its name, or
+    an .npz file: the first inputs calibrate, the last ones are compared on. None for the data set that the model names.
+    Raises ExportProblem, ModelProblem where either model cannot be verified, and DataProblem where the data are no
+    inputs of it; and leaves `path` as it was then.
     """
     file = onnx_file.parse(source, "the float model")
-    dataset = file.metadata.get("adcert.dataset", "")
-    if dataset not in datasets.names() or "adcert.eps" not in file.metadata:
-        raise ExportProblem("the model does not name its data set and eps, as those that adcert exports do")
     if any(node.op_type == "QuantizeLinear" for node in file.nodes):
         raise ExportProblem("the model is quantised already")
-    model = _quantised(source, form, runtime.calibration_images(dataset))
+    dataset = _training_data(data or file.metadata.get("adcert.dataset", ""))
+    samples = samples_of(dataset, build(file).input.shape)
+    part = min(IMAGES, len(samples) // 2)
+    if not part:
+        raise ExportProblem(f"{samples.name} holds a single sample: at least one calibrates, another one compares")
+    calibrating, compared = samples.first(part), samples.after(len(samples) - part)
+    model = _quantised(source, form, _feeds(file, calibrating.inputs))
     content = model.SerializeToString()
     network = build(onnx_file.parse(content, "the quantised model"))
-    agreement = compare(content, network, source, runtime.comparison_images(dataset))
+    agreement = compare(content, network, source, compared.inputs)
+    whole = "the training split" if dataset.split else dataset.name
     own = {
-        **_accuracies(network, parse_eps(file.metadata["adcert.eps"]), dataset),
+        **_accuracies(network, file.metadata, compared, whole),
         "quantised": f"{form}: uint8 activations and weights, one scale each, onnxruntime's MinMax calibration on the "
-        f"first {runtime.CALIBRATION_IMAGES} images of the training split",
+        f"first {part} images of {whole}",
         "float_sha256": file.sha256,
         "compared_with": f"the float file, in onnxruntime on {agreement.images} images",
         "equal_argmax": str(agreement.equal_argmax),
@@ -86,20 +98,37 @@ def export_int8(source: bytes, form: str, path: Path) -> Agreement:
     return agreement
 
 
-def compare(content: bytes, network: Network, source: bytes, images: runtime.Images) -> Agreement:
+def _training_data(name: str) -> Dataset:
+    if name in datasets.names():
+        return datasets.load(name, "train")
+    if name.endswith(".npz"):
+        return read_data(name)
+    raise ExportProblem("the model does not name its data set: name data to calibrate it with, --data FILE.npz")
+
+
+def _feeds(file: OnnxFile, inputs: runtime.Images) -> list[runtime.Images]:
+    """Inputs, N x the shape of a single one, as the model takes them: many at once where its batch axis is open."""
+    (taken,) = file.inputs
+    if taken.shape[0] is not None:
+        return list(inputs)
+    return [inputs[first : first + 100].reshape(-1, *inputs.shape[2:]) for first in range(0, len(inputs), 100)]
+
+
+def compare(content: bytes, network: Network, source: bytes, inputs: runtime.Images) -> Agreement:
     """Run the quantised file and the float one in onnxruntime; raises ExportProblem if the answers differ too often, or
     if the quantised file yields a logit that the verifier excludes, which would be a defect of either.
 
-    network: the verifier's reading of the quantised file.
+    network: the verifier's reading of the quantised file. inputs: N x the shape of its input.
     """
-    expected = runtime.logits(source, images).argmax(axis=1)
-    found = [runtime.logits(content, images, level) for level in runtime.LEVELS]
+    feeds = _feeds(onnx_file.parse(source, "the float model"), inputs)
+    expected = runtime.logits(source, feeds).reshape(len(inputs), -1).argmax(axis=1)
+    found = [runtime.logits(content, feeds, level).reshape(len(inputs), -1) for level in runtime.LEVELS]
     equal = min(int((each.argmax(axis=1) == expected).sum()) for each in found)
-    if equal < LEAST_AGREEMENT * len(images):
+    if equal < LEAST_AGREEMENT * len(inputs):
         raise ExportProblem(
-            f"the quantised model agrees with the float one on {equal} of {len(images)} images: nothing was written"
+            f"the quantised model agrees with the float one on {equal} of {len(inputs)} images: nothing was written"
         )
-    point = images.reshape(-1, *network.input.shape).astype(np.float64)
+    point = inputs.astype(np.float64)
     ((lower, upper),) = bounds(network, Interval(point, point), FLOAT32_ANY_ORDER)
     for each in found:
         if not ((lower.reshape(each.shape) <= each) & (each <= upper.reshape(each.shape))).all():
@@ -107,20 +136,18 @@ def compare(content: bytes, network: Network, source: bytes, images: runtime.Ima
                 "onnxruntime computes logits that the quantised model does not allow: nothing was written"
             )
     difference = max(float(np.abs(each - found[0]).max()) for each in found)
-    return Agreement(len(images), equal, difference)
+    return Agreement(len(inputs), equal, difference)
 
 
-def _quantised(source: bytes, form: str, images: runtime.Images) -> onnx.ModelProto:
+def _quantised(source: bytes, form: str, feeds: list[runtime.Images]) -> onnx.ModelProto:
     from onnxruntime import quantization
 
     given = onnx.load_model_from_string(source)
     name = given.graph.input[0].name
 
     class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """The images, a hundred at a time."""
-
         def __init__(self) -> None:
-            self.batches = iter({name: images[start : start + 100]} for start in range(0, len(images), 100))
+            self.batches = iter({name: feed} for feed in feeds)
 
         def get_next(self) -> dict[str, runtime.Images] | None:
             return next(self.batches, None)
@@ -153,17 +180,20 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _accuracies(network: Network, eps: Fraction, dataset: str) -> dict[str, str]:
-    """Clean and certified accuracy on the images that both models were compared on."""
-    images, labels = runtime.comparison_images(dataset), runtime.comparison_labels(dataset)
-    points = images.reshape(-1, *network.input.shape)
-    margins = margin_bounds(network, box_around(points, eps, (0.0, 1.0)), labels, FLOAT32_ANY_ORDER)
-    (logits,) = values(network, points.astype(np.float64))
-    clean = logits.reshape(len(labels), -1).argmax(axis=1) == labels
-    certified = (margins > 0).all(axis=1)
-    return {
-        "clean_accuracy": f"{100 * clean.mean():.2f}",
+def _accuracies(network: Network, metadata: Mapping[str, str], samples: Samples, whole: str) -> dict[str, str]:
+    """Clean and, if the float model's metadata name an eps, certified accuracy on the images that both models were
+    compared on, the last ones of the whole."""
+    count = classes(network)
+    (logits,) = values(network, samples.inputs.astype(np.float64))
+    clean = logits.reshape(len(samples), count).argmax(axis=1) == samples.labels
+    found = {"clean_accuracy": f"{100 * clean.mean():.2f}"}
+    if "adcert.eps" not in metadata:
+        return found
+    eps = parse_eps(metadata["adcert.eps"])
+    box = box_around(samples.inputs, eps, input_range(metadata) or samples.natural_range)
+    certified = (margin_bounds(network, box, samples.labels, FLOAT32_ANY_ORDER) > 0).all(axis=1)
+    return found | {
         "certified_accuracy": f"{100 * certified.mean():.2f}",
-        "certified_by": f"interval bounds of the file as executed, at eps {eps}, on the last {len(labels)} images of "
-        "the training split",
+        "certified_by": f"interval bounds of the file as executed, at eps {eps}, on the last {len(samples)} images of "
+        f"{whole}",
     }

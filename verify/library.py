@@ -233,7 +233,7 @@ def compile_bounds(model: File) -> onnx.ModelProto:
     from verify import compiled
 
     network = load(model)
-    return compiled.compile_bounds(network, input_range(network))
+    return compiled.compile_bounds(network, input_range(network.metadata))
 
 
 def load_data(source: str) -> tuple[NDArray[Any], NDArray[np.int64]]:

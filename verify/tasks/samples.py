@@ -35,6 +35,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int) -> Samples:
+        """So many of them."""
+        return replace(self, inputs=self.inputs[:count], labels=self.labels[:count])
+
     def after(self, done: int) -> Samples:
         """The samples without the first `done`."""
         return replace(self, start=self.start + done, inputs=self.inputs[done:], labels=self.labels[done:])

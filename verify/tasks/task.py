@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def question_on(
         method=method,
         timeout_s=timeout_s or _DEFAULT_TIMEOUT_S if searches(method) else None,
         eps=parse_eps(eps),
-        input_range=valid or input_range(network) or samples.natural_range,
+        input_range=valid or input_range(network.metadata) or samples.natural_range,
         data=samples,
         attack=attack,
         engine=engine,
@@ -191,9 +191,9 @@ def _certified(network: Network, question: Question, verdict: Verdict, folder: P
     return replace(verdict, certificate=str(path), decided_by=confirmed_by)
 
 
-def input_range(network: Network) -> InputRange | None:
+def input_range(metadata: Mapping[str, str]) -> InputRange | None:
     """The valid inputs of a model, where its metadata say; raises ModelProblem where they are malformed."""
-    text = network.metadata.get("adcert.input_range")
+    text = metadata.get("adcert.input_range")
     if text is None:
         return None
     try:
