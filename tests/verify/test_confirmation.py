@@ -58,7 +58,8 @@ def test_an_accuracy_is_borne_out(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
     subjects = [f"{folder / 'result.json'}: sample {index}" for index in (1, 3)]
     assert done.stdout.splitlines() == [f"{subject}: valid" for subject in [*subjects, folder / "result.json"]]
-    assert "66.67 % (2) of samples 1 to 3 of data.npz are certified at eps 0.1 within [0.0, 1.0], as " in done.stderr
+    assert f"{folder / 'model.onnx'}: 66.67 % (2) of samples 1 to 3 of data.npz are certified at eps" in done.stderr
+    assert "at eps 0.1 within [0.0, 1.0], as executed in float32" in done.stderr
 
 
 def test_a_verdict_is_borne_out(folder: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_verdict_is_borne_out(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
     subjects = [f"{folder / 'case.json'}: case {number}" for number in (0, 1)]
     assert done.stdout.splitlines() == [f"{subject}: valid" for subject in [*subjects, folder / "case.json"]]
-    assert "the property holds, as executed in float32" in done.stderr
+    assert f"{folder / 'model.onnx'}: the property holds, as executed in float32" in done.stderr
 
 
 def _swap(result: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def confirmed(
             failed += reason is not None
         if failed:
             raise Rejected(f"{failed} of the {count} proofs that it needs are not valid")
-        yield Judgement(str(path), None, statement(result))
+        yield Judgement(str(path), None, f"{file}: {statement(result)}")
     except Rejected as rejected:
         yield Judgement(str(path), str(rejected))
 
@@ -87,7 +87,7 @@ def obligations(
 
 
 def statement(result: Result | RecordedProperty) -> str:
-    """What is true if all its obligations are proved."""
+    """What is true of the model if all its obligations are proved."""
     scope = contract_named(result.contract).scope
     if isinstance(result, RecordedProperty):
         return f"the property holds, {scope}"
