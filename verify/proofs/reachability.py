@@ -168,11 +168,15 @@ class Exclusion:
         constraints in order or, with weights, of the alternatives' sums."""
         around = self._shaped(boxes)
         intervals = crown_intervals(self._network, around, self._contract)
+        _, distinct, copies = np.unique(self._functionals, axis=0, return_index=True, return_inverse=True)
 
         def bounds(weights: NDArray[np.uint8] | None) -> PartBounds:
             shaped, constants = self._left_sides(len(boxes.lower), weights)
+            shaped = shaped[:, distinct] if weights is None else shaped
             direction = np.zeros((*shaped.shape[:2], boxes.lower.shape[1]))
             lower = lower_bounds(self._network.output, shaped, intervals, self._contract, directions=direction)
+            if weights is None:
+                lower, direction = lower[:, copies], direction[:, copies]
 
             def settle(lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
                 parts = Interval(*(end[lanes] for end in boxes))

@@ -45,7 +45,10 @@ _ROOM = 1e-9
 anew, with other parts beside it and so in another order, finds it positive, too."""
 
 _MOST, _ELEMENTS = 1024, 2**16
-"""Parts that are bounded together, and elements of a tensor, or of all alternatives' constraints, that they have."""
+"""Parts that are bounded together, and elements of a tensor, or constraints, that they have."""
+
+_CHEAP = 8
+"""Pairs of an alternative and a constraint for each of these elements: few operations are done to them."""
 
 Refute = Callable[[NDArray[np.float32]], bool]
 """Told a flat input: whether it is a counterexample, so that no proof is needed."""
@@ -87,7 +90,7 @@ class InputSplitting:
         self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
         self._combines = bool((self._members.sum(axis=1) > 1).any())
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
-        sizes.append(self._members.size if self._combines else len(constants))
+        sizes.append(max(len(constants), self._members.size // _CHEAP if self._combines else 0))
         self._at_a_time = int(np.clip(_ELEMENTS // max(sizes), 1, _MOST))
         self._width = box[1].astype(np.float64) - box[0]
         self._order = count()
