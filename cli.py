@@ -193,7 +193,7 @@ def verify_command(
         attack=Effort() if attack or method == "complete" else None,
         engine=engine,
         timeout_s=timeout,
-        valid=parse_range(input_range) if input_range else None,
+        valid=None if input_range is None else parse_range(input_range),
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, card, report)
@@ -342,7 +342,7 @@ def attack_command(
         method=None,
         contract="float32-any-order",
         attack=Effort(steps, restarts, seed),
-        valid=parse_range(input_range) if input_range else None,
+        valid=None if input_range is None else parse_range(input_range),
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, out)
@@ -362,9 +362,10 @@ def attack_command(
 @commands.command("check", short_help="Establish anew what certificates and results say.")
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="CERTIFICATE|RESULT...")
 @click.option("--model", metavar="FILE", type=PATH, help="The model. Default: found by its name.")
-@click.option("--data", metavar="NAME", help="Where a result's samples are from, if its own name does not suffice.")
+@click.option("--data", metavar="NAME", help="A result's samples, as for verify. Default: found by their name.")
+@click.option("--vnnlib", metavar="FILE", type=PATH, help="A result's property. Default: found by its name.")
 @quiet_option
-def check_command(files: tuple[Path, ...], model: Path | None, data: str | None) -> int:
+def check_command(files: tuple[Path, ...], model: Path | None, data: str | None, vnnlib: Path | None) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not.
 
     A RESULT (of `verify --json --certificates`) is valid if each certificate that it needs is, and is about the very
@@ -372,20 +373,26 @@ def check_command(files: tuple[Path, ...], model: Path | None, data: str | None)
     """
     from verify.judgement import Judge
 
-    judge = Judge(model, data)
+    judge = Judge(model, data, vnnlib)
     verdicts: Counter[str] = Counter(valid=0, rejected=0)
     statements: Counter[str] = Counter()
     for path in files:
         for judgement in judge(path):
             verdict = "rejected" if judgement.rejected else "valid"
-            click.echo(f"{judgement.subject}: {verdict}" + (f": {judgement.rejected}" if judgement.rejected else ""))
+            reason = f": {judgement.rejected}" if judgement.rejected else ""
+            click.echo(_printable(f"{judgement.subject}: {verdict}{reason}"))
             verdicts[verdict] += 1
             if judgement.statement:
                 statements[judgement.statement] += 1
     say(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     for statement, count in statements.items():
-        say(f"{count} of them: {statement}")
+        say(_printable(f"{count} of them: {statement}"))
     return 1 if verdicts["rejected"] else 0
+
+
+def _printable(text: str) -> str:
+    """With escapes for line ends and the like, which file names may hold."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @commands.command("report", short_help="Make one HTML page of result files.")

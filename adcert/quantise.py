@@ -25,12 +25,12 @@ from verify.bounds.margins import classes, margin_bounds
 from verify.boxes import box_around, parse_eps
 from verify.core.intervals import Interval
 from verify.core.rounding import FLOAT32_ANY_ORDER
-from verify.datasets import Dataset
+from verify.datasets import DataProblem, Dataset
 from verify.files import write_atomically
 from verify.model import onnx_file
 from verify.model.network import Network, build
 from verify.model.onnx_file import OnnxFile
-from verify.tasks.samples import Samples, read_data, samples_of
+from verify.tasks.samples import Samples, read_data, require_labels, samples_of
 from verify.tasks.task import input_range
 from verify.version import __version__
 
@@ -70,8 +70,12 @@ def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -
     file = onnx_file.parse(source, "the float model")
     if any(node.op_type == "QuantizeLinear" for node in file.nodes):
         raise ExportProblem("the model is quantised already")
-    dataset = _training_data(data or file.metadata.get("adcert.dataset", ""))
-    samples = samples_of(dataset, build(file).input.shape)
+    given = build(file)
+    dataset = _training_data(file, data)
+    samples = samples_of(dataset, given.input.shape)
+    require_labels(samples, classes(given))
+    if not np.isfinite(samples.inputs).all():
+        raise DataProblem(f"{samples.name} holds numbers that are not finite")
     part = min(IMAGES, len(samples) // 2)
     if not part:
         raise ExportProblem(f"{samples.name} holds a single sample: at least one calibrates, another one compares")
@@ -98,12 +102,13 @@ def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -
     return agreement
 
 
-def _training_data(name: str) -> Dataset:
-    if name in datasets.names():
-        return datasets.load(name, "train")
-    if name.endswith(".npz"):
-        return read_data(name)
-    raise ExportProblem("the model does not name its data set: name data to calibrate it with, --data FILE.npz")
+def _training_data(file: OnnxFile, named: str | None) -> Dataset:
+    if named and named.endswith(".npz"):
+        return read_data(named)
+    name = named or file.metadata.get("adcert.dataset", "")
+    if not named and name not in datasets.names():
+        raise ExportProblem("the model does not name its data set: name data to calibrate it with, --data FILE.npz")
+    return datasets.load(name, "train")
 
 
 def _feeds(file: OnnxFile, inputs: runtime.Images) -> list[runtime.Images]:
@@ -183,9 +188,8 @@ def _quiet() -> Iterator[None]:
 def _accuracies(network: Network, metadata: Mapping[str, str], samples: Samples, whole: str) -> dict[str, str]:
     """Clean and, if the float model's metadata name an eps, certified accuracy on the images that both models were
     compared on, the last ones of the whole."""
-    count = classes(network)
     (logits,) = values(network, samples.inputs.astype(np.float64))
-    clean = logits.reshape(len(samples), count).argmax(axis=1) == samples.labels
+    clean = logits.reshape(len(samples), -1).argmax(axis=1) == samples.labels
     found = {"clean_accuracy": f"{100 * clean.mean():.2f}"}
     if "adcert.eps" not in metadata:
         return found

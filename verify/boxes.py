@@ -48,6 +48,7 @@ def eps_text(eps: Fraction) -> str:
     return text if Fraction(text) == eps else str(eps)
 
 
+@np.errstate(over="ignore")
 def box_around(x: NDArray[np.float32], eps: Fraction, input_range: InputRange | None) -> Interval:
     """The box of radius eps around each point of x (lanes x shape), rounded outward to float32, within the input range.
 

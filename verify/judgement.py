@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from verify.check import check, model_of
-from verify.errors import Rejected
+from verify.errors import Problem, Rejected
 from verify.files import read_bytes
 from verify.model.network import Network, load
 from verify.proofs.certificate import decode
-
-_RESULT = re.compile(rb'\s*\{\s*"schema_version"')
-"""How result files begin, and certificates do not."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +25,20 @@ class Judgement:
 
 @dataclass
 class Judge:
-    """Checks certificates and results; each model is read once. model: what all are about, or None to find it by its
-    name. data: where the samples of results are from, if the results' own name for it does not suffice."""
+    """Checks certificates and results; each model is read once. model, data, property: what all are about, or None to
+    find that by its name, which whoever made the files chose."""
 
     model: Path | None
     data: str | None
+    property: Path | None
     _networks: dict[Path, Network] = field(default_factory=dict)
 
     def __call__(self, path: Path) -> Iterator[Judgement]:
         """On a certificate; or on each proof that a result needs, and last on the result. Raises Problem where
         something that is needed is missing or cannot be read."""
         content = read_bytes(path)
-        if _RESULT.match(content):
-            from verify.tasks.confirmation import confirmed
-
-            yield from confirmed(path, content, self.model, self.data, self._network)
+        if b'"schema_version"' in content and b'"format_version"' not in content:
+            yield from self._of_result(path, content)
         else:
             yield self._of_certificate(path, content)
 
@@ -54,6 +49,29 @@ class Judge:
         except Rejected as reason:
             return Judgement(str(path), str(reason))
         return Judgement(str(path), None, certificate.statement)
+
+    def _of_result(self, path: Path, content: bytes) -> Iterator[Judgement]:
+        from verify.tasks.confirmation import require_proof, result_file
+
+        result = result_file(path, content)
+        model = self.model or result.model
+        if model is None:
+            raise Problem(f"the model of {path} is neither beside it nor here: say where it is with --model")
+        network, failed = self._network(model), 0
+        try:
+            needed = result.confirmation(network, data=self.data, property=self.property)
+            for obligation in needed.obligations:
+                try:
+                    require_proof(obligation, needed.contract, network, path.parent)
+                    yield Judgement(f"{path}: {obligation.subject}", None)
+                except Rejected as reason:
+                    failed += 1
+                    yield Judgement(f"{path}: {obligation.subject}", str(reason))
+            if failed:
+                raise Rejected(f"{failed} of the {len(needed.obligations)} proofs that it needs are not valid")
+            yield Judgement(str(path), None, f"{model}: {needed.statement}")
+        except Rejected as reason:
+            yield Judgement(str(path), str(reason))
 
     def _network(self, file: Path) -> Network:
         if file not in self._networks:

@@ -105,11 +105,26 @@ def test_any_model_is_quantised_with_data_of_its_own(batch: list[str | int], tmp
 def test_data_that_do_not_suit_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros((9, 5), np.float32), y=np.zeros(9, np.int64))
     np.savez(tmp_path / "one.npz", x=np.zeros((1, 1, 28, 28), np.float32), y=np.zeros(1, np.int64))
-    for data, sentence in (("other", "takes inputs of shape"), ("one", "a single sample"), ("absent", "cannot read")):
+    images, labels = np.zeros((9, 1, 28, 28), np.float32), np.zeros(9, np.int64)
+    np.savez(tmp_path / "below.npz", x=images, y=labels - 1)
+    np.savez(tmp_path / "above.npz", x=images, y=labels + 10)
+    np.savez(tmp_path / "nan.npz", x=images + np.float32(np.nan), y=labels)
+    reasons = {
+        "other": "takes inputs of shape",
+        "one": "a single sample",
+        "absent": "cannot read",
+        "below": "outside the model's 10 classes",
+        "above": "outside the model's 10 classes",
+        "nan": "holds numbers that are not finite",
+    }
+    for data, sentence in reasons.items():
         done = adcert("export", STUDENT, "--int8", "--out", tmp_path / "q.onnx", "--data", tmp_path / f"{data}.npz")
         assert done.returncode == 2, done.stderr
         assert sentence in done.stderr
         assert not (tmp_path / "q.onnx").exists()
+    done = adcert("export", STUDENT, "--int8", "--out", tmp_path / "q.onnx", "--data", "mnits")
+    assert done.returncode == 2
+    assert "mnits" in done.stderr
 
 
 def test_a_format_without_int8_is_a_usage_error(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from verify.files import read_bytes, write_atomically
 from verify.model import onnx_file
 from verify.model.onnx_file import OnnxFile
 from verify.report.page import page
-from verify.report.pictures import pictures_of
-from verify.tasks.recorded import Library, RecordedProperty, Result, ResultProblem, parse
+from verify.report.pictures import Library, pictures_of
+from verify.report.results import ReportProblem, Result, read_result
 
-__all__ = ["ResultProblem", "read_file", "read_result", "write_report"]
+__all__ = ["ReportProblem", "read_file", "read_result", "write_report"]
 
 _MOST_PICTURES = 36
 """Of each outcome of a result, where it is the only one; several share them."""
@@ -23,14 +23,6 @@ _MOST_PICTURES = 36
 def read_file(path: Path) -> Result:
     """Read a result file; raises FileProblem when it cannot be read, and as `read_result` does."""
     return read_result(path.name, read_bytes(path))
-
-
-def read_result(name: str, content: bytes) -> Result:
-    """A result file's content; raises ResultProblem, which calls it `name`, when it is broken, or of another kind."""
-    result = parse(name, content)
-    if isinstance(result, RecordedProperty):
-        raise ResultProblem(f"{name} is about a single property, and a report is about the samples of a data set")
-    return result
 
 
 def write_report(

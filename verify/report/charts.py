@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verify.report.markup import Html, join, tag
+from verify.report.results import Outcome, Result
 from verify.report.wording import MEANINGS, SYMBOLS, count, counted, decimal, percent
-from verify.tasks.recorded import Outcome, Result
 
 _WIDTH, _HEIGHT = 400, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 12, 40

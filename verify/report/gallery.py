@@ -5,8 +5,8 @@ from __future__ import annotations
 from verify.report.charts import swatch
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Picture, Pictures
+from verify.report.results import Outcome, Result
 from verify.report.wording import count, counted, decimal, seconds
-from verify.tasks.recorded import Outcome, Result
 
 
 def gallery(result: Result, pictures: Pictures, names: tuple[str, ...] | None, number: int) -> Html:

@@ -13,8 +13,8 @@ from verify.report import sections
 from verify.report.charts import patterns
 from verify.report.markup import Html, tag
 from verify.report.pictures import Pictures
+from verify.report.results import Outcome, Result
 from verify.report.wording import EXCLUDED, PROVED, count, data_of, percent, perturbation, radius
-from verify.tasks.recorded import Outcome, Result
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "report.css").read_text(encoding="utf-8")

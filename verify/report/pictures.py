@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verify import datasets
 from verify.core.rounding import Array
 from verify.datasets import DataProblem, Dataset
-from verify.tasks.recorded import Library, Outcome, Result, Sample
+from verify.report.results import Outcome, Result, Sample
+from verify.tasks.samples import read_data
 
 Pixels = NDArray[np.uint8]
 """Height x width, or height x width x 3."""
@@ -37,6 +41,41 @@ class Pictures:
     shown: tuple[Picture, ...] = ()
     size: tuple[int, int] = (0, 0)
     absence: str | None = None
+
+
+@dataclass
+class Library:
+    """Data sets, each read once. source: a data set or .npz file to look into first. folders: where .npz files are.
+    given: data that need not be read."""
+
+    source: str | None
+    folders: Sequence[Path]
+    given: Sequence[Dataset] = ()
+    _read: dict[str, Dataset] = field(default_factory=dict)
+
+    def data_of(self, result: Result) -> Dataset:
+        """The very data that a result is about, by its hash; raises DataProblem. Downloads nothing."""
+        for dataset in self.given:
+            if dataset.sha256 == result.data_sha256:
+                return dataset
+        name = result.data_name
+        candidates = [self.source] if self.source else []
+        if name in datasets.names():
+            candidates.append(name)
+        elif name.endswith(".npz") and Path(name).name == name:
+            candidates += [str(folder / name) for folder in self.folders if (folder / name).is_file()]
+        reason = f"{name} is not on this machine"
+        for candidate in candidates:
+            try:
+                if candidate not in self._read:
+                    self._read[candidate] = read_data(candidate, download=False)
+            except DataProblem as problem:
+                reason = str(problem)
+                continue
+            if self._read[candidate].sha256 == result.data_sha256:
+                return self._read[candidate]
+            reason = f"{candidate} is not the data of the result: its SHA-256 is another"
+        raise DataProblem(reason)
 
 
 def pictures_of(result: Result, library: Library, *, most: int) -> Pictures:

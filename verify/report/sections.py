@@ -15,8 +15,8 @@ from verify.report.charts import Series, accuracy_over_eps, margins, shares
 from verify.report.gallery import definitions, gallery, named
 from verify.report.markup import Html, join, tag
 from verify.report.pictures import Pictures
+from verify.report.results import Outcome, Point, Result, Sample
 from verify.report.wording import PROVED, count, data_of, decimal, percent, perturbation, radius, seconds
-from verify.tasks.recorded import Outcome, Point, Result, Sample
 
 _MOST_CLASSES = 20
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "complete", "attack")

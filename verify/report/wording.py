@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verify.tasks.recorded import Outcome, Result
+from verify.report.results import Outcome, Result
 
 PROVED = {
     "float32-any-order": (

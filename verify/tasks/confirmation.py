@@ -7,25 +7,27 @@ range; or that each case of the property is impossible. Only then do certificate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from verify.boxes import box_around
+from verify import datasets
+from verify.boxes import InputRange, box_around, eps_text
 from verify.check import check
 from verify.core.rounding import Array, contract_named
-from verify.datasets import Dataset
 from verify.errors import Problem, Rejected
-from verify.judgement import Judgement
 from verify.model.network import Network
 from verify.proofs.certificate import Class, Unreachable, read
 from verify.tasks.decision import cases_for
-from verify.tasks.recorded import Library, Outcome, RecordedProperty, Result, located, parse
-from verify.tasks.samples import samples_of
-from verify.tasks.vnnlib import Property
+from verify.tasks.result import SCHEMA_VERSION
+from verify.tasks.samples import read_data, samples_of
 from verify.tasks.vnnlib import read as read_property
 
 
@@ -41,111 +43,133 @@ class Obligation:
     upper: Array
 
 
-def confirmed(
-    path: Path, content: bytes, model: Path | None, data: str | None, network_in: Callable[[Path], Network]
-) -> Iterator[Judgement]:
-    """Judgements on each proof that a result file needs, and last on the result. model, data: as for a `Judge`.
-    network_in: reads a model."""
-    result = parse(path.name, content)
-    file = model or located(result.model_path, path.parent)
-    if file is None:
-        raise Problem(f"the model {result.model_path} is neither beside {path} nor here: say where it is with --model")
-    network, count, failed = network_in(file), 0, 0
+@dataclass(frozen=True)
+class Confirmation:
+    """What is true of the model if all obligations are proved under the contract, in words."""
+
+    statement: str
+    contract: str
+    obligations: tuple[Obligation, ...]
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A result file, as an object with the keys of its documentation. folder: where it is, and first of all what it
+    names is looked for."""
+
+    name: str
+    folder: Path
+    fields: Mapping[str, Any]
+
+    @property
+    def is_about_a_property(self) -> bool:
+        return "property" in self.fields
+
+    @property
+    def model(self) -> Path | None:
+        """The file, if it is found."""
+        return located(_typed(_typed(self.fields, "model", dict), "path", str), self.folder)
+
+    def confirmation(self, network: Network, *, data: str | None, property: Path | None) -> Confirmation:
+        """What has to be proved, and what is true then. data, property: what the result is about, if that is not looked
+        for by the name that the result has for it.
+
+        Raises Rejected where the result is about another model, other data or another property, or not all that it
+        should be about; and Problem where it is malformed, or something that it is about is missing or does not fit.
+        """
+        try:
+            if _typed(_typed(self.fields, "model", dict), "sha256", str) != network.sha256:
+                raise Rejected("it is about another model: the SHA-256 differs")
+            return self._of_property(network, property) if self.is_about_a_property else self._of_samples(network, data)
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+            raise Problem(f"{self.name} is not a result file: {reason}") from error
+
+    def _of_samples(self, network: Network, source: str | None) -> Confirmation:
+        about, samples = _typed(self.fields, "data", dict), _typed(self.fields, "samples", list)
+        contract, norm = contract_named(_typed(self.fields, "contract", str)), _typed(self.fields, "norm", str)
+        eps, valid = _eps(self.fields), _range(self.fields)
+        if norm != "linf":
+            raise Rejected(f"it is about perturbations in the norm {norm!r}, which is unknown")
+        source = source or self._data(_typed(about, "name", str))
+        data = read_data(source)
+        if data.sha256 != _typed(about, "sha256", str):
+            raise Rejected(f"it is about other data than {source}: the SHA-256 differs")
+        indices, labels = ([_typed(sample, key, int) for sample in samples] for key in ("index", "label"))
+        if not samples:
+            raise Rejected("it is about no sample")
+        first, count = indices[0], len(samples)
+        if indices != list(range(first, first + count)):
+            raise Rejected("it leaves samples out")
+        if not 0 <= first < first + count <= len(data.labels):
+            raise Rejected("the data do not have its samples")
+        if labels != data.labels[first : first + count].tolist():
+            raise Rejected("its labels are not those of the data")
+        found = []
+        inputs = samples_of(data, network.input.shape, start=first, count=count).inputs
+        for x, sample, index, label in zip(inputs, samples, indices, labels, strict=True):
+            if _typed(sample, "status", str) == "verified":
+                box = box_around(x[np.newaxis], eps, valid)
+                certificate = None if sample.get("certificate") is None else _typed(sample, "certificate", str)
+                found.append(Obligation(f"sample {index}", certificate, Class(label), box.lower[0], box.upper[0]))
+        share = math.floor(10_000 * len(found) / count) / 100
+        of = f"samples {first} to {first + count - 1} of {source}" + (f" ({data.split})" if data.split else "")
+        inside = f" within {list(valid)}" if valid else ""
+        statement = f"{len(found)} of {count} ({share:.2f} %), {of}, are certified at eps {eps_text(eps)}{inside}"
+        return Confirmation(f"{statement}, {contract.scope}", contract.name, tuple(found))
+
+    def _of_property(self, network: Network, path: Path | None) -> Confirmation:
+        about, certificates = _typed(self.fields, "property", dict), _typed(self.fields, "certificates", list)
+        contract, verdict = contract_named(_typed(self.fields, "contract", str)), _typed(self.fields, "verdict", str)
+        path = path or located(_typed(about, "path", str), self.folder)
+        if path is None:
+            raise Problem(f"the property of {self.name} is neither beside it nor here: say where it is with --vnnlib")
+        property = read_property(path)
+        if property.sha256 != _typed(about, "sha256", str):
+            raise Rejected(f"it is about another property than {path}: the SHA-256 differs")
+        if verdict != "unsat":
+            raise Rejected(f"its verdict is {verdict!r}, of which there is no proof")
+        cases = cases_for(network, property)
+        if len(cases) != len(certificates):
+            raise Rejected(f"it names {len(certificates)} certificates, but the property falls into {len(cases)} cases")
+        if not all(isinstance(certificate, str) for certificate in certificates):
+            raise TypeError("a certificate is no path")
+        found = []
+        for number, (case, certificate) in enumerate(zip(cases, certificates, strict=True)):
+            lower, upper = (end.reshape(network.input.shape) for end in (case.lower, case.upper))
+            claim = Unreachable(tuple(case.alternatives))
+            found.append(Obligation(f"case {number}", certificate, claim, lower, upper))
+        statement = f"{path} holds" + ("" if cases else ", for no input fulfils its own constraints")
+        return Confirmation(f"{statement}, {contract.scope}", contract.name, tuple(found))
+
+    def _data(self, name: str) -> str:
+        """Where data of that name are."""
+        if name in datasets.names():
+            return name
+        path = located(name, self.folder) if name.endswith(".npz") else None
+        if path is None:
+            raise Problem(f"the data of {self.name}, {name!r}, are neither beside it nor here: say where with --data")
+        return str(path)
+
+
+def result_file(path: Path, content: bytes) -> ResultFile:
+    """From the content of the file at that path; raises Problem, in a sentence, unless it is a result file."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(fields := dict(pairs)) < len(pairs):
+            raise ValueError("it has a key twice")
+        return fields
+
     try:
-        for obligation in obligations(result, network, path.parent, data):
-            reason = None
-            try:
-                require_proof(obligation, result.contract, network, path.parent)
-            except Rejected as rejected:
-                reason = str(rejected)
-            yield Judgement(f"{path}: {obligation.subject}", reason)
-            count += 1
-            failed += reason is not None
-        if failed:
-            raise Rejected(f"{failed} of the {count} proofs that it needs are not valid")
-        yield Judgement(str(path), None, f"{file}: {statement(result)}")
-    except Rejected as rejected:
-        yield Judgement(str(path), str(rejected))
-
-
-def obligations(
-    result: Result | RecordedProperty, network: Network, folder: Path, data: str | None
-) -> Iterator[Obligation]:
-    """What has to be proved for the result, which is in the folder, to be true. data: where its samples are from, if
-    its own name for that does not suffice.
-
-    Raises Rejected where the result is not about the model, its data or its property, and Problem where these are
-    missing or do not fit.
-    """
-    if isinstance(result, Result):
-        yield from certified_samples(result, network, Library(data, [folder, Path()]).data_of(result))
-        return
-    property = located(result.property_path, folder)
-    if property is None:
-        raise Problem(f"the property {result.property_path} is neither beside the result nor where it was")
-    yield from impossible_cases(result, network, read_property(property))
-
-
-def statement(result: Result | RecordedProperty) -> str:
-    """What is true of the model if all its obligations are proved."""
-    scope = contract_named(result.contract).scope
-    if isinstance(result, RecordedProperty):
-        return f"the property holds, {scope}"
-    first, last = result.samples[0].index, result.samples[-1].index
-    certified = result.counts[Outcome.CERTIFIED]
-    inside = f" within {list(result.input_range)}" if result.input_range else ""
-    of = f"samples {first} to {last} of {result.data_name}" + (f" ({result.split})" if result.split else "")
-    return (
-        f"{result.point.certified:.2f} % ({certified}) of {of} are certified at eps {result.eps_text}{inside}, {scope}"
-    )
-
-
-def certified_samples(result: Result, network: Network, data: Dataset) -> Iterator[Obligation]:
-    """Of each sample that a result calls verified: its label is answered everywhere in the box that belongs to it.
-
-    Raises Rejected where the result is not about this model and these data, or leaves samples out; Problem where data
-    and model do not fit.
-    """
-    _require_model(result, network)
-    if data.sha256 != result.data_sha256:
-        raise Rejected("it is about other data: the SHA-256 differs")
-    if result.norm != "linf":
-        raise Rejected(f"it is about perturbations in the norm {result.norm!r}, which is unknown")
-    if not result.samples:
-        raise Rejected("it is about no sample")
-    first, count = result.samples[0].index, len(result.samples)
-    if [sample.index for sample in result.samples] != list(range(first, first + count)):
-        raise Rejected("it leaves samples out")
-    if not 0 <= first < first + count <= len(data.labels):
-        raise Rejected("the data do not have its samples")
-    if [sample.label for sample in result.samples] != data.labels[first : first + count].tolist():
-        raise Rejected("its labels are not those of the data")
-    samples = samples_of(data, network.input.shape, start=first, count=count)
-    for x, sample in zip(samples.inputs, result.samples, strict=True):
-        if sample.outcome is Outcome.CERTIFIED:
-            box = box_around(x[np.newaxis], Fraction(result.eps_text), result.input_range)
-            subject = f"sample {sample.index}"
-            yield Obligation(subject, sample.certificate, Class(sample.label), box.lower[0], box.upper[0])
-
-
-def impossible_cases(result: RecordedProperty, network: Network, property: Property) -> Iterator[Obligation]:
-    """Of each case of a property that a result calls unsat: it is impossible.
-
-    Raises Rejected where the result is not about this model and this property, or of another verdict; ModelProblem
-    where property and model do not fit.
-    """
-    _require_model(result, network)
-    if property.sha256 != result.property_sha256:
-        raise Rejected("it is about another property: the SHA-256 differs")
-    if result.verdict != "unsat":
-        raise Rejected(f"its verdict is {result.verdict}, of which there is no proof")
-    cases = cases_for(network, property)
-    if len(cases) != len(result.certificates):
-        count = len(result.certificates)
-        raise Rejected(f"it names {count} certificates, but the property falls into {len(cases)} cases")
-    for number, (case, certificate) in enumerate(zip(cases, result.certificates, strict=True)):
-        lower, upper = (end.reshape(network.input.shape) for end in (case.lower, case.upper))
-        yield Obligation(f"case {number}", certificate, Unreachable(tuple(case.alternatives)), lower, upper)
+        fields = json.loads(content, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{path} is not a result file: it is not complete, valid JSON ({error})") from error
+    if not isinstance(fields, dict) or type(fields.get("schema_version")) is not int:
+        raise Problem(f"{path} is not a result file: it has no schema_version")
+    if fields["schema_version"] != SCHEMA_VERSION:
+        version = fields["schema_version"]
+        raise Problem(f"{path} has the schema_version {version}, and this program reads {SCHEMA_VERSION}")
+    return ResultFile(str(path), path.parent, fields)
 
 
 def require_proof(obligation: Obligation, contract: str, network: Network, folder: Path) -> None:
@@ -155,9 +179,9 @@ def require_proof(obligation: Obligation, contract: str, network: Network, folde
         raise Rejected("the result names no certificate of it")
     path = located(obligation.certificate, folder)
     if path is None:
-        raise Rejected(f"there is no certificate {obligation.certificate}")
+        raise Rejected(f"there is no certificate {obligation.certificate!r}")
     certificate = read(path)
-    if certificate.contract != contract_named(contract).name:
+    if certificate.contract != contract:
         raise Rejected(f"its certificate is under the contract {certificate.contract!r}, not {contract!r}")
     if certificate.claim != obligation.claim:
         raise Rejected("its certificate proves something else")
@@ -168,6 +192,42 @@ def require_proof(obligation: Obligation, contract: str, network: Network, folde
     check(certificate, network)
 
 
-def _require_model(result: Result | RecordedProperty, network: Network) -> None:
-    if result.model_sha256 != network.sha256:
-        raise Rejected("it is about another model: the SHA-256 differs")
+def located(path: str, folder: Path) -> Path | None:
+    """A file that a result in the folder names: there, under as much of its path as there is, one folder above, here,
+    or where it was when the result was written."""
+    steps = path.replace("\\", "/").split("/")
+    tails = ["/".join(steps[first:]) for first in range(len(steps))]
+    inside = [base / tail for base in (folder, Path()) for tail in tails if tail and not tail.startswith("/")]
+    for place in [*inside, folder.parent / tails[-1], Path(path)]:
+        try:
+            if place.is_file():
+                return place
+        except (OSError, ValueError):  # a name that cannot be one
+            continue
+    return None
+
+
+def _typed(source: Any, key: str, kind: type) -> Any:
+    if not isinstance(source, dict):
+        raise TypeError(f"what should have {key} is no object")
+    value = source[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{key} is no {kind.__name__}")
+    return value
+
+
+def _eps(fields: Mapping[str, Any]) -> Fraction:
+    exact = _typed(fields, "eps_exact", str)
+    if not re.fullmatch(r"\d{1,99}(/0*[1-9]\d{0,98})?", exact, re.ASCII):
+        raise ValueError("eps_exact is no fraction")
+    return Fraction(exact)
+
+
+def _range(fields: Mapping[str, Any]) -> InputRange | None:
+    if fields.get("input_range") is None:
+        return None
+    low, high = _typed(fields, "input_range", list)
+    ends = [float(end) for end in (low, high) if isinstance(end, int | float) and not isinstance(end, bool)]
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise ValueError("input_range is no pair of rising numbers")
+    return ends[0], ends[1]

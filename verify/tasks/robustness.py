@@ -24,13 +24,12 @@ from verify.compiled.engine import CompiledEngine
 from verify.core.environment import require_ieee_arithmetic
 from verify.core.intervals import Interval
 from verify.core.rounding import Array, Contract
-from verify.datasets import DataProblem
 from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.parts import of_each
 from verify.proofs.split_trees import SplitProof, split_bounds
 from verify.search import require_torch
-from verify.tasks.samples import Samples
+from verify.tasks.samples import Samples, require_labels
 from verify.time_limit import OutOfTime, can_interrupt, time_limit
 
 _LARGEST_BATCH = 64
@@ -110,8 +109,7 @@ def verify_classifier(
     """
     require_ieee_arithmetic()
     count = classes(network)
-    if ((samples.labels < 0) | (samples.labels >= count)).any():
-        raise DataProblem(f"a label of {samples.name} is outside the model's {count} classes")
+    require_labels(samples, count)
     proofs = [way for way in ways_of(method) if way in PROOFS]
     batch = min(lanes_at_a_time(network), _LARGEST_BATCH)
     for first in range(0, len(samples), batch):

@@ -81,6 +81,12 @@ def read_data(source: str, *, download: bool = True) -> Dataset:
     return datasets.load(source, "test", download=download)
 
 
+def require_labels(samples: Samples, classes: int) -> None:
+    """Raise DataProblem where a label is none of the model's classes."""
+    if ((samples.labels < 0) | (samples.labels >= classes)).any():
+        raise DataProblem(f"a label of {samples.name} is outside the model's {classes} classes")
+
+
 def _fitted(x: NDArray[np.float32], shape: Shape, name: str) -> NDArray[np.float32]:
     """x in the model's input shape, where that only means to add or drop axes of length one, or to flatten."""
 

@@ -1,5 +1,4 @@
-"""Result files as they are read back: by their documented keys, whatever else they hold; and the data that they are
-about."""
+"""Result files as a report reads them: by their documented keys, whatever else they hold."""
 
 from __future__ import annotations
 
@@ -13,19 +12,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import datasets
 from verify.boxes import eps_text
-from verify.datasets import DataProblem, Dataset
 from verify.errors import Problem
 from verify.tasks.result import SCHEMA_VERSION
-from verify.tasks.samples import read_data
 
 
-class ResultProblem(Problem):
-    """A file is no result file, or of another kind."""
+class ReportProblem(Problem):
+    """A file is no result file that a report can be made of."""
 
 
 class Outcome(StrEnum):
@@ -52,7 +47,7 @@ _LARGEST = 1e100
 @dataclass(frozen=True)
 class Sample:
     """One sample's verdict. margin: lower bound of the least margin, None where there is none. counterexample: its
-    pixels in the order of the model's input, if the file holds one. certificate: its path, as it was written."""
+    pixels in the order of the model's input, if the file holds one."""
 
     index: int
     label: int
@@ -62,7 +57,6 @@ class Sample:
     margin: float | None
     time_s: float
     counterexample: tuple[float, ...] | None
-    certificate: str | None
 
     @property
     def outcome(self) -> Outcome:
@@ -162,108 +156,30 @@ class Result:
         )
 
 
-@dataclass(frozen=True)
-class RecordedProperty:
-    """The result file of a property. certificates: paths, as they were written, one for each of its cases."""
+def read_result(name: str, content: bytes) -> Result:
+    """Read a result file's content; raises ReportProblem, which calls it `name`, when it is broken or another kind."""
 
-    model_path: str
-    model_sha256: str
-    property_path: str
-    property_sha256: str
-    contract: str
-    verdict: str
-    certificates: tuple[str, ...]
-
-
-@dataclass
-class Library:
-    """Data sets, each read once. source: a data set or .npz file to look into first. folders: where .npz files are.
-    given: data that need not be read."""
-
-    source: str | None
-    folders: Sequence[Path]
-    given: Sequence[Dataset] = ()
-    _read: dict[str, Dataset] = field(default_factory=dict)
-
-    def data_of(self, result: Result) -> Dataset:
-        """The very data that a result is about, by its hash; raises DataProblem. Downloads nothing."""
-        for dataset in self.given:
-            if dataset.sha256 == result.data_sha256:
-                return dataset
-        name = result.data_name
-        candidates = [self.source] if self.source else []
-        if name in datasets.names():
-            candidates.append(name)
-        elif name.endswith(".npz") and Path(name).name == name:
-            candidates += [str(folder / name) for folder in self.folders if (folder / name).is_file()]
-        reason = f"{name} is not on this machine"
-        for candidate in candidates:
-            try:
-                if candidate not in self._read:
-                    self._read[candidate] = read_data(candidate, download=False)
-            except DataProblem as problem:
-                reason = str(problem)
-                continue
-            if self._read[candidate].sha256 == result.data_sha256:
-                return self._read[candidate]
-            reason = f"{candidate} is not the data of the result: its SHA-256 is another"
-        raise DataProblem(reason)
-
-
-def located(path: str, folder: Path) -> Path | None:
-    """A file that a result in the folder names by its path: there, under as much of the path as there is, or else where
-    it was when the result was written."""
-    steps = path.replace("\\", "/").split("/")
-    for place in [*(folder.joinpath(*steps[first:]) for first in range(len(steps))), Path(path)]:
-        try:
-            if place.is_file():
-                return place
-        except (OSError, ValueError):  # a name that cannot be one
-            continue
-    return None
-
-
-def parse(name: str, content: bytes) -> Result | RecordedProperty:
-    """A result file's content; raises ResultProblem, which calls it `name`, when it is broken."""
-    try:
-        file = _object(content)
-        return _property_result(file) if "property" in file else _result(name, content, file)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        raise ResultProblem(f"{name} is not a result file that can be read: {reason}") from error
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"it holds {constant}, which is not JSON")
+    def fail(reason: str) -> NoReturn:
+        raise ReportProblem(f"{name} is not a result file that a report can be made of: {reason}")
 
     try:
-        file = json.loads(content, parse_constant=refuse)
+        file = json.loads(content, parse_constant=lambda constant: fail(f"it holds {constant}, which is not JSON"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not complete, valid JSON ({str(error) or type(error).__name__})") from error
+        fail(f"it is not complete, valid JSON ({str(error) or type(error).__name__})")
     if not isinstance(file, dict):
-        raise TypeError("it is JSON, but no object")
+        fail("it is JSON, but no object")
+    if "property" in file:
+        fail("it is the result of a single property, and a report is about the samples of a data set")
     if file.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"its schema_version is {_shown(file.get('schema_version'))}, and this program reads {SCHEMA_VERSION}"
-        )
-    return file
-
-
-def _property_result(file: dict[str, Any]) -> RecordedProperty:
-    model, asked = _typed(file, "model", dict), _typed(file, "property", dict)
-    certificates = _typed(file, "certificates", list)
-    if not all(isinstance(path, str) for path in certificates):
-        raise TypeError("a certificate of it is no path")
-    return RecordedProperty(
-        model_path=_typed(model, "path", str),
-        model_sha256=_typed(model, "sha256", str),
-        property_path=_typed(asked, "path", str),
-        property_sha256=_typed(asked, "sha256", str),
-        contract=_typed(file, "contract", str),
-        verdict=_typed(file, "verdict", str),
-        certificates=tuple(certificates),
-    )
+        fail(f"its schema_version is {_shown(file.get('schema_version'))}, and this program reads {SCHEMA_VERSION}")
+    try:
+        result = _result(name, content, file)
+        contradiction = _contradiction(result, file.get("summary") or {})
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        fail(f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error))
+    if contradiction:
+        fail(contradiction)
+    return result
 
 
 def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
@@ -274,7 +190,7 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
     summary = file.get("summary") or {}
     if not isinstance(summary, dict):
         raise TypeError("its summary is no object")
-    result = Result(
+    return Result(
         name=name,
         content=content,
         model_path=_typed(model, "path", str),
@@ -297,8 +213,6 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
         else {},
         elsewhere=tuple(_point(point) for point in _optional(file, "curve", list) or ()),
     )
-    _require_consistency(result, summary)
-    return result
 
 
 def _point(point: object) -> Point:
@@ -339,21 +253,21 @@ def _sample(sample: object) -> Sample:
         margin=_optional_number(sample, "margin_lower"),
         time_s=_optional_number(sample, "time_s") or 0.0,
         counterexample=_pixels(sample.get("counterexample")),
-        certificate=_optional(sample, "certificate", str),
     )
 
 
-def _require_consistency(result: Result, summary: Mapping[str, Any]) -> None:
-    """What is shown is what the samples say; a summary that says otherwise means that the file was tampered with."""
+def _contradiction(result: Result, summary: Mapping[str, Any]) -> str | None:
+    """A report shows what the samples say; a summary that says otherwise means that the file was tampered with."""
     if len({sample.index for sample in result.samples}) < len(result.samples):
-        raise ValueError("a sample occurs twice")
+        return "a sample occurs twice"
     if result.eps < 0:
-        raise ValueError("its eps is negative")
+        return "its eps is negative"
     total = len(result.samples) or 1
     accuracies = {"clean_accuracy": result.correct, "certified_accuracy": result.counts[Outcome.CERTIFIED]}
     for key, hits in accuracies.items():
         if key in summary and not abs(_number_or_nan(summary[key]) - 100 * hits / total) < 1e-6:
-            raise ValueError(f"its {key} is not what its samples say, {100 * hits / total:.4f} %")
+            return f"its {key} is not what its samples say, {100 * hits / total:.4f} %"
+    return None
 
 
 def _typed(source: Mapping[str, Any], key: str, kind: type) -> Any:
