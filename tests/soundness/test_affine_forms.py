@@ -15,7 +15,7 @@ from support.onnx_models import ALL, DISABLED, model, network_of, newest_opset_o
 from support.operator_cases import CASES, cases_of
 from support.random_networks import random_network
 from verify.bounds import affine_forms, neuron_bounds
-from verify.bounds.affine_forms import Form, Forms
+from verify.bounds.affine_forms import Form, Forms, inputs_and_lanes
 from verify.bounds.crown import crown_bounds
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.relaxations import relaxation
@@ -40,7 +40,11 @@ def box_of_few(rng: np.random.Generator, shape: tuple[int, ...], most: int) -> I
 
 def output_form(network: Network, box: Interval, contract: Contract) -> Form:
     """Of the (first) output, over intervals alone."""
-    intervals, rules, forms = {network.input: box}, interval_rules(contract), Forms(network, box)
+    intervals, rules, forms = (
+        {network.input: box},
+        interval_rules(contract),
+        Forms(network, box, inputs_and_lanes(network, box)[0]),
+    )
     assert forms
     with np.errstate(all="ignore"):
         for tensor in topological(network.outputs):

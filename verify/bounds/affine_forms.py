@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from verify.bounds.activations import is_relu
 from verify.bounds.lines import Intervals
+from verify.bounds.quadratics import Axes, Curvature
 from verify.bounds.relaxations import Relaxation
 from verify.core.functions import Function
 from verify.core.intervals import Interval, midpoint, per_lane
@@ -56,6 +57,9 @@ _FEW_INPUTS = 20
 
 _MOST_NUMBERS = 2**22
 """Generators of a single tensor in a lane (32 MiB), at most; and in all lanes that are at work."""
+
+_MOST_CURVED = 2**14
+"""Elements of a product times pairs of inputs, at most, for its quadratic form to be worth while."""
 
 _OWN_UNDERFLOW = 2.0**-1000
 """More than all terms of a sum together can lose to underflow in float64; not subnormal, which would be slow."""
@@ -116,13 +120,14 @@ class Forms:
     two neighbours of float32 only, as decimals are read, are part of the remainder.
     """
 
-    def __init__(self, network: Network, box: Interval) -> None:
+    def __init__(self, network: Network, box: Interval, inputs: int) -> None:
+        """inputs: how many vary at most, in these lanes or in others that have forms, too; none without any."""
         self._waiting = uses(network.outputs)
         self._forms: dict[Tensor, Form] = {}
         varying = _varying(network, box)
         counts = varying.sum(axis=1)
-        self._none, self._inputs = counts == 0, int(counts.max())
-        if self._inputs:
+        self._counts, self._none, self._inputs = counts, counts == 0, inputs
+        if inputs:
             centre, radius, _ = midpoint(box)
             lanes, places = np.nonzero(varying)
             numbers = np.concatenate([np.arange(count) for count in counts])
@@ -152,6 +157,38 @@ class Forms:
             if not self._waiting[operand]:
                 del self._forms[operand]
 
+    def axes(self, tensor: Tensor) -> Axes:
+        """Of the input."""
+        return Axes(self._forms[tensor].generators)
+
+    def curvature(self, tensor: Tensor, intervals: Intervals) -> Curvature | None:
+        """Of a product, before it is followed; None where that would take too much. An element whose forms have
+        remainders too large for that to pay has no quadratic form."""
+        shape = tensor.shape
+        same_rank = all(len(operand.shape) == len(shape) for operand in tensor.operands)
+        few = math.prod(shape) * self._counts**2 <= _MOST_CURVED
+        if not same_rank or not tensor.varies or not few.any():
+            return None
+        forms = [self._forms[operand] for operand in tensor.operands]
+        (c, r, _), (d, q, _) = (midpoint(intervals[operand]) for operand in tensor.operands)
+        (s, t), (g, h) = (form.radius for form in forms), (np.abs(form.generators).sum(axis=1) for form in forms)
+        room = 1.0 + kappa(self._inputs + 8, FLOAT64_UNIT)
+        sizes = r * q * room, g * h * room, (g * t + s * h + s * t) * room**2
+        flat, size, rest = (each + _OWN_UNDERFLOW for each in sizes)
+        quadratic = np.where(per_lane(few, flat), rest + 0.5 * size < flat, False)
+        lanes = len(quadratic)
+        first, second = (
+            np.where(quadratic[:, np.newaxis], form.generators, 0.0).reshape(lanes, -1, *shape) for form in forms
+        )
+        return Curvature(
+            np.where(quadratic, forms[0].centre, c),
+            np.where(quadratic, forms[1].centre, d),
+            first,
+            second,
+            np.where(quadratic, size, 0.0),
+            np.where(quadratic, rest, flat),
+        )
+
     def narrow(self, tensor: Tensor, interval: Interval) -> None:
         """Use an interval of the tensor where that is narrower than the remainder of its form alone."""
         if tensor in self._forms:
@@ -164,10 +201,11 @@ class Forms:
         self._forms[tensor] = form
 
 
-def lanes_with_forms(network: Network, box: Interval) -> int:
-    """How many lanes of the box have forms that fit into memory together."""
+def inputs_and_lanes(network: Network, box: Interval) -> tuple[int, int]:
+    """How many inputs vary at most in a lane that has forms, and how many lanes have some that fit into memory
+    together."""
     inputs = int(_varying(network, box).sum(axis=1).max())
-    return max(1, _MOST_NUMBERS // (inputs * _largest(network))) if inputs else len(box.lower)
+    return inputs, max(1, _MOST_NUMBERS // (inputs * _largest(network))) if inputs else len(box.lower)
 
 
 def _varying(network: Network, box: Interval) -> NDArray[np.bool_]:

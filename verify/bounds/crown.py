@@ -12,7 +12,9 @@ from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.margins import Labels, classes, logits_of, of_the_answer
 from verify.bounds.maxima import with_relus
 from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.quadratics import Axes, Curvature
 from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
 from verify.core.rounding import Array, Contract
 from verify.model.network import Network
 
@@ -26,8 +28,10 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     functionals, _ = margin_functionals(network, labels)
     target = logits_of(network)
     with np.errstate(all="ignore"):
-        intervals = crown_intervals(replace(network, outputs=(target,)), box, contract, refine=refine)
-        lower = lower_bounds(target, functionals, intervals, contract)
+        curvatures: dict[Tensor, Axes | Curvature] = {}
+        before = replace(network, outputs=(target,))
+        intervals = crown_intervals(before, box, contract, refine=refine, curvatures=curvatures)
+        lower = lower_bounds(target, functionals, intervals, contract, curvatures=curvatures)
     return of_the_answer(lower, network, labels, intervals[target], contract)
 
 
@@ -37,8 +41,9 @@ def crown_bounds(
     """For each lane and functional of the output (lanes x functionals x the output's shape), a lower bound over the
     box; NaN where nothing can be said. refine: as in `crown_margins`."""
     with np.errstate(all="ignore"):
-        intervals = crown_intervals(network, box, contract, refine=refine)
-        return lower_bounds(network.output, functionals, intervals, contract)
+        curvatures: dict[Tensor, Axes | Curvature] = {}
+        intervals = crown_intervals(network, box, contract, refine=refine, curvatures=curvatures)
+        return lower_bounds(network.output, functionals, intervals, contract, curvatures=curvatures)
 
 
 def margin_functionals(network: Network, labels: Labels) -> tuple[Array, Array]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 
 import numpy as np
 
 from verify.bounds.functionals import dot, dot_of_magnitudes
 from verify.bounds.lines import Intervals
+from verify.bounds.quadratics import Curvatures, curved, least
 from verify.bounds.relaxations import BENDING, Choices, Relaxation, Signs, constant, relaxation, some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Input, Tensor, topological
@@ -49,6 +50,7 @@ def lower_bounds(
     stop: Tensor | None = None,
     directions: Array | None = None,
     beside: tuple[Tensor, Array] | None = None,
+    curvatures: Curvatures = MappingProxyType({}),
 ) -> Array:
     """For each lane and functional of the target's deployed value, a lower bound over the box; NaN where none is known.
 
@@ -57,6 +59,7 @@ def lower_bounds(
     lane, or as many as the functionals have. choices: a bound holds for the executions that have their signs.
     directions: where the coefficients of the input are written that the bounds come from, lanes x functionals x inputs.
     beside: a tensor that the target depends on, and functionals of it to add to those of the target.
+    curvatures: quadratic forms of products over the same boxes, in as many lanes as the functionals have.
     """
 
     def relaxed_in(rows: slice) -> Relaxed:
@@ -65,7 +68,13 @@ def lower_bounds(
 
         @cache
         def relaxed(tensor: Tensor) -> Relaxation:
-            return constant(tensor, known) if tensor is stop else relaxation(tensor, known, contract, sides)
+            if tensor is stop:
+                return constant(tensor, known)
+            found = relaxation(tensor, known, contract, sides)
+            if tensor in curvatures:
+                around = curvatures[tensor]
+                found = curved(tensor, found, known, contract, around.mapped(partial(some_lanes, rows=rows)))
+            return found
 
         return relaxed
 
@@ -115,11 +124,14 @@ def _substituted(
     target = next(iter(waiting))
     constant = np.zeros(waiting[target].shape[:2])
     loss, size = np.zeros_like(constant), np.zeros_like(constant)
+    curvature: Array | None = None
+    slope: Array | None = None
     summands = longest = 0
     for tensor in reversed(list(topological([target]))):
         if mirrored and isinstance(tensor.primitive, BENDING):
             waiting = {operand: np.concatenate([a, -a], axis=1) for operand, a in waiting.items()}
             constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
+            curvature, slope = (None if x is None else np.concatenate([x, -x], axis=1) for x in (curvature, slope))
             mirrored = False
         a = waiting.pop(tensor, None)
         if a is None:
@@ -131,6 +143,11 @@ def _substituted(
         summands, longest = summands + 2 + len(step.operands), max(longest, math.prod(tensor.shape))
         constant = constant + step.constant
         size += np.abs(step.constant)
+        if step.curvature is not None:
+            if curvature is not None:  # the sum rounds once
+                loss += 2.0 * FLOAT64_UNIT * (np.abs(curvature) + np.abs(step.curvature)).sum(axis=(2, 3))
+            curvature = step.curvature if curvature is None else curvature + step.curvature
+        slope = step.slope if slope is None else slope
         loss += dot_of_magnitudes(a, around.charge)
         # Magnitudes of values are below 2^50 times the charge.
         charges = around.charge.reshape(len(around.charge), -1).sum(axis=1, keepdims=True)
@@ -147,6 +164,10 @@ def _substituted(
             waiting[operand] = functional
     if mirrored:
         constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
+        curvature, slope = (None if x is None else np.concatenate([x, -x], axis=1) for x in (curvature, slope))
+    if curvature is not None:
+        added, rounding = least(curvature, np.zeros(curvature.shape[:-1]) if slope is None else slope)
+        constant, size, loss, summands = constant + added, size + np.abs(added), loss + rounding, summands + 2
     # The loss is a sum of products of non-negative terms, each of which was rounded less than a thousand times; the sum
     # of the constants and the difference below are off by as many roundings of their magnitudes as there are.
     loss *= 1.0 + 2.0 * kappa(longest + summands + 1024, FLOAT64_UNIT)

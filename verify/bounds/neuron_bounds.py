@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds.activations import neuron_count
-from verify.bounds.affine_forms import Forms, lanes_with_forms
+from verify.bounds.affine_forms import Forms, inputs_and_lanes
 from verify.bounds.blocks import cheapest_tilings
 from verify.bounds.cones import Cone, Part, intervals_of, signs_of
 from verify.bounds.linear_bounds import WORKSPACE, Relaxed, two_sided_bounds
 from verify.bounds.pruning import pruned
+from verify.bounds.quadratics import Axes, Curvature
 from verify.bounds.refinements import Choose, Slopes
 from verify.bounds.relaxations import Relaxation, Signs, relaxation, some_lanes
 from verify.core.functions import Function
@@ -66,12 +67,14 @@ def crown_intervals(
     choose: Choose = lambda activation, intervals: None,
     signs: Signs = MappingProxyType({}),
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
+    curvatures: dict[Tensor, Axes | Curvature] | None = None,
 ) -> dict[Tensor, Interval]:
     """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
     there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
-    product or softmax of few values. known: intervals of what activations read, to be improved on."""
+    product or softmax of few values. known: intervals of what activations read, to be improved on. curvatures: where
+    the quadratic forms of products are written, if there are any, of all executions."""
     lanes = len(box.lower)
-    step = lanes_with_forms(network, box) if refine else max(1, lanes)
+    inputs, step = inputs_and_lanes(network, box) if refine else (0, max(1, lanes))
     found = []
     for rows in (slice(first, first + step) for first in range(0, max(1, lanes), step)):
         some = _Propagation(
@@ -82,11 +85,14 @@ def crown_intervals(
             {tensor: some_lanes(sign, rows) for tensor, sign in signs.items()},
             {tensor: _some(ends, rows) for tensor, ends in known.items()},
             refine,
+            inputs,
         )
         for tensor in topological([network.output]):
             some.follow(tensor)
-        found.append(some.intervals)
-    return _joined(found)
+        found.append(some)
+    if curvatures is not None and not signs and not known:  # over the whole box, whose axes they are about
+        curvatures.update(_joined_curvatures([some.curvatures for some in found]))
+    return _joined([some.intervals for some in found])
 
 
 def _some(x: Interval, rows: slice) -> Interval:
@@ -108,11 +114,22 @@ def _joined(parts: list[dict[Tensor, Interval]]) -> dict[Tensor, Interval]:
     return found
 
 
+def _joined_curvatures(parts: list[dict[Tensor, Axes | Curvature]]) -> dict[Tensor, Axes | Curvature]:
+    """Those of all lanes, found for some at a time, which have them of the same tensors."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        tensor: type(first)(*map(np.concatenate, zip(*(part[tensor] for part in parts), strict=True)))
+        for tensor, first in parts[0].items()
+    }
+
+
 class _Propagation:
     """Through a network, tensor by tensor in topological order; arguments as those of `crown_intervals`.
 
     intervals: of the tensors that were followed, and forms of them, if any lane has some. relaxations: that follow from
-    them, kept until one that they were found with becomes narrower.
+    them, kept until one that they were found with becomes narrower. curvatures: of products, and the axes of the input.
+    inputs: as for `Forms`.
     """
 
     def __init__(
@@ -124,14 +141,18 @@ class _Propagation:
         signs: Signs,
         known: Mapping[Tensor, Interval],
         refine: bool,
+        inputs: int,
     ) -> None:
         self.intervals = {network.input: box}
         self._contract, self._choose, self._signs, self._known, self._refines = contract, choose, signs, known, refine
         self._rules: Rules = interval_rules(contract)
-        self._forms = Forms(network, box) if refine else None
+        self._forms = Forms(network, box, inputs) if refine else None
         self._readers: dict[Tensor, list[Tensor]] = {}
         self._relaxations: dict[Tensor, Relaxation] = {}
         self._factors: set[Tensor] = set()
+        self.curvatures: dict[Tensor, Axes | Curvature] = {}
+        if self._forms:
+            self.curvatures[network.input] = self._forms.axes(network.input)
 
     def follow(self, tensor: Tensor) -> None:
         """Bound what an operation computes, after what it reads."""
@@ -146,6 +167,8 @@ class _Propagation:
                 self._refine_factor(operand)
         self.intervals[tensor] = self._by_intervals(tensor)
         if self._forms:
+            if isinstance(tensor.primitive, Product) and (curvature := self._forms.curvature(tensor, self.intervals)):
+                self.curvatures[tensor] = curvature
             self._forms.follow(tensor, self.intervals, self._relaxed(tensor))
             self._update(tensor, _intersected(self.intervals[tensor], self._forms[tensor].interval()))
 

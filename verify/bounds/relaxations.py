@@ -116,11 +116,15 @@ that is at least zero, -1 where at most zero, 0 where any."""
 
 class Step(NamedTuple):
     """Functionals of an operation's operands, and at least what they leave over (lanes x functionals). beyond: a
-    functional of what the only operand is computed from, where it is passed on to that directly."""
+    functional of what the only operand is computed from, where it is passed on to that directly. curvature, slope:
+    quadratic forms that are left over, too, and the linear functions that end at the input, of the same variables
+    (`verify.bounds.quadratics`)."""
 
     operands: tuple[Array, ...]
     constant: Array | float = 0.0
     beyond: Array | None = None
+    curvature: Array | None = None
+    slope: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def _with_signs(around: Relaxation, sign: NDArray[np.int8]) -> Relaxation:
 def constant(tensor: Tensor, intervals: Intervals) -> Relaxation:
     """Where substitution ends, as the interval bounds the tensor."""
     centre, radius, _ = midpoint(intervals[tensor])
-    own = partial(_own, tensor, magnitude_of(intervals[tensor]))
+    own = partial(own_error, tensor, magnitude_of(intervals[tensor]))
     return Relaxation(_through_centre, radius + own(), own, (centre,))
 
 
@@ -191,17 +195,17 @@ def _constant(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     return constant(tensor, intervals)
 
 
-def _own(tensor: Tensor, magnitude: Array) -> Array:
+def own_error(tensor: Tensor, magnitude: Array) -> Array:
     """What float64 roundings of the coefficients of a functional of the tensor, and of the sum of their products with
     values of that magnitude, can change, per unit of coefficient."""
     return kappa(math.prod(tensor.shape) + 8, FLOAT64_UNIT) * magnitude
 
 
-def _charged(
+def charged(
     tensor: Tensor, intervals: Intervals, through: Through, loss: Array | float = 0.0, *lines: NDArray[Any]
 ) -> Relaxation:
     """With a charge of what the operation loses and what passing it on costs."""
-    own = partial(_own, tensor, magnitude_of(intervals[tensor]))
+    own = partial(own_error, tensor, magnitude_of(intervals[tensor]))
     return Relaxation(through, own() + loss, own, lines)
 
 
@@ -211,7 +215,7 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
     (operand,) = tensor.operands
     if primitive.roundings == 0 and isinstance(primitive.map, Diagonal):
         bias = np.broadcast_to(primitive.bias, (1, *tensor.shape))
-        return _charged(tensor, intervals, _through_linear, _own(tensor, np.abs(bias)))
+        return charged(tensor, intervals, _through_linear, own_error(tensor, np.abs(bias)))
     x = intervals[operand]
     magnitude = magnitude_of(x)
     error = LinearError.of(primitive, magnitude, contract)
@@ -228,7 +232,7 @@ def _linear(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxat
         less = sums - primitive.magnitude - 0.5 * (spread + np.abs(primitive.map(positive - negative)))
         additions = primitive.additions - primitive.roundings + error.roundings
         loss -= additions * contract.unit * less
-    return _charged(tensor, intervals, _through_linear, error.widened(loss))
+    return charged(tensor, intervals, _through_linear, error.widened(loss))
 
 
 def _through_linear(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -245,9 +249,9 @@ def _leaky_relu(tensor: Tensor, intervals: Intervals, contract: Contract) -> Rel
         return _between_lines(tensor, intervals, contract)
     x = intervals[tensor.operands[0]]
     below, above = slopes(primitive, x)
-    own = _own(tensor, magnitude_of(x))
+    own = own_error(tensor, magnitude_of(x))
     lines = below, above.slope, above.offset, *((own,) if primitive.slope else ())
-    return _charged(tensor, intervals, _through_relu, own + leaky_rounding(primitive, x, contract), *lines)
+    return charged(tensor, intervals, _through_relu, own + leaky_rounding(primitive, x, contract), *lines)
 
 
 def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -301,9 +305,9 @@ def _between_lines(tensor: Tensor, intervals: Intervals, contract: Contract) -> 
     steepest, highest = (
         np.maximum(np.abs(x), np.abs(y)) for x, y in ((below.slope, above.slope), (below.offset, above.offset))
     )
-    loss = _own(tensor, steepest * magnitude + highest)
+    loss = own_error(tensor, steepest * magnitude + highest)
     ends = below.slope, below.offset, above.slope, above.offset
-    return _charged(tensor, intervals, _through_lines, loss, *ends)
+    return charged(tensor, intervals, _through_lines, loss, *ends)
 
 
 def _through_lines(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -348,13 +352,13 @@ def _through_function(contract: Contract, tensor: Tensor, a: Array, around: Rela
         np.maximum(np.abs(first), np.abs(second))
         for first, second in ((below.slope, above.slope), (below.offset, above.offset))
     )
-    loss = np.abs(a) * _own(tensor, steepest * magnitude + farthest)
+    loss = np.abs(a) * own_error(tensor, steepest * magnitude + farthest)
     if choice.sign is not None and choice.multiplier is not None:
         added = np.where(choice.sign == 0, 0.0, choice.multiplier)[:, np.newaxis]
         coefficients = coefficients - added
         ends = (np.where(added == 0, 0.0, added * end[:, np.newaxis]) for end in x)
         constant = constant + np.minimum(*ends).sum(axis=axes)
-        loss = loss + np.abs(added) * _own(tensor, magnitude)
+        loss = loss + np.abs(added) * own_error(tensor, magnitude)
     return Step((coefficients,), constant - loss.sum(axis=axes))
 
 
@@ -375,7 +379,7 @@ def _with(lanes: int, line: Line, at: Any, other: Line) -> Line:
 
 
 def _reshape(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
-    return _charged(tensor, intervals, _through_reshape)
+    return charged(tensor, intervals, _through_reshape)
 
 
 def _through_reshape(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -385,7 +389,7 @@ def _through_reshape(tensor: Tensor, a: Array, around: Relaxation, choice: Choic
 def _select(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     primitive: Any = tensor.primitive
     fill = np.full((1, *tensor.shape), abs(primitive.fill)) if primitive.pads else np.zeros((1, *tensor.shape))
-    return _charged(tensor, intervals, _through_select, _own(tensor, fill))
+    return charged(tensor, intervals, _through_select, own_error(tensor, fill))
 
 
 def _through_select(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -406,7 +410,7 @@ def _through_select(tensor: Tensor, a: Array, around: Relaxation, choice: Choice
 
 
 def _subsample(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
-    return _charged(tensor, intervals, _through_subsample)
+    return charged(tensor, intervals, _through_subsample)
 
 
 def _through_subsample(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -419,7 +423,7 @@ def _through_subsample(tensor: Tensor, a: Array, around: Relaxation, choice: Cho
 
 
 def _concatenate(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
-    return _charged(tensor, intervals, _through_concatenate)
+    return charged(tensor, intervals, _through_concatenate)
 
 
 def _through_concatenate(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -435,8 +439,8 @@ def _sum(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation
     first, second = (intervals[operand] for operand in tensor.operands)
     reach = magnitude_of(intervals[tensor])
     rounding = kappa(1, contract.unit) * reach + fused_error(primitive, first, second, contract) + contract.underflow
-    loss = rounding + _own(tensor, magnitude_of(first) + magnitude_of(second))
-    return _charged(tensor, intervals, _through_sum, loss)
+    loss = rounding + own_error(tensor, magnitude_of(first) + magnitude_of(second))
+    return charged(tensor, intervals, _through_sum, loss)
 
 
 def _through_sum(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -446,7 +450,7 @@ def _through_sum(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | 
 
 def _difference(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     first, second = (magnitude_of(intervals[operand]) for operand in tensor.operands)
-    return _charged(tensor, intervals, _through_difference, _own(tensor, first + second))
+    return charged(tensor, intervals, _through_difference, own_error(tensor, first + second))
 
 
 def _through_difference(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -456,7 +460,7 @@ def _through_difference(tensor: Tensor, a: Array, around: Relaxation, choice: Ch
 def _maximum(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     """As the sum of the first two operands, over the real numbers."""
     first, second = (magnitude_of(intervals[operand]) for operand in tensor.operands[:2])
-    return _charged(tensor, intervals, _through_maximum, _own(tensor, first + second))
+    return charged(tensor, intervals, _through_maximum, own_error(tensor, first + second))
 
 
 def _through_maximum(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -469,8 +473,8 @@ def _product(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxa
     first, second = (intervals[operand] for operand in tensor.operands)
     (c, radius, reach), (d, other, extent) = midpoint(first), midpoint(second)
     rounding = kappa(1, contract.unit) * magnitude_of(intervals[tensor]) + contract.underflow
-    loss = radius * other * (1.0 + 2.0**-50) + rounding + _own(tensor, 3.0 * reach * extent)
-    return _charged(tensor, intervals, _through_product, loss, c, d)
+    loss = radius * other * (1.0 + 2.0**-50) + rounding + own_error(tensor, 3.0 * reach * extent)
+    return charged(tensor, intervals, _through_product, loss, c, d)
 
 
 def _through_product(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -486,9 +490,9 @@ def _quotient(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     steepest = np.maximum(np.abs(below.slope), np.abs(above.slope)) * magnitude_of(second)
     highest = np.maximum(np.abs(below.offset), np.abs(above.offset))
     terms = np.abs(around.first) * magnitude_of(first) + np.abs(around.second) * (steepest + highest)
-    loss = around.deviation + _own(tensor, 2.0 * (terms + np.abs(around.offset)))
+    loss = around.deviation + own_error(tensor, 2.0 * (terms + np.abs(around.offset)))
     lines = *around[:3], below.slope, below.offset, above.slope, above.offset
-    return _charged(tensor, intervals, _through_quotient, loss, *lines)
+    return charged(tensor, intervals, _through_quotient, loss, *lines)
 
 
 def _through_quotient(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -507,8 +511,8 @@ def _softmax(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxa
         return constant(tensor, intervals)
     around = plane(x.lower, x.upper, primitive.logarithm, contract)
     size = (np.abs(around.slope) @ magnitude_of(x)[..., np.newaxis])[..., 0] + np.abs(around.offset)
-    loss = around.deviation + _own(tensor, size)
-    return _charged(tensor, intervals, _through_softmax, loss, around.slope, around.offset)
+    loss = around.deviation + own_error(tensor, size)
+    return charged(tensor, intervals, _through_softmax, loss, around.slope, around.offset)
 
 
 def _through_softmax(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -525,8 +529,8 @@ def _max_pool(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     best = winners(tensor, intervals)
     magnitude = magnitude_of(intervals[tensor.operands[0]]).reshape(len(best.tap), -1)
     reach = np.take_along_axis(magnitude, places_of(tensor, best.tap), axis=1).reshape(best.tap.shape)
-    loss = _own(tensor, reach + np.abs(best.highest))
-    return _charged(tensor, intervals, _through_pool, loss, best.tap, best.always, best.highest)
+    loss = own_error(tensor, reach + np.abs(best.highest))
+    return charged(tensor, intervals, _through_pool, loss, best.tap, best.always, best.highest)
 
 
 def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
@@ -549,8 +553,8 @@ def _variance(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     """As its first operand."""
     primitive: Any = tensor.primitive
     v, x = (intervals[operand] for operand in tensor.operands)
-    loss = variance_error(primitive, x, contract) + _own(tensor, magnitude_of(v))
-    return _charged(tensor, intervals, _through_variance, loss)
+    loss = variance_error(primitive, x, contract) + own_error(tensor, magnitude_of(v))
+    return charged(tensor, intervals, _through_variance, loss)
 
 
 def _through_variance(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:

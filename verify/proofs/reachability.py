@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.methods import FUNCTIONAL_PROOFS
 from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.quadratics import Axes, Curvature
 from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, down, kappa
 from verify.errors import Rejected
 from verify.model.network import Network
@@ -167,14 +169,18 @@ class Exclusion:
         """Computes, for a search, bounds (CROWN) of what may exclude each alternative over the boxes: of all bounded
         constraints in order or, with weights, of the alternatives' sums."""
         around = self._shaped(boxes)
-        intervals = crown_intervals(self._network, around, self._contract)
+        curvatures: dict[Tensor, Axes | Curvature] = {}
+        intervals = crown_intervals(self._network, around, self._contract, curvatures=curvatures)
         _, distinct, copies = np.unique(self._functionals, axis=0, return_index=True, return_inverse=True)
+        copies = copies.reshape(-1)  # numpy 2.0.0 shapes them otherwise
 
         def bounds(weights: NDArray[np.uint8] | None) -> PartBounds:
             shaped, constants = self._left_sides(len(boxes.lower), weights)
             shaped = shaped[:, distinct] if weights is None else shaped
             direction = np.zeros((*shaped.shape[:2], boxes.lower.shape[1]))
-            lower = lower_bounds(self._network.output, shaped, intervals, self._contract, directions=direction)
+            lower = lower_bounds(
+                self._network.output, shaped, intervals, self._contract, directions=direction, curvatures=curvatures
+            )
             if weights is None:
                 lower, direction = lower[:, copies], direction[:, copies]
 
