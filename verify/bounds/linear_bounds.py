@@ -17,7 +17,7 @@ import numpy as np
 
 from verify.bounds.functionals import dot, dot_of_magnitudes
 from verify.bounds.lines import Intervals
-from verify.bounds.quadratics import Curvatures, curved, least
+from verify.bounds.quadratics import Axes, Curvatures, curved, least
 from verify.bounds.relaxations import BENDING, Choices, Relaxation, Signs, constant, relaxation, some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Input, Tensor, topological
@@ -31,6 +31,9 @@ WORKSPACE = 2**23
 _CACHED = 2**17
 """Coefficients of functionals that are held at a time, few enough for the caches and for memory, unless so many
 functionals have more."""
+
+_CHEAP = 8
+"""Numbers of a quadratic form for each of these coefficients: few operations are done to them."""
 
 _AT_LEAST = 32
 """Functionals, so that products of matrices are worth while."""
@@ -79,7 +82,9 @@ def lower_bounds(
         return relaxed
 
     lanes, count = functionals.shape[:2]
-    most = max(_AT_LEAST, _CACHED // max(math.prod(tensor.shape) for tensor in topological([target])))
+    widest = max(math.prod(tensor.shape) for tensor in topological([target]))
+    pairs = max((known.generators.shape[1] ** 2 for known in curvatures.values() if isinstance(known, Axes)), default=0)
+    most = max(_AT_LEAST, _CACHED // max(widest, pairs // _CHEAP))
     step = max(1, min(most, count))
     found = np.empty((lanes, count))
     shared = None if any(len(ends.lower) > 1 for ends in intervals.values()) else relaxed_in(slice(None))
