@@ -57,10 +57,11 @@ class Judge:
         model = self.model or result.model
         if model is None:
             raise Problem(f"the model of {path} is neither beside it nor here: say where it is with --model")
-        network, failed = self._network(model), 0
+        network, count, failed = self._network(model), 0, 0
         try:
             needed = result.confirmation(network, data=self.data, property=self.property)
             for obligation in needed.obligations:
+                count += 1
                 try:
                     require_proof(obligation, needed.contract, network, path.parent)
                     yield Judgement(f"{path}: {obligation.subject}", None)
@@ -68,7 +69,7 @@ class Judge:
                     failed += 1
                     yield Judgement(f"{path}: {obligation.subject}", str(reason))
             if failed:
-                raise Rejected(f"{failed} of the {len(needed.obligations)} proofs that it needs are not valid")
+                raise Rejected(f"{failed} of the {count} proofs that it needs are not valid")
             yield Judgement(str(path), None, f"{model}: {needed.statement}")
         except Rejected as reason:
             yield Judgement(str(path), str(reason))

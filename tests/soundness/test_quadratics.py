@@ -129,7 +129,7 @@ def flat_bounds(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Array:
 @pytest.mark.parametrize("kind", [moment, gated])
 @pytest.mark.parametrize("seed", range(24))
 def test_no_execution_leaves_its_bounds(kind: object, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor are they looser than without quadratic forms, but for what is never more than twice."""
+    """Nor are they looser than without quadratic forms by more than half of what those reach."""
     rng = np.random.default_rng(seed)
     content = kind(rng)  # type: ignore[operator]
     network = network_of(content)

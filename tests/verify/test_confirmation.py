@@ -235,6 +235,8 @@ def test_the_order_of_keys_does_not_matter(folder: Path) -> None:
         (lambda text: text.replace('"1/10"', '"1/0"'), "eps_exact is no fraction"),
         (lambda text: text.replace('"label": 0', '"label": true'), "label is no int"),
         (lambda text: text.replace('"norm"', '"normal"'), "norm is missing"),
+        (lambda text: text.replace('"model": {', '"modell": {'), "say where it is with --model"),
+        (lambda text: text.replace('"path": "', '"path": 3, "road": "'), "say where it is with --model"),
         (lambda text: text.replace('"samples": [', '"samples": [3, '), "no object"),
         (lambda text: text.replace('"input_range": [', '"input_range": [0, '), "too many values"),
         (lambda text: text.replace("float32-any-order", "any"), "unknown contract 'any'"),

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from verify import datasets
 from verify.boxes import InputRange, box_around, eps_text
@@ -45,11 +43,11 @@ class Obligation:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What is true of the model if all obligations are proved under the contract, in words."""
+    """What is true of the model if all obligations, which are made one at a time, are proved under the contract."""
 
     statement: str
     contract: str
-    obligations: tuple[Obligation, ...]
+    obligations: Iterator[Obligation]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,9 @@ class ResultFile:
     @property
     def model(self) -> Path | None:
         """The file, if it is found."""
-        return located(_typed(_typed(self.fields, "model", dict), "path", str), self.folder)
+        about = self.fields.get("model")
+        path = about.get("path") if isinstance(about, dict) else None
+        return located(path, self.folder) if isinstance(path, str) else None
 
     def confirmation(self, network: Network, *, data: str | None, property: Path | None) -> Confirmation:
         """What has to be proved, and what is true then. data, property: what the result is about, if that is not looked
@@ -105,18 +105,26 @@ class ResultFile:
             raise Rejected("the data do not have its samples")
         if labels != data.labels[first : first + count].tolist():
             raise Rejected("its labels are not those of the data")
-        found = []
         inputs = samples_of(data, network.input.shape, start=first, count=count).inputs
-        for x, sample, index, label in zip(inputs, samples, indices, labels, strict=True):
-            if _typed(sample, "status", str) == "verified":
-                box = box_around(x[np.newaxis], eps, valid)
-                certificate = None if sample.get("certificate") is None else _typed(sample, "certificate", str)
-                found.append(Obligation(f"sample {index}", certificate, Class(label), box.lower[0], box.upper[0]))
-        share = math.floor(10_000 * len(found) / count) / 100
+        certificates = {
+            place: None if sample.get("certificate") is None else _typed(sample, "certificate", str)
+            for place, sample in enumerate(samples)
+            if _typed(sample, "status", str) == "verified"
+        }
+
+        def obligations() -> Iterator[Obligation]:
+            for place, certificate in certificates.items():
+                box = box_around(inputs[place : place + 1], eps, valid)
+                claim = Class(labels[place])
+                yield Obligation(f"sample {first + place}", certificate, claim, box.lower[0], box.upper[0])
+
+        share = math.floor(10_000 * len(certificates) / count) / 100
         of = f"samples {first} to {first + count - 1} of {source}" + (f" ({data.split})" if data.split else "")
         inside = f" within {list(valid)}" if valid else ""
-        statement = f"{len(found)} of {count} ({share:.2f} %), {of}, are certified at eps {eps_text(eps)}{inside}"
-        return Confirmation(f"{statement}, {contract.scope}", contract.name, tuple(found))
+        statement = (
+            f"{len(certificates)} of {count} ({share:.2f} %), {of}, are certified at eps {eps_text(eps)}{inside}"
+        )
+        return Confirmation(f"{statement}, {contract.scope}", contract.name, obligations())
 
     def _of_property(self, network: Network, path: Path | None) -> Confirmation:
         about, certificates = _typed(self.fields, "property", dict), _typed(self.fields, "certificates", list)
@@ -140,7 +148,7 @@ class ResultFile:
             claim = Unreachable(tuple(case.alternatives))
             found.append(Obligation(f"case {number}", certificate, claim, lower, upper))
         statement = f"{path} holds" + ("" if cases else ", for no input fulfils its own constraints")
-        return Confirmation(f"{statement}, {contract.scope}", contract.name, tuple(found))
+        return Confirmation(f"{statement}, {contract.scope}", contract.name, iter(found))
 
     def _data(self, name: str) -> str:
         """Where data of that name are."""
