@@ -166,9 +166,9 @@ class Forms:
         remainders too large for that to pay has no quadratic form."""
         shape = tensor.shape
         same_rank = all(len(operand.shape) == len(shape) for operand in tensor.operands)
-        few = math.prod(shape) * self._counts**2 <= _MOST_CURVED
-        if not same_rank or not tensor.varies or not few.any():
+        if not same_rank or not tensor.varies or math.prod(shape) > _MOST_CURVED:  # in whatever lanes
             return None
+        few = math.prod(shape) * self._counts**2 <= _MOST_CURVED
         forms = [self._forms[operand] for operand in tensor.operands]
         (c, r, _), (d, q, _) = (midpoint(intervals[operand]) for operand in tensor.operands)
         (s, t), (g, h) = (form.radius for form in forms), (np.abs(form.generators).sum(axis=1) for form in forms)

@@ -91,7 +91,8 @@ def crown_intervals(
             some.follow(tensor)
         found.append(some)
     if curvatures is not None and not signs and not known:  # over the whole box, whose axes they are about
-        curvatures.update(_joined_curvatures([some.curvatures for some in found]))
+        joined = _joined_curvatures([some.curvatures for some in found])
+        curvatures |= {each: known for each, known in joined.items() if isinstance(known, Axes) or known.size.any()}
     return _joined([some.intervals for some in found])
 
 
