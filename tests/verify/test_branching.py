@@ -15,8 +15,9 @@ from verify.core.intervals import Interval
 from verify.core.rounding import REAL
 from verify.model.network import Network
 from verify.proofs.paths import LEAF
-from verify.search.backward import Backward, Lanes
+from verify.search.backward import Backward
 from verify.search.branching import best_splits
+from verify.search.lanes import Lanes
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,8 @@ from verify.core.primitives import LeakyRelu, Linear, Reshape, Tensor
 from verify.core.rounding import Array, Contract
 from verify.proofs.assumptions import Assumption, assumed
 from verify.proofs.paths import Path, Split, splits_of
-from verify.search.backward import Backward, Lanes
+from verify.search.backward import Backward
+from verify.search.lanes import Lanes
 from verify.search.optimise import Settings, optimised
 
 AT_FIRST = Settings(iterations=12, slope_step=0.2, multiplier_step=0.3, decay=0.87)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor as Values
 
 from verify.core.rounding import Contract, down
 from verify.proofs.choices import leaves_at_a_time
@@ -20,7 +21,8 @@ from verify.proofs.paths import splits_of
 from verify.proofs.split_trees import leaf_bounds
 from verify.search import planes
 from verify.search.assumptions import Region
-from verify.search.backward import Backward, Fractions, Lanes, Values
+from verify.search.backward import Backward, Fractions
+from verify.search.lanes import Lanes
 from verify.search.optimise import Found, Settings, optimised
 from verify.search.trees import Box, Leaves, Node, Task, by_box
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor as Values
 
 from verify.proofs.paths import LEAF
-from verify.search.backward import Above, Backward, Fractions, Lanes, Values
+from verify.search.backward import Above, Backward, Fractions
+from verify.search.lanes import Lanes
 
 _TRIALS = 3
 """Neurons that are tried out, per lane."""

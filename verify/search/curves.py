@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor as Values
 
 from verify.bounds.curves import NEAR_CROWN, Curve
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import REAL, Array
-
-Values = torch.Tensor
 
 
 class Cells(NamedTuple):

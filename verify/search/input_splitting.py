@@ -20,6 +20,7 @@ from itertools import count
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor as Values
 
 from verify.core.intervals import Interval
 from verify.core.primitives import topological
@@ -28,7 +29,6 @@ from verify.model.network import Network
 from verify.proofs.input_splits import InputSplits
 from verify.proofs.paths import LEAF
 from verify.proofs.reachability import Exclusion
-from verify.search.backward import Values
 from verify.search.points import differentiable
 
 _FLOOR = 0.02

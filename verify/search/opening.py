@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor as Values
 
 from verify.bounds.activations import relus
 from verify.bounds.cones import intervals_of
@@ -25,7 +26,6 @@ from verify.proofs.planes import fraction_count
 from verify.proofs.split_trees import SplitProof
 from verify.search import planes
 from verify.search.assumptions import Assuming, Region
-from verify.search.backward import Values
 from verify.search.bounding import Bounding
 from verify.search.descent import Descent
 from verify.search.optimise import Settings

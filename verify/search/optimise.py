@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor as Values
 
-from verify.search.backward import Backward, Fractions, Lanes, Values
+from verify.search.backward import Backward, Fractions
+from verify.search.lanes import Lanes
 
 _FIRST, _SECOND = 0.9, 0.999
 """Adam's averages of the gradient and of its square."""

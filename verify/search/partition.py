@@ -17,6 +17,7 @@ from itertools import count
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor as Values
 
 from verify.bounds.activations import relus, smooth
 from verify.core.intervals import Interval
@@ -24,7 +25,7 @@ from verify.core.primitives import Tensor
 from verify.core.rounding import Array
 from verify.proofs.parts import Parts
 from verify.proofs.paths import LEAF, Path, Split, splits_of
-from verify.search.backward import Backward, Values
+from verify.search.backward import Backward
 
 _RECENT = 64
 """Parts whose bounds tell how much a split gains."""

@@ -10,12 +10,13 @@ from functools import reduce
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor as Values
 
 from verify.bounds.activations import relus
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array
 from verify.proofs.planes import sheaves, what_is_read
-from verify.search.backward import Backward, Fractions, Values
+from verify.search.backward import Backward, Fractions
 from verify.search.trees import Box, Leaves, by_box
 
 

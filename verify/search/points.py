@@ -38,10 +38,10 @@ from verify.core.primitives import (
     Variance,
     topological,
 )
-from verify.core.rounding import Array
 from verify.core.windows import Window
 from verify.errors import ModelProblem
 from verify.model.network import Network
+from verify.search.constants import Constants
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -71,25 +71,6 @@ def differentiable(
         return y.expand(len(x), *y.shape[1:])
 
     return function
-
-
-class Constants:
-    """Arrays of the network as tensors, converted once."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device | None = None) -> None:
-        self._dtype, self._device = dtype, device
-        self._known: dict[int, tuple[object, Values]] = {}
-
-    def __call__(self, array: Array) -> Values:
-        return self._converted(array, lambda: torch.tensor(array).to(self._device, self._dtype))
-
-    def index(self, array: np.ndarray) -> Values:
-        return self._converted(array, lambda: torch.tensor(array, dtype=torch.int64, device=self._device))
-
-    def _converted(self, array: np.ndarray, convert: Callable[[], Values]) -> Values:
-        if id(array) not in self._known:
-            self._known[id(array)] = array, convert()  # keeping the array keeps its id its own
-        return self._known[id(array)][1]
 
 
 def _constant(constants: Constants, primitive: Constant) -> Values:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor as Values
 
 from verify.core.intervals import Interval
 from verify.model.network import Network
-from verify.search.backward import Values
 from verify.search.descent import ROWS, STEPS, Starts, descend
 from verify.search.points import differentiable
 from verify.search.trees import Ending, Task
