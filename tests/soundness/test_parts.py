@@ -33,7 +33,8 @@ from verify.proofs.paths import LEAF, Path, Split
 from verify.proofs.split_trees import SplitProof, split_bounds
 from verify.search.branch_and_bound import search
 from verify.search.partition import Partition
-from verify.tasks import decision
+from verify.tasks import case_search
+from verify.tasks.decision import Answer, cases_for, decide
 from verify.tasks.vnnlib import parse
 
 F32 = np.float32
@@ -365,14 +366,14 @@ def test_a_property_is_decided_by_parts_of_the_whole_network() -> None:
     found = []
     for few in (0, 20):  # splits of neurons, then of inputs
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decision, "_FEW_INPUTS", few)
+            patch.setattr(case_search, "_FEW_INPUTS", few)
             property = parse("\n".join(lines).encode())
-            found.append(decision.decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete", seconds=60))
-    assert [each.answer for each in found] == [decision.Answer.UNSAT] * 2
+            found.append(decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete", seconds=60))
+    assert [each.answer for each in found] == [Answer.UNSAT] * 2
     (proof,) = found[0].proofs
     assert isinstance(proof, SplitProof)
     assert proof.parts is not None
-    claim = Unreachable(decision.cases_for(network, property)[0].alternatives)
+    claim = Unreachable(cases_for(network, property)[0].alternatives)
     lower, upper = (end[0].astype(F32) for end in box)
     certificate = Certificate(network.sha256, "m.onnx", "float32-any-order", claim, lower, upper, proof)
     check(decode(encode(certificate)), network)

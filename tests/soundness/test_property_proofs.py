@@ -131,7 +131,7 @@ def test_strict_and_other_inequalities_and_what_mixes_inputs_and_outputs(asserti
 def test_a_property_that_takes_splits_to_prove_has_a_certificate(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two alternatives, one is out of reach by little, the other one has a constraint that any bound excludes;
     proved by splits of neurons and of inputs."""
-    monkeypatch.setattr("verify.tasks.decision._FEW_INPUTS", few)
+    monkeypatch.setattr("verify.tasks.case_search._FEW_INPUTS", few)
     made = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)
     network = made.network()
     grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 201, dtype=F32)]), axis=-1).reshape(-1, 2)
@@ -155,7 +155,7 @@ def test_a_property_that_takes_splits_to_prove_has_a_certificate(few: int, monke
 
 def test_inputs_fixed_to_decimals_do_not_hinder_splits_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.1 lies between two numbers of float32, which are the ends of its interval."""
-    monkeypatch.setattr("verify.tasks.decision._FEW_INPUTS", 2)
+    monkeypatch.setattr("verify.tasks.case_search._FEW_INPUTS", 2)
     made = ReluNetwork.random(np.random.default_rng(5), [4, 8, 8, 2], 2.0)
     points = np.random.default_rng(0).random((20_000, 4)).astype(F32)
     points[:, 2:] = F32(0.1)

@@ -22,10 +22,11 @@ from verify.model.operators import supported
 from verify.search import points
 from verify.search.points import differentiable
 from verify.tasks.attack import misclassification_search, witness_search
-from verify.tasks.decision import Stage, cases_for, confirmed
+from verify.tasks.decision import cases_for
 from verify.tasks.effort import Effort
 from verify.tasks.runtime import Runtime
 from verify.tasks.vnnlib import parse
+from verify.tasks.witnesses import Stage, confirmed
 
 F32 = np.float32
 Floats = NDArray[np.float32]

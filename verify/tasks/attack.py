@@ -21,9 +21,9 @@ from verify.core.intervals import Interval
 from verify.model.network import Network
 from verify.proofs.properties import Case
 from verify.search.points import differentiable
-from verify.tasks.decision import Attack, Runs, Stage, Witness, confirmed
 from verify.tasks.effort import Effort
 from verify.tasks.vnnlib import Property
+from verify.tasks.witnesses import Attack, Runs, Stage, Witness, confirmed
 
 Floats = NDArray[np.float32]
 _LARGEST_BATCH = 256

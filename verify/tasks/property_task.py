@@ -21,10 +21,11 @@ from verify.errors import ModelProblem, Rejected
 from verify.model.network import Network, load
 from verify.proofs.certificate import Certificate, Unreachable
 from verify.proofs.certificate import write as write_certificate
-from verify.tasks.decision import Answer, Attack, Decision, Witness, cases_for, decide
+from verify.tasks.decision import Answer, Decision, cases_for, decide
 from verify.tasks.result import SCHEMA_VERSION, versions
 from verify.tasks.runtime import Runtime
 from verify.tasks.vnnlib import Property, read
+from verify.tasks.witnesses import Attack, Witness
 from verify.time_limit import OutOfTime, time_limit
 
 
