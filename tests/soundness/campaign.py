@@ -123,6 +123,11 @@ def forgeries() -> dict[str, Forgery]:
             with_other_parts,
             lambda content, rng: of_inputs.accepted(content, inputs),
         ),
+        "a property, by splits of inputs with slopes": Forgery(
+            of_inputs.sloped_certificate(inputs),
+            with_other_parts,
+            lambda content, rng: of_inputs.accepted(content, inputs),
+        ),
     }
 
 

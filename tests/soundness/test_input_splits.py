@@ -19,6 +19,7 @@ from soundness.test_complete import NEAR_TIE, least_margin
 from support.mutated_certificates import with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
+from verify.bounds.activations import neuron_count
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.check import check
@@ -27,10 +28,11 @@ from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.certificate import Certificate, Class, Unreachable, decode, encode
-from verify.proofs.input_splits import InputSplits, parts
+from verify.proofs.exclusion import Exclusion
+from verify.proofs.input_splits import InputSplits, PartSlopes, parts
 from verify.proofs.paths import LEAF
 from verify.proofs.properties import Constraint
-from verify.proofs.reachability import Exclusion
+from verify.search.slopes_of_parts import SlopesOfParts
 from verify.tasks.decision import Answer, cases_for, decide
 from verify.tasks.vnnlib import Property, parse
 
@@ -114,8 +116,12 @@ def property_of(inputs: int, outputs: int, assertion: str, low: float = 0, high:
     return parse(("".join(f"(declare-const {n} Real)" for n in names) + box + f"(assert {assertion})").encode())
 
 
-def proved(network: Network, property: Property) -> Certificate:
-    decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete")
+def proved(network: Network, property: Property, *, slopes: bool = True) -> Certificate:
+    """slopes: whether it may choose some."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not slopes:
+            patch.setattr(SlopesOfParts, "improve", lambda *_: None)
+        decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete")
     assert (decision.answer, decision.decided_by) == (Answer.UNSAT, "complete")
     (case,) = cases_for(network, property)
     assert isinstance(decision.proofs[0], InputSplits)
@@ -186,17 +192,25 @@ def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
     below = float(np.nextafter(0.1, 0.0))
     lower = np.array([[above, -9.0, 0.0], [below, 9.0, 9.0], [np.nan, 9.0, 9.0], [9.0, -5.0, -5.0]])
     exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
-    assert exclusion.settle(boxes, None, lower).tolist() == [True, False, False, False]
+    assert exclusion.settle(boxes, None, None, lower).tolist() == [True, False, False, False]
     weights = np.array([[255, 128, 128], [255, 0, 0], [1, 0, 255], [0, 1, 1]], np.uint8)
     # 255 y0 <= 25.5, y0 <= 0.1 or nothing; and 128 y0 + 128 y1 <= -1280, nothing, 255 y1 <= -1275 or y0 + y1 <= -10.
     sums = np.array([[26.0, -1279.0], [26.0, 0.0], [1.0, -1275.0], [0.0, 1.0]])
-    assert exclusion.settle(boxes, weights, sums).tolist() == [True, False, False, False]
+    assert exclusion.settle(boxes, weights, None, sums).tolist() == [True, False, False, False]
     sums[1, 1] = 1.0  # which nobody can know of nothing
-    assert exclusion.settle(boxes, weights, sums).tolist() == [True, False, False, False]
+    assert exclusion.settle(boxes, weights, None, sums).tolist() == [True, False, False, False]
 
 
+def random_slopes(rng: np.random.Generator, parts: int, functionals: int, neurons: int) -> PartSlopes:
+    """For some of the pairs of parts and functionals."""
+    part, functional = np.nonzero(rng.random((parts, functionals)) < 0.7)
+    slopes = rng.choice([rng.integers(0, 256, (len(part), neurons)), 255 * rng.integers(0, 2, (len(part), neurons))])
+    return PartSlopes(part.astype(np.int32), functional.astype(np.int32), slopes.astype(np.uint8))
+
+
+@pytest.mark.parametrize("sloped", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_what_a_search_is_told_of_parts_is_true(network: Network, weighted: bool) -> None:
+def test_what_a_search_is_told_of_parts_is_true(network: Network, weighted: bool, sloped: bool) -> None:
     low, first, second = (float(end) for end in np.quantile(MADE.run(GRID, ALL)[0], 0.3, axis=0)[[0, 0, 1]])
     property = property_of(2, 2, f"(or (<= Y_0 {low}) (and (<= Y_0 {first}) (<= Y_1 {second})))")
     (case,) = cases_for(network, property)
@@ -204,8 +218,15 @@ def test_what_a_search_is_told_of_parts_is_true(network: Network, weighted: bool
     boxes = Interval(lower, lower + 2.0**-5)
     weights = np.tile(np.array([[1, 2, 3]], np.uint8), (30, 1)) if weighted else None
     exclusion = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
+    slopes = random_slopes(np.random.default_rng(1), 30, 2 if weighted else 3, neuron_count(network.output))
     with np.errstate(all="ignore"):
         found = exclusion.over(boxes)(weights)
+        if sloped:
+            before = found.excess
+            found.steepen(slopes)
+            changed = np.argwhere(found.excess != before).tolist()
+            assert set(map(tuple, changed)) <= set(zip(slopes.part.tolist(), slopes.functional.tolist(), strict=True))
+            assert changed
     for lane in range(30):
         points = (lower[lane] + 2.0**-5 * GRID[::400]).astype(F32)
         y = MADE.run(points, ALL)[0].astype(np.float64)
@@ -219,7 +240,9 @@ def test_what_a_search_is_told_of_parts_is_true(network: Network, weighted: bool
     fresh = Exclusion(network, case.alternatives, FLOAT32_ANY_ORDER, "crown")
     assert settled.any()
     assert not settled.all()
-    np.testing.assert_array_equal(settled, fresh(boxes, weights))
+    np.testing.assert_array_equal(settled, fresh(boxes, weights, slopes if sloped else None))
+    for remembering in (exclusion, fresh):
+        np.testing.assert_array_equal(settled, remembering(boxes, weights, slopes if sloped else None))
 
 
 def test_a_bound_far_away_does_not_hinder_another_alternative(network: Network) -> None:
@@ -245,14 +268,14 @@ def test_comparisons_with_bounds_are_exact(network: Network, seed: int) -> None:
     boxes = Interval(*np.zeros((2, 60, 2)))
     violated = np.array([[row.excluded_by(Fraction(x)) for row, x in zip(rows, lane, strict=True)] for lane in lower])
     expected = (violated[:, 0] | violated[:, 1]) & violated[:, 2] & violated[:, 3]
-    assert exclusion.settle(boxes, None, lower).tolist() == expected.tolist()
+    assert exclusion.settle(boxes, None, None, lower).tolist() == expected.tolist()
     weights = rng.integers(0, 256, (60, 4)).astype(np.uint8)
     for lane, own in enumerate(weights.tolist()):
         total = sum((w * b for w, b in zip(own[:2], bounds[:2], strict=True)), Fraction(0))
         near = float(total) * (1 + rng.choice([-1e-15, 0.0, 1e-15, 1e-12]))
         least = np.array([[near, 256.0 * max(bounds[2] + 1, 1), 256.0 * max(bounds[3] + 1, 1)]])
         one = Interval(*(end[:1] for end in boxes))
-        settled = exclusion.settle(one, weights[lane : lane + 1], least)
+        settled = exclusion.settle(one, weights[lane : lane + 1], None, least)
         sharp = any(w and s for w, s in zip(own[:2], strict[:2], strict=True))
         truly = any(own[:2]) and (Fraction(near) >= total if sharp else Fraction(near) > total)
         assert not settled[0] or (truly and own[2] and own[3])
@@ -277,7 +300,28 @@ def certificate(network: Network) -> Certificate:
 def tight_certificate(network: Network) -> Certificate:
     """Of a property that takes many parts to prove."""
     torch.set_num_threads(1)
-    return proved(network, property_of(2, 2, f"(<= Y_0 {LEAST - 0.05})"))
+    return proved(network, property_of(2, 2, f"(<= Y_0 {LEAST - 0.05})"), slopes=False)
+
+
+def three_alternatives() -> Property:
+    """Each of which is nearly reached."""
+    first, second = MADE.run(GRID, ALL)[0].astype(np.float64).T
+    ends = LEAST - 0.002, (second - first).min() - 0.002, second.max() + 0.002
+    return property_of(2, 2, f"(or (<= Y_0 {ends[0]}) (<= (- Y_1 Y_0) {ends[1]}) (>= Y_1 {ends[2]}))")
+
+
+@pytest.fixture(scope="module")
+def sloped(network: Network) -> Certificate:
+    return sloped_certificate(network)
+
+
+def sloped_certificate(network: Network) -> Certificate:
+    """With slopes of its own at some of the parts."""
+    torch.set_num_threads(1)
+    found = proved(network, three_alternatives())
+    assert isinstance(found.proof, InputSplits)
+    assert found.proof.slopes is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +334,7 @@ def weighted(network: Network) -> Certificate:
     ends = first + room - 0.05, second + room - 0.05
     assert (y.min(axis=0) < ends).all()
     formula = f"(or (and (<= Y_0 {ends[0]}) (<= Y_1 {ends[1]})) (<= (+ Y_0 Y_1) {y.sum(axis=1).min() - 0.1}))"
-    found = proved(network, property_of(2, 2, formula))
+    found = proved(network, property_of(2, 2, formula), slopes=False)
     assert isinstance(found.proof, InputSplits)
     assert found.proof.weights is not None
     assert (np.count_nonzero(found.proof.weights[:, :2], axis=1) > 1).any()
@@ -318,9 +362,9 @@ def accepted(content: bytes, network: Network) -> bool:
 
 
 def test_a_certificate_survives_writing_and_reading(
-    certificate: Certificate, weighted: Certificate, network: Network
+    certificate: Certificate, weighted: Certificate, sloped: Certificate, network: Network
 ) -> None:
-    for each, version in ((certificate, 2), (weighted, 3)):
+    for each, version in ((certificate, 2), (weighted, 3), (sloped, 4)):
         again = decode(encode(each))
         assert encode(again) == encode(each)
         assert json.loads(encode(each))["format_version"] == version
@@ -335,19 +379,80 @@ def test_changed_bytes_and_trees_are_rejected_or_still_a_proof(certificate: Cert
     assert outcomes == {False, True}
 
 
-def test_changed_bytes_and_weights_are_rejected_or_still_a_proof(weighted: Certificate, network: Network) -> None:
-    assert isinstance(weighted.proof, InputSplits)
-    assert weighted.proof.weights is not None
-    rng, content, outcomes = np.random.default_rng(1), encode(weighted), set()
+@pytest.mark.parametrize("kind", ["weighted", "sloped"])
+def test_changed_choices_are_rejected_or_still_a_proof(
+    kind: str, network: Network, request: pytest.FixtureRequest
+) -> None:
+    original = request.getfixturevalue(kind)
+    rng, content, outcomes = np.random.default_rng(1), encode(original), set()
     for number in range(200):
-        changed = bytearray(content)
-        changed[int(rng.integers(len(content)))] = int(rng.integers(256))
-        if number % 2:
-            weights = weighted.proof.weights.copy()
-            weights[rng.integers(len(weights)), rng.integers(weights.shape[1])] = rng.integers(256)
-            changed = bytearray(encode(replace(weighted, proof=replace(weighted.proof, weights=weights))))
-        outcomes.add(accepted(bytes(changed), network))
+        changed = encode(with_other_parts(original, rng)) if number % 2 else with_another_byte(content, rng)
+        outcomes.add(accepted(changed, network))
     assert outcomes == {False, True}
+
+
+def test_slopes_save_parts_and_no_part_is_proved_without_its_own(sloped: Certificate, network: Network) -> None:
+    without = proved(network, three_alternatives(), slopes=False).proof
+    assert isinstance(without, InputSplits)
+    assert isinstance(sloped.proof, InputSplits)
+    assert sloped.proof.slopes is not None
+    assert len(sloped.proof.cuts) < len(without.cuts) / 1.3
+    part, functional, slopes = sloped.proof.slopes
+    for lost in (0, len(part) - 1):
+        fewer = PartSlopes(*(np.delete(each, lost, axis=0) for each in (part, functional, slopes)))
+        for others in (fewer, None):
+            with pytest.raises(Rejected, match="do not prove it"):
+                check(replace(sloped, proof=replace(sloped.proof, slopes=others)), network)
+
+
+MISFITS: dict[str, Callable[[PartSlopes], PartSlopes]] = {
+    "a part that does not exist": lambda known: known._replace(part=known.part + np.int32(2**20)),
+    "a negative part": lambda known: known._replace(part=known.part - np.int32(known.part[0] + 1)),
+    "in another order": lambda known: PartSlopes(*(each[::-1] for each in known)),
+    "twice": lambda known: PartSlopes(*(np.repeat(each, 2, axis=0) for each in known)),
+    "a functional that does not exist": lambda known: known._replace(functional=known.functional + np.int32(2)),
+    "a negative functional": lambda known: known._replace(functional=known.functional - np.int32(2)),
+    "fewer neurons": lambda known: known._replace(slopes=known.slopes[:, 1:]),
+    "more neurons": lambda known: known._replace(slopes=np.repeat(known.slopes, 2, axis=1)),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_slopes_that_do_not_fit_are_rejected(what: str, sloped: Certificate, network: Network) -> None:
+    assert isinstance(sloped.proof, InputSplits)
+    assert sloped.proof.slopes is not None
+    proof = replace(sloped.proof, slopes=MISFITS[what](sloped.proof.slopes))
+    with pytest.raises(Rejected, match="slope"):
+        check(decode(encode(replace(sloped, proof=proof))), network)
+
+
+def test_bounds_without_slopes_to_choose_have_none(sloped: Certificate, network: Network) -> None:
+    assert isinstance(sloped.proof, InputSplits)
+    for way in ("ibp", "crown-ibp"):
+        with pytest.raises(Rejected, match="slopes"):
+            check(replace(sloped, proof=replace(sloped.proof, way=way)), network)
+
+
+SLOPES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "slopes in an older version": lambda fields: fields.update(format_version=2),
+    "another version than it needs": lambda fields: fields.update(format_version=3),
+    "no slopes": lambda fields: fields["proof"].pop("chosen"),
+    "slopes that are a list": lambda fields: fields["proof"].update(chosen=[]),
+    "another number of pairs": lambda fields: fields["proof"]["chosen"].update(pairs=1),
+    "a negative number of pairs": lambda fields: fields["proof"]["chosen"].update(pairs=-1),
+    "pairs as a truth value": lambda fields: fields["proof"]["chosen"].update(pairs=True),
+    "more neurons than memory": lambda fields: fields["proof"]["chosen"].update(neurons=2**27),
+    "no neurons": lambda fields: fields["proof"]["chosen"].update(neurons=0, slopes=packed(np.zeros(0, np.uint8))),
+    "no parts": lambda fields: fields["proof"]["chosen"].pop("parts"),
+    "a bomb": lambda fields: fields["proof"]["chosen"].update(slopes=packed(np.zeros(2**24, np.uint8))),
+}
+
+
+@pytest.mark.parametrize("what", SLOPES)
+def test_malformed_slopes_are_rejected_in_a_sentence(what: str, sloped: Certificate, network: Network) -> None:
+    fields = json.loads(encode(sloped))
+    SLOPES[what](fields)
+    assert not accepted(json.dumps(fields).encode(), network)
 
 
 WEIGHTS: dict[str, Callable[[dict[str, Any]], Any]] = {

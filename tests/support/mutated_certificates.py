@@ -60,11 +60,26 @@ def _moved(corner: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 
 def with_other_parts(certificate: Certificate, rng: np.random.Generator) -> Certificate:
-    """With one number of its splits of inputs changed."""
-    assert isinstance(certificate.proof, InputSplits)
-    nodes, cuts = certificate.proof.nodes.copy(), certificate.proof.cuts.copy()
-    if rng.random() < 0.5:
+    """With one number of its splits of inputs changed, or of the slopes and weights at these."""
+    proof = certificate.proof
+    assert isinstance(proof, InputSplits)
+    nodes, cuts = proof.nodes.copy(), proof.cuts.copy()
+    kind = rng.integers(4)
+    if kind == 0:
         nodes[rng.integers(len(nodes))] = rng.choice([LEAF, 0, 1, 2, -2])
-    else:
+    elif kind == 1:
         cuts[rng.integers(len(cuts))] += F32(rng.choice([1e-7, 0.01, -0.1, 0.5]))
-    return replace(certificate, proof=InputSplits(nodes, cuts, certificate.proof.way))
+    elif kind == 2 and proof.weights is not None:
+        weights = proof.weights.copy()
+        weights[rng.integers(len(weights)), rng.integers(weights.shape[1])] = rng.integers(256)
+        proof = replace(proof, weights=weights)
+    elif proof.slopes is not None:
+        name = str(rng.choice(["part", "functional", "slopes"], p=[0.25, 0.25, 0.5]))
+        values = getattr(proof.slopes, name).copy()
+        place = rng.integers(len(values))
+        if name == "slopes":
+            values[place] = rng.integers(0, 256, values.shape[1])
+        else:
+            values[place] += np.int32(rng.integers(-1, 2))
+        proof = replace(proof, slopes=proof.slopes._replace(**{name: values}))
+    return replace(certificate, proof=replace(proof, nodes=nodes, cuts=cuts))

@@ -157,7 +157,7 @@ class Relaxation:
 Through = Callable[[Tensor, Array, Relaxation, Choice | None], Step]
 
 
-def some_lanes(values: NDArray[Any], rows: slice) -> NDArray[Any]:
+def some_lanes(values: NDArray[Any], rows: slice | NDArray[np.integer]) -> NDArray[Any]:
     """Some lanes of what has a single one for all, or one each."""
     return values[rows] if len(values) > 1 else values
 

@@ -3,7 +3,8 @@
 A certificate is a JSON object:
 
     format          "adcert certificate"
-    format_version  1; or 2 where the property is of the second kind; or 3 where, besides, splits of inputs have weights
+    format_version  1; or 2 where the property is of the second kind; or 3 where, besides, splits of inputs have
+                    weights; or 4 where they have slopes
     verifier        the version that wrote it, for information
     contract        what is assumed of the arithmetic that executes the model
     model           {"sha256": of the file's bytes, "file": its name, for information}
@@ -26,8 +27,9 @@ A certificate is a JSON object:
                     "weights": float32, "slopes": uint8, "multipliers": float32}], and where the proof has parts
                     "parts": {"leaves": how many, "nodes": int32}; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
-                    or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, and in format version 3
-                    "constraints": how many have weights, "weights": uint8
+                    or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, where they have weights also
+                    "constraints": how many, "weights": uint8, and where they have slopes also "chosen": {"pairs": of
+                    parts and functionals, "neurons": how many, "parts": int32, "functionals": int32, "slopes": uint8}
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -54,12 +56,12 @@ from verify.core.rounding import CONTRACTS
 from verify.errors import Rejected
 from verify.files import read_bytes, write_atomically
 from verify.proofs.assumptions import Assumption
-from verify.proofs.input_splits import InputSplits
+from verify.proofs.input_splits import InputSplits, PartSlopes
 from verify.proofs.properties import Conjunction, Constraint, Terms
 from verify.proofs.split_trees import SplitProof, Tree
 from verify.version import __version__
 
-_FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable"}
+_FORMAT, _KINDS = "adcert certificate", {1: "class", 2: "unreachable", 3: "unreachable", 4: "unreachable"}
 _LARGEST, _MOST_AXES, _LARGEST_PROOF, _MOST_LEAVES = 2**28, 32, 2**29, 2**20
 """Elements and axes of the input, and bytes and leaves of a proof; more are refused before anything is done about
 them."""
@@ -120,7 +122,7 @@ def encode(certificate: Certificate) -> bytes:
     """The file's content; equal certificates have equal bytes."""
     content = {
         "format": _FORMAT,
-        "format_version": 1 if isinstance(certificate.claim, Class) else 3 if _weighted(certificate.proof) else 2,
+        "format_version": _version(certificate.claim, certificate.proof),
         "verifier": __version__,
         "contract": certificate.contract,
         "model": {"sha256": certificate.model_sha256, "file": certificate.model_file},
@@ -146,7 +148,7 @@ def decode(content: bytes) -> Certificate:
         fields = json.loads(content)
         version = fields["format_version"]
         if fields["format"] != _FORMAT or type(version) is not int or version not in _KINDS:
-            raise Rejected("it is not a certificate of format version 1, 2 or 3")
+            raise Rejected(f"it is not a certificate of format version 1 to {max(_KINDS)}")
         if fields["property"]["kind"] != _KINDS[version]:
             raise Rejected("its property is of an unknown kind")
         shape = tuple(fields["box"]["shape"])
@@ -161,7 +163,7 @@ def decode(content: bytes) -> Certificate:
             _unpacked(fields["box"][end], "<f4", math.prod(shape)).reshape(shape) for end in ("lower", "upper")
         )
         proof = _proof(fields["proof"])
-        if _weighted(proof) != (version == 3):
+        if version != _version(claim, proof):
             raise Rejected("its proof is not of its format version")
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error, binascii.Error) as error:
         raise Rejected("it is malformed") from error
@@ -224,6 +226,15 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
         }
         if proof.weights is not None:
             fields |= {"constraints": proof.weights.shape[1], "weights": _packed(proof.weights)}
+        if proof.slopes is not None:
+            part, functional, slopes = proof.slopes
+            fields["chosen"] = {
+                "pairs": slopes.shape[0],
+                "neurons": slopes.shape[1],
+                "parts": _packed(part.astype("<i4")),
+                "functionals": _packed(functional.astype("<i4")),
+                "slopes": _packed(slopes),
+            }
         return fields
     trees = [_tree_fields(tree) for tree in proof.trees]
     refinements = [
@@ -279,16 +290,35 @@ def _input_splits(fields: dict[str, Any]) -> InputSplits:
         raise Rejected("a size in its proof is malformed")
     nodes = _unpacked(fields["nodes"], "<i4", 2 * leaves - 1).astype(np.int32)
     cuts = _unpacked(fields["cuts"], "<f4", leaves - 1).astype(np.float32)
-    if "weights" not in fields:
-        return InputSplits(nodes, cuts, way)
-    count = fields["constraints"]
-    if type(count) is not int or not 1 <= count <= _LARGEST_PROOF // leaves:
+    weights = None
+    if "weights" in fields:
+        count = fields["constraints"]
+        if type(count) is not int or not 1 <= count <= _LARGEST_PROOF // leaves:
+            raise Rejected("a size in its proof is malformed")
+        weights = _unpacked(fields["weights"], "u1", leaves * count).reshape(leaves, count)
+    slopes = _part_slopes(fields["chosen"]) if "chosen" in fields else None
+    return InputSplits(nodes, cuts, way, weights, slopes)
+
+
+def _part_slopes(fields: dict[str, Any]) -> PartSlopes:
+    sizes = pairs, neurons = fields["pairs"], fields["neurons"]
+    if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
         raise Rejected("a size in its proof is malformed")
-    return InputSplits(nodes, cuts, way, _unpacked(fields["weights"], "u1", leaves * count).reshape(leaves, count))
+    _require_size(pairs * (neurons + 8), 0)
+    return PartSlopes(
+        _unpacked(fields["parts"], "<i4", pairs).astype(np.int32),
+        _unpacked(fields["functionals"], "<i4", pairs).astype(np.int32),
+        _unpacked(fields["slopes"], "u1", pairs * neurons).reshape(pairs, neurons),
+    )
 
 
-def _weighted(proof: Proof) -> bool:
-    return isinstance(proof, InputSplits) and proof.weights is not None
+def _version(claim: Class | Unreachable, proof: Proof) -> int:
+    """The first format version that has room for it."""
+    if isinstance(claim, Class):
+        return 1
+    if not isinstance(proof, InputSplits):
+        return 2
+    return 4 if proof.slopes is not None else 3 if proof.weights is not None else 2
 
 
 def _split_proof(fields: dict[str, Any]) -> SplitProof:
@@ -348,7 +378,8 @@ def require_size(proof: Proof) -> None:
         size = sum(array.nbytes for array in arrays if array is not None)
         _require_size(size + 8 * sum(len(tree.slopes) for tree in proof.trees), proof.leaves)
     elif isinstance(proof, InputSplits):
-        _require_size(0 if proof.weights is None else proof.weights.size, len(proof.cuts) + 1)
+        arrays = [proof.weights, *(proof.slopes or ())]
+        _require_size(sum(array.nbytes for array in arrays if array is not None), len(proof.cuts) + 1)
 
 
 def _require_size(size: int, leaves: int) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.bounds.activations import is_relu, neuron_count
+from verify.bounds.activations import activations, is_relu, neuron_count
 from verify.bounds.cones import Cone
 from verify.bounds.linear_bounds import WORKSPACE
 from verify.bounds.pruning import neurons_of
@@ -48,6 +48,14 @@ def choices_of(
         inside = None if is_relu(activation) else Interval(*ends)
         found[activation] = Choice(shares, signs, betas, planes.get(activation), inside)
     return found
+
+
+def slopes_alone(output: Tensor, slopes: NDArray[np.uint8]) -> dict[Tensor, Choice]:
+    """Without splits: slopes of all neurons of a network with that output, lanes x neurons, in 255ths."""
+    return {
+        activation: Choice((slopes[:, numbers] / 255.0).reshape(-1, 1, *activation.shape))
+        for activation, numbers in activations(output).items()
+    }
 
 
 def _within(paths: int, neurons: int, splits: Splits) -> tuple[Array, Array]:

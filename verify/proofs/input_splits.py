@@ -2,7 +2,8 @@
 
 A tree splits, at each inner node, the inputs by one coordinate: at most the cut, or at least the cut. Each input is in
 one of these parts at least, and by induction in the part of some leaf, so that what one way of bounding proves about
-the part of each leaf holds over the whole box.
+the part of each leaf holds over the whole box. Slopes for the bounds of single functionals over single parts are the
+choice of whoever wrote the proof, as in `verify.proofs.split_trees`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +23,50 @@ from verify.model.network import Network
 from verify.proofs.paths import LEAF
 
 
+class PartSlopes(NamedTuple):
+    """For bounds of some functionals over some of several parts; CROWN decides about the others.
+
+    part, functional: int32, of each pair, in order. slopes: pairs x all neurons, as `activations` numbers them, uint8,
+    in 255ths.
+    """
+
+    part: NDArray[np.int32]
+    functional: NDArray[np.int32]
+    slopes: NDArray[np.uint8]
+
+    def fit(self, parts: int) -> bool:
+        """Whether they are for some of so many parts, in order, each functional at most once."""
+        part, functional, _ = self
+        later = (part[1:] > part[:-1]) | ((part[1:] == part[:-1]) & (functional[1:] > functional[:-1]))
+        return bool(later.all() and ((part >= 0) & (part < parts)).all())
+
+    def of(self, parts: NDArray[np.intp]) -> PartSlopes:
+        """Those of some parts, whose numbers are in order, under new numbers."""
+        place = np.searchsorted(parts, self.part)
+        some = place < len(parts)
+        some[some] = parts[place[some]] == self.part[some]
+        return PartSlopes(place[some].astype(np.int32), self.functional[some], self.slopes[some])
+
+
 @dataclass(frozen=True, eq=False)
 class InputSplits:
     """nodes: the tree in preorder, as int32: the number of the input that is split, then the tree for at most the cut,
     then the tree for at least the cut; or LEAF. cuts: float32, of the inner nodes in order. way: the name of the bounds
     that prove each part. weights: uint8, leaves x constraints, with which a leaf adds up the constraints of each
-    alternative; none where a single constraint of each is enough.
+    alternative; none where a single constraint of each is enough. slopes: for the bounds of some alternatives' sums
+    over some leaves; or of constraints, where there are no weights.
     """
 
     nodes: NDArray[np.int32]
     cuts: NDArray[np.float32]
     way: str
     weights: NDArray[np.uint8] | None = None
+    slopes: PartSlopes | None = None
 
 
-Proves = Callable[[Interval, NDArray[np.uint8] | None], NDArray[np.bool_]]
-"""Tells of each of several boxes, lanes x inputs, whether it is proved, with these weights (lanes x constraints) if
-any."""
+Proves = Callable[[Interval, NDArray[np.uint8] | None, PartSlopes | None], NDArray[np.bool_]]
+"""Tells of each of several boxes, lanes x inputs, whether it is proved, with these weights (lanes x constraints) and
+slopes, if any."""
 
 
 def parts(box: Interval, proof: InputSplits) -> Iterator[Interval]:
@@ -76,15 +105,18 @@ def parts(box: Interval, proof: InputSplits) -> Iterator[Interval]:
 def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves) -> Iterator[NDArray[np.intp]]:
     """The numbers of the leaves whose part is not proved, some leaves at a time; there are none if the proof is valid.
 
-    box: in one lane. Raises Rejected for a tree that does not cover it, or weights that do not fit it.
+    box: in one lane. Raises Rejected for a tree that does not cover it, or weights or slopes that do not fit it.
     """
     step, first = lanes_at_a_time(network), 0
+    if proof.slopes is not None and not proof.slopes.fit(len(proof.cuts) + 1):
+        raise Rejected("its slopes are for parts that do not exist, or not in order")
     leaves = parts(box, proof)
     while some := list(islice(leaves, step)):
         weights = None if proof.weights is None else proof.weights[first : first + len(some)]
         if weights is not None and len(weights) != len(some):
             raise Rejected("it lacks weights for some of its leaves")
-        yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True))), weights))
+        slopes = proof.slopes and proof.slopes.of(np.arange(first, first + len(some)))
+        yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True))), weights, slopes))
         first += len(some)
     if proof.weights is not None and len(proof.weights) != first:
         raise Rejected("it has weights for more leaves than its tree has")

@@ -5,7 +5,8 @@ together, each along the input that the bound depends on most: by the magnitude 
 
 A part is proved for an alternative, a conjunction of constraints, by one linear combination of these: where none of
 them is violated throughout the part, a sum of them often is, since their linear bounds do not fall in the same corner.
-Bounds are the rigorous ones of `verify.proofs.reachability`, which remembers what they prove.
+Where CROWN does not prove it, slopes are chosen for the bound of that sum (`verify.search.slopes_of_parts`). Bounds are
+the rigorous ones of `verify.proofs.exclusion`, which remembers what they prove.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
@@ -26,10 +27,11 @@ from verify.core.intervals import Interval
 from verify.core.primitives import topological
 from verify.core.rounding import Array
 from verify.model.network import Network
-from verify.proofs.input_splits import InputSplits
+from verify.proofs.exclusion import Exclusion
+from verify.proofs.input_splits import InputSplits, PartSlopes
 from verify.proofs.paths import LEAF
-from verify.proofs.reachability import Exclusion
 from verify.search.points import differentiable
+from verify.search.slopes_of_parts import SlopesOfParts
 
 _FLOOR = 0.02
 """How much the width of an input counts apart from what the bound depends on: a bound may have lost a dependence."""
@@ -57,7 +59,7 @@ Refute = Callable[[NDArray[np.float32]], bool]
 @dataclass(eq=False)
 class _Part:
     """A part of the box: a leaf, or split. lower, upper: flat. promising: the input that is split next. weights: of the
-    constraints, in what proves a leaf."""
+    constraints, in what proves a leaf; slopes: for bounds of functionals there."""
 
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
@@ -65,6 +67,7 @@ class _Part:
     cut: float = 0.0
     halves: tuple[_Part, ...] = ()
     weights: NDArray[np.uint8] | None = None
+    slopes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class InputSplitting:
@@ -89,6 +92,9 @@ class InputSplitting:
         self._functionals, self._constants = functionals, constants
         self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
         self._combines = bool((self._members.sum(axis=1) > 1).any())
+        # What bounds each alternative: its sum, or its only constraint.
+        self._columns = np.arange(len(self._members)) if self._combines else self._members.argmax(axis=1)
+        self._slopes = SlopesOfParts(network, self._columns)
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
         sizes.append(max(len(constants), self._members.size // _CHEAP if self._combines else 0))
         self._at_a_time = int(np.clip(_ELEMENTS // max(sizes), 1, _MOST))
@@ -97,13 +103,15 @@ class InputSplitting:
         self._waiting: list[tuple[float, int, _Part]] = []
         self._root = _Part(*box)
         self._new = [self._root]
+        self._deadline = math.inf
         self.late = False
 
     def run(self, deadline: float) -> bool:
         """Whether every part seems to be proved. Else a counterexample was found, nothing is left to split, or it is
         `late`: past the deadline, on `time.perf_counter`."""
+        self._deadline = deadline
         while self._new or self._waiting:
-            self.late = time.perf_counter() > deadline
+            self.late = self._is_late()
             if self.late:
                 return False
             halves = self._new
@@ -118,17 +126,17 @@ class InputSplitting:
                     return False
         return True
 
+    def _is_late(self) -> bool:
+        return time.perf_counter() > self._deadline
+
     def proof(self, way: str) -> InputSplits:
         """The parts as they are now."""
-        nodes, cuts, weights = [], [], []
-        for part in self._preorder():
-            nodes.append(part.promising if part.halves else LEAF)
-            if part.halves:
-                cuts.append(part.cut)
-            elif part.weights is not None:
-                weights.append(part.weights)
-        combined = np.stack(weights) if weights else None
-        return InputSplits(np.array(nodes, np.int32), np.array(cuts, np.float32), way, combined)
+        parts = list(self._preorder())
+        leaves = [part for part in parts if not part.halves]
+        nodes = np.array([part.promising if part.halves else LEAF for part in parts], np.int32)
+        cuts = np.array([part.cut for part in parts if part.halves], np.float32)
+        weights = np.stack([part.weights for part in leaves if part.weights is not None]) if self._combines else None
+        return InputSplits(nodes, cuts, way, weights, _slopes_of(leaves))
 
     def _preorder(self) -> Iterable[_Part]:
         stack = [self._root]
@@ -154,23 +162,27 @@ class InputSplitting:
         boxes = Interval(lower.astype(np.float64), upper.astype(np.float64))
         bounds = self._exclusion.over(boxes)
         found = bounds(None)
-        value, direction = _known(found.excess), found.direction
+        direction = found.direction
         if self._combines:
-            weights = self._weights(value, direction, (boxes.upper - boxes.lower) / 2)
+            weights = self._weights(_known(found.excess), direction, (boxes.upper - boxes.lower) / 2)
             for part, own in zip(parts, weights, strict=True):
                 part.weights = own
             share = weights[:, np.newaxis] * self._members
             # What the combined functionals depend on, though in combination they may not.
             magnitude = share @ np.abs(direction)
             found = bounds(weights)
-            value, direction = _known(found.excess), found.direction
+            direction = found.direction
         else:
-            only = self._members.argmax(axis=1)
-            value, direction = value[:, only], direction[:, only]
+            direction = direction[:, self._columns]
             magnitude = np.abs(direction)
+        value = _known(found.excess)[:, self._columns]
+        needed = _ROOM * np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
+        if slopes := self._slopes.improve(found, needed, self._is_late):
+            value = _known(found.excess)[:, self._columns]
+            for lane, functional, values in zip(*slopes, strict=True):
+                parts[lane].slopes[int(functional)] = values
         worst, alternative = value.min(axis=1), value.argmin(axis=1)
-        size = np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
-        proved = (value > _ROOM * size).all(axis=1)
+        proved = (value > needed).all(axis=1)
         proved[proved] = found.settle(proved)
         lanes = np.arange(len(parts))
         along = direction[lanes, alternative]
@@ -187,6 +199,7 @@ class InputSplitting:
             part.promising, part.cut = where
         waiting = np.flatnonzero(~proved)
         for lane in waiting.tolist():
+            parts[lane].slopes.clear()
             heapq.heappush(self._waiting, (float(worst[lane]), next(self._order), parts[lane]))
         lowest = np.where(along > 0, lower, upper)
         return len(waiting) > 0 and self._refuted(np.concatenate([lowest[waiting], middle[waiting]]))
@@ -217,6 +230,19 @@ class InputSplitting:
 def _known(excess: Array) -> Array:
     """Minus infinity where nothing is known."""
     return np.nan_to_num(excess, nan=-np.inf, neginf=-np.inf)
+
+
+def _slopes_of(leaves: list[_Part]) -> PartSlopes | None:
+    """Of all leaves, if any of these have some."""
+    pairs = [
+        (number, functional, leaf.slopes[functional])
+        for number, leaf in enumerate(leaves)
+        for functional in sorted(leaf.slopes)
+    ]
+    if not pairs:
+        return None
+    part, functional, slopes = zip(*pairs, strict=True)
+    return PartSlopes(np.array(part, np.int32), np.array(functional, np.int32), np.stack(slopes))
 
 
 def combinations(centre: Values, direction: Values, radius: Values) -> Values:

@@ -1,0 +1,245 @@
+"""What a property forbids, over many boxes: proofs by sums of constraints, and with slopes that a proof chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.bounds.activations import neuron_count
+from verify.bounds.linear_bounds import WORKSPACE, lower_bounds
+from verify.bounds.methods import FUNCTIONAL_PROOFS
+from verify.bounds.neuron_bounds import crown_intervals
+from verify.bounds.quadratics import Axes, Curvature
+from verify.bounds.relaxations import some_lanes
+from verify.core.intervals import Interval
+from verify.core.primitives import Tensor
+from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.errors import Rejected
+from verify.model.network import Network
+from verify.proofs.choices import slopes_alone
+from verify.proofs.input_splits import PartSlopes
+from verify.proofs.properties import Conjunction, excluded
+from verify.proofs.reachability import LARGEST_INTEGER, bounded_constraints, constraint_functionals, unreachable
+
+_SLOPES = "crown"
+"""The way of bounding that has slopes to choose."""
+
+Weights = NDArray[np.uint8]
+"""Of constraints, lanes x constraints."""
+
+
+class Exclusion:
+    """Tells of boxes whether this way of bounding proves each alternative impossible there: by one constraint of each,
+    or by the sum of several with the given weights, of all bounded constraints in order. Remembers what is proved.
+
+    A functional is, without weights, the left side of a bounded constraint; with weights, the sum of those of an
+    alternative.
+    """
+
+    def __init__(self, network: Network, alternatives: Sequence[Conjunction], contract: Contract, way: str) -> None:
+        self._network, self._alternatives, self._contract, self._way = network, alternatives, contract, way
+        self._rows = bounded_constraints(alternatives)
+        functionals, self._constants = constraint_functionals(network, self._rows)
+        self._functionals = functionals.reshape(len(self._rows), -1)
+        numbers = np.array([row.alternative for row in self._rows], np.intp)
+        self._members = numbers == np.arange(len(alternatives))[:, np.newaxis]
+        ends = [_around(row.constraint.bound) for row in self._rows]
+        self._below, self._above = np.array(ends).reshape(-1, 2).T
+        self._strict = np.array([row.constraint.strict for row in self._rows], np.bool_)
+        self._are_all = len(self._rows) == sum(map(len, alternatives))
+        self._proved: set[tuple[bytes, ...]] = set()
+
+    def __call__(self, boxes: Interval, weights: Weights | None, slopes: PartSlopes | None) -> NDArray[np.bool_]:
+        """boxes: lanes x inputs. slopes: for some functionals."""
+        if weights is not None and weights.shape[1] != len(self._rows):
+            raise Rejected("it does not have one weight for each constraint")
+        if slopes is not None:
+            self._require_fit(slopes, len(self._rows) if weights is None else len(self._alternatives))
+        keys = _keys(boxes, weights, slopes)
+        new = np.array([lane for lane, key in enumerate(keys) if key not in self._proved], np.intp)
+        if len(new):
+            parts = Interval(*(end[new] for end in boxes))
+            done = self._bounded(parts, None if weights is None else weights[new], slopes and slopes.of(new))
+            self._proved.update(keys[lane] for lane, proved in zip(new.tolist(), done, strict=True) if proved)
+        return np.array([key in self._proved for key in keys])
+
+    def _require_fit(self, slopes: PartSlopes, functionals: int) -> None:
+        if self._way != _SLOPES:
+            raise Rejected("its slopes are for other bounds than those it names")
+        if slopes.slopes.shape[1] != neuron_count(self._network.output):
+            raise Rejected("it does not have one slope for each neuron")
+        named = slopes.functional
+        if not 0 <= named.min(initial=0) <= named.max(initial=0) < functionals:
+            raise Rejected("its slopes are for a functional that does not exist")
+
+    def over(self, boxes: Interval) -> Callable[[Weights | None], PartBounds]:
+        """Bounds (CROWN) over the boxes."""
+        curvatures: dict[Tensor, Axes | Curvature] = {}
+        intervals = crown_intervals(self._network, self._shaped(boxes), self._contract, curvatures=curvatures)
+        return lambda weights: PartBounds(self, boxes, weights, intervals, curvatures)
+
+    def settle(
+        self, boxes: Interval, weights: Weights | None, slopes: PartSlopes | None, lower: Array
+    ) -> NDArray[np.bool_]:
+        """The same, given rigorous lower bounds of the functionals, lanes x functionals, which have these slopes."""
+        if weights is None and not self._are_all:
+            settled = np.array([self._excluded(boxes, lane, least) for lane, least in enumerate(lower.tolist())])
+        elif weights is None:
+            # The least numbers that exclude the constraints, exactly; NaN is not among them.
+            violated = lower >= np.where(self._strict, self._above, np.nextafter(self._below, np.inf))
+            settled = (violated[:, np.newaxis] & self._members).any(axis=2).all(axis=1)
+        else:
+            bound, strict = self._right_sides(weights)
+            settled = np.all(np.where(strict, lower >= bound, lower > bound), axis=1)
+        keys = _keys(boxes, weights, slopes)
+        self._proved.update(key for key, proved in zip(keys, settled, strict=True) if proved)
+        return settled
+
+    def _bounded(
+        self, boxes: Interval, weights: Weights | None, slopes: PartSlopes | None
+    ) -> Sequence[bool] | NDArray[np.bool_]:
+        if slopes is not None:
+            with np.errstate(all="ignore"):
+                found = self.over(boxes)(weights)
+                found.steepen(slopes)
+                return found.settle(np.ones(len(boxes.lower), np.bool_))
+        if weights is None and not self._are_all:
+            alternatives = [self._alternatives] * len(boxes.lower)
+            return unreachable(self._network, boxes, alternatives, self._contract, self._way)
+        functionals, _ = self.left_sides(len(boxes.lower), weights)
+        lower = FUNCTIONAL_PROOFS[self._way](self._network, self._shaped(boxes), functionals, self._contract)
+        return self.settle(boxes, weights, None, lower)
+
+    def _shaped(self, boxes: Interval) -> Interval:
+        return Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+
+    def lower(
+        self,
+        functionals: Array,
+        intervals: Mapping[Tensor, Interval],
+        curvatures: Mapping[Tensor, Axes | Curvature],
+        *,
+        slopes: NDArray[np.uint8] | None = None,
+        directions: Array | None = None,
+    ) -> Array:
+        """Lower bounds of functionals, lanes x functionals x the output's shape, as `lower_bounds` gives them."""
+        output = self._network.output
+        choices = {} if slopes is None else slopes_alone(output, slopes)
+        return lower_bounds(
+            output, functionals, intervals, self._contract, choices, directions=directions, curvatures=curvatures
+        )
+
+    def left_sides(self, lanes: int, weights: Weights | None) -> tuple[Array, Array]:
+        """The functionals, lanes x functionals x the output's shape, NaN for sums that float64 cannot hold; and
+        constants, as `constraint_functionals` has them."""
+        shape = self._network.output.shape
+        if weights is None:
+            every = np.broadcast_to(self._functionals, (lanes, *self._functionals.shape))
+            return every.reshape(*every.shape[:2], *shape), self._constants[np.newaxis]
+        share = weights[:, np.newaxis] * self._members.astype(np.float64)
+        exact = share @ np.abs(self._functionals) <= LARGEST_INTEGER
+        found = np.where(exact, share @ self._functionals, np.nan)
+        return found.reshape(*found.shape[:2], *shape), -self._right_sides(weights)[0]
+
+    def _right_sides(self, weights: Weights) -> tuple[Array, NDArray[np.bool_]]:
+        """Of the sums, lanes x alternatives, or a little more, infinity where none takes part; and whether they are
+        strict."""
+        share = weights[:, np.newaxis] * self._members.astype(np.float64)
+        rounding = 2.0 * kappa(len(self._rows) + 4, FLOAT64_UNIT) * (share @ np.abs(self._above))
+        bound = np.where(share.any(axis=2), share @ self._above + rounding, np.inf)
+        return bound, np.asarray((share > 0) @ self._strict)
+
+    def _excluded(self, boxes: Interval, lane: int, bounds: list[float]) -> bool:
+        """Whether a constraint of each alternative is violated in the box. bounds: of the left sides of the bounded
+        ones; nothing is known of the outputs of others."""
+        known, bounded = iter(bounds), {id(row.constraint) for row in self._rows}
+        least = [
+            [next(known) if id(each) in bounded else np.nan if each.outputs else 0.0 for each in conjunction]
+            for conjunction in self._alternatives
+        ]
+        return all(excluded(list(self._alternatives), Interval(*(end[lane] for end in boxes)), least))
+
+
+class PartBounds:
+    """Bounds (CROWN) of an exclusion's functionals over several boxes.
+
+    lower: lanes x functionals. direction: the coefficients of the input that they come from, lanes x functionals x
+    inputs. functionals: lanes x functionals x the output's shape; constants: what to add to their values, lanes (or
+    one) x functionals. intervals, curvatures: what bounds are computed from.
+    """
+
+    def __init__(
+        self,
+        exclusion: Exclusion,
+        boxes: Interval,
+        weights: Weights | None,
+        intervals: Mapping[Tensor, Interval],
+        curvatures: Mapping[Tensor, Axes | Curvature],
+    ) -> None:
+        self._exclusion, self._boxes, self._weights = exclusion, boxes, weights
+        self.intervals, self.curvatures = intervals, curvatures
+        self.functionals, self.constants = exclusion.left_sides(len(boxes.lower), weights)
+        self._slopes: PartSlopes | None = None
+        distinct, copies = self.functionals, np.arange(self.functionals.shape[1])
+        if weights is None:  # the same ones over all boxes, and maybe several times
+            flat = distinct[:1].reshape(distinct.shape[1], -1)
+            _, first, copies = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+            distinct, copies = distinct[:, first], copies.reshape(-1)  # numpy 2.0.0 shapes them otherwise
+        direction = np.zeros((*distinct.shape[:2], boxes.lower.shape[1]))
+        self.lower = exclusion.lower(distinct, intervals, curvatures, directions=direction)[:, copies]
+        self.direction = direction[:, copies]
+
+    @property
+    def excess(self) -> Array:
+        """How far constraints, or sums of them, are violated, at least about: lanes x functionals."""
+        return self.lower + self.constants
+
+    def steepen(self, slopes: PartSlopes) -> None:
+        """Bound some functionals with these slopes, too: the better bounds count. To be done once."""
+        self._slopes = slopes
+        step = max(1, WORKSPACE // max(1, slopes.slopes.shape[1]))
+        for start in range(0, len(slopes.part), step):
+            some = slice(start, start + step)
+            part, functional = slopes.part[some], slopes.functional[some]
+            of_pairs = self.functionals[part, functional][:, np.newaxis]
+            intervals = {
+                tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in self.intervals.items()
+            }
+            taken = partial(np.take, indices=part, axis=0)
+            curvatures = {tensor: known.mapped(taken) for tensor, known in self.curvatures.items()}
+            found = self._exclusion.lower(of_pairs, intervals, curvatures, slopes=slopes.slopes[some])[:, 0]
+            self.lower[part, functional] = np.fmax(self.lower[part, functional], found)
+
+    def settle(self, lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of some of the boxes, whether the bounds prove each alternative impossible there, exactly; to be
+        remembered."""
+        boxes = Interval(*(end[lanes] for end in self._boxes))
+        weights = None if self._weights is None else self._weights[lanes]
+        slopes = self._slopes and self._slopes.of(np.flatnonzero(lanes))
+        return self._exclusion.settle(boxes, weights, slopes, self.lower[lanes])
+
+
+def _around(number: Fraction) -> tuple[float, float]:
+    """The largest float64 number that is not above, and the smallest that is not below."""
+    nearest = float(number)
+    below = nearest if Fraction(nearest) <= number else math.nextafter(nearest, -math.inf)
+    return below, below if Fraction(below) == number else math.nextafter(below, math.inf)
+
+
+def _keys(boxes: Interval, weights: Weights | None, slopes: PartSlopes | None) -> list[tuple[bytes, ...]]:
+    """What tells boxes with their weights and slopes apart."""
+    found = []
+    lanes = range(len(boxes.lower) + 1)
+    first = [0] * len(lanes) if slopes is None else np.searchsorted(slopes.part, lanes)
+    for lane, (lower, upper) in enumerate(zip(*boxes, strict=True)):
+        chosen: list[NDArray[Any]] = [] if weights is None else [weights[lane]]
+        if slopes is not None and first[lane] < first[lane + 1]:
+            chosen += [each[first[lane] : first[lane + 1]] for each in (slopes.functional, slopes.slopes)]
+        found.append(tuple(each.tobytes() for each in (lower, upper, *chosen)))
+    return found
