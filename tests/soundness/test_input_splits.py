@@ -29,7 +29,8 @@ from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.certificate import Certificate, Class, Unreachable, decode, encode
 from verify.proofs.exclusion import Exclusion
-from verify.proofs.input_splits import InputSplits, PartSlopes, parts
+from verify.proofs.input_splits import InputSplits, parts
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import LEAF
 from verify.proofs.properties import Constraint
 from verify.search.slopes_of_parts import SlopesOfParts
@@ -120,7 +121,7 @@ def proved(network: Network, property: Property, *, slopes: bool = True) -> Cert
     """slopes: whether it may choose some."""
     with pytest.MonkeyPatch.context() as patch:
         if not slopes:
-            patch.setattr(SlopesOfParts, "improve", lambda *_: None)
+            patch.setattr(SlopesOfParts, "found", lambda *_: None)
         decision = decide(network, property, contract=FLOAT32_ANY_ORDER, method="complete")
     assert (decision.answer, decision.decided_by) == (Answer.UNSAT, "complete")
     (case,) = cases_for(network, property)
@@ -205,7 +206,9 @@ def random_slopes(rng: np.random.Generator, parts: int, functionals: int, neuron
     """For some of the pairs of parts and functionals."""
     part, functional = np.nonzero(rng.random((parts, functionals)) < 0.7)
     slopes = rng.choice([rng.integers(0, 256, (len(part), neurons)), 255 * rng.integers(0, 2, (len(part), neurons))])
-    return PartSlopes(part.astype(np.int32), functional.astype(np.int32), slopes.astype(np.uint8))
+    return PartSlopes(
+        part.astype(np.int32), functional.astype(np.int32), slopes.astype(np.uint8), np.zeros((len(part), 0), F32)
+    )
 
 
 @pytest.mark.parametrize("sloped", [False, True])
@@ -397,9 +400,9 @@ def test_slopes_save_parts_and_no_part_is_proved_without_its_own(sloped: Certifi
     assert isinstance(sloped.proof, InputSplits)
     assert sloped.proof.slopes is not None
     assert len(sloped.proof.cuts) < len(without.cuts) / 1.3
-    part, functional, slopes = sloped.proof.slopes
-    for lost in (0, len(part) - 1):
-        fewer = PartSlopes(*(np.delete(each, lost, axis=0) for each in (part, functional, slopes)))
+    known = sloped.proof.slopes
+    for lost in (0, len(known.part) - 1):
+        fewer = known.rows(np.delete(np.arange(len(known.part)), lost))
         for others in (fewer, None):
             with pytest.raises(Rejected, match="do not prove it"):
                 check(replace(sloped, proof=replace(sloped.proof, slopes=others)), network)
@@ -413,6 +416,9 @@ MISFITS: dict[str, Callable[[PartSlopes], PartSlopes]] = {
     "a functional that does not exist": lambda known: known._replace(functional=known.functional + np.int32(2)),
     "a negative functional": lambda known: known._replace(functional=known.functional - np.int32(2)),
     "fewer neurons": lambda known: known._replace(slopes=known.slopes[:, 1:]),
+    "multipliers of splits that there are none of": lambda known: known._replace(
+        multipliers=np.ones((len(known.part), 1), F32)
+    ),
     "more neurons": lambda known: known._replace(slopes=np.repeat(known.slopes, 2, axis=1)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -28,6 +29,7 @@ from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.certificate import Certificate, Unreachable, decode, encode
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.parts import Parts
 from verify.proofs.paths import LEAF, Path, Split
 from verify.proofs.split_trees import SplitProof, split_bounds
@@ -51,6 +53,9 @@ def test_no_execution_with_the_signs_falls_below_a_bound(seed: int) -> None:
         paths = [some_path(rng, runs[0][1][rng.integers(len(runs[0][1]))], network) for _ in range(count)]
         bounds, intervals = parts.over(paths)
         assert np.isfinite(bounds).all()
+        better = parts.steepened(paths, (bounds, intervals), some_choices(rng, parts, paths))
+        assert (better >= bounds).all()
+        bounds = better
         before = [intervals[relu.operands[0]] for relu in relus(parts.inside)]
         least, most = (np.concatenate([end[which] for end in before], axis=-1)[:, 0] for which in (0, 1))
         for y, inside in runs:
@@ -92,6 +97,14 @@ def some_slopes(rng: np.random.Generator, network: Network) -> tuple[NDArray[np.
     return neurons, refinements
 
 
+def some_choices(rng: np.random.Generator, parts: Parts, paths: list[Path]) -> PartSlopes:
+    """Of slopes and multipliers, for most of the functionals."""
+    part, functional = np.nonzero(rng.random((len(paths), len(parts.functionals))) < 0.8)
+    slopes = rng.choice([0, 100, 128, 255], (len(part), int(parts.neurons.sum()))).astype(np.uint8)
+    multipliers = rng.choice([-1.0, 0.0, 0.1, 3.0], (len(part), max(map(len, paths)))).astype(F32)
+    return PartSlopes(part.astype(np.int32), functional.astype(np.int32), slopes, multipliers)
+
+
 def with_signs(inside: NDArray[Any], path: Path) -> NDArray[np.bool_]:
     """Which executions the part holds."""
     return np.asarray(
@@ -119,6 +132,7 @@ def test_the_same_for_convolutions_leaky_and_smooth_functions(seed: int) -> None
     for count in (1, 5):
         paths = [some_path(rng, inside[rng.integers(len(points))], network) for _ in range(count)]
         bounds, intervals = parts.over(paths)
+        bounds = parts.steepened(paths, (bounds, intervals), some_choices(rng, parts, paths))
         assert not np.isposinf(bounds).any()
         for lane, path in enumerate(paths):
             there = with_signs(inside, path)
@@ -216,12 +230,14 @@ def certificate() -> Certificate:
     """Valid, with nothing but parts."""
     _, network, box, label = problem()
     functionals, constants = margin_functionals(network, np.array([label]))
-    parts = parts_of(network, box, functionals[0], constants[0])
+    parts = Parts(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER)
+    parts.refine(np.ones(neuron_count(network.output), np.bool_), ())
     growing = Partition(parts, np.arange(len(constants[0])), torch.device("cpu"))
     assert growing.grow(60.0, 1.0, lambda worst, direction: False)
-    nodes = growing.nodes
-    assert len(nodes) > 5
-    proof = SplitProof(np.zeros(neuron_count(network.output), np.bool_), (), (), nodes)
+    assert len(growing.nodes) > 5
+    assert growing.slopes is not None
+    assert growing.slopes.multipliers.any()
+    proof = SplitProof(np.ones(neuron_count(network.output), np.bool_), (), (), growing.nodes, growing.slopes)
     return class_certificate(network, label, box, proof)
 
 
@@ -262,6 +278,48 @@ def test_parts_are_what_proves_it(certificate: Certificate) -> None:
     asked = network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER
     assert (split_bounds(*asked, certificate.proof) > 0).all()
     assert not (split_bounds(*asked, replace(certificate.proof, parts=None)) > 0).all()
+
+
+MISFITS: dict[str, Callable[[PartSlopes], PartSlopes]] = {
+    "a part that does not exist": lambda known: known._replace(part=known.part + np.int32(2**20)),
+    "in another order": lambda known: known.rows(np.arange(len(known.part))[::-1]),
+    "twice": lambda known: known.rows(np.repeat(np.arange(len(known.part)), 2)),
+    "a functional that does not exist": lambda known: known._replace(functional=known.functional + np.int32(3)),
+    "fewer neurons": lambda known: known._replace(slopes=known.slopes[:, 1:]),
+    "more neurons": lambda known: known._replace(slopes=np.repeat(known.slopes, 2, axis=1)),
+    "splits without multipliers": lambda known: known._replace(multipliers=known.multipliers[:, :0]),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_slopes_that_do_not_fit_are_rejected(certificate: Certificate, what: str) -> None:
+    assert isinstance(certificate.proof, SplitProof)
+    assert certificate.proof.part_slopes is not None
+    proof = replace(certificate.proof, part_slopes=MISFITS[what](certificate.proof.part_slopes))
+    with pytest.raises(Rejected, match="slopes of its parts"):
+        check(decode(encode(replace(certificate, proof=proof))), problem()[1])
+
+
+def test_changed_slopes_and_multipliers_are_rejected_or_still_a_proof(certificate: Certificate) -> None:
+    assert isinstance(certificate.proof, SplitProof)
+    known = certificate.proof.part_slopes
+    assert known is not None
+    rng, rejected = np.random.default_rng(0), 0
+    for number in range(150):
+        slopes, multipliers = known.slopes.copy(), known.multipliers.copy()
+        row = rng.integers(len(slopes))
+        if number % 2:
+            slopes[row] = rng.integers(0, 256, slopes.shape[1])
+        else:
+            multipliers[row, rng.integers(multipliers.shape[1])] = rng.choice([-1, 0, 10, 1e30, np.inf, np.nan])
+        changed = known._replace(slopes=slopes, multipliers=multipliers)
+        try:
+            check(replace(certificate, proof=replace(certificate.proof, part_slopes=changed)), problem()[1])
+        except Rejected:
+            rejected += 1
+    assert 0 < rejected < 150
+    with pytest.raises(Rejected, match="do not prove it"):
+        check(replace(certificate, proof=replace(certificate.proof, part_slopes=None)), problem()[1])
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,13 @@ A certificate is a JSON object:
                     it has planes also "weights": how many each leaf has, "fractions": uint8, where its nodes have
                     better bounds also "assumptions": [{"leaf", "depth", "count": of neurons, "neurons": int32,
                     "weights": float32, "slopes": uint8, "multipliers": float32}], and where the proof has parts
-                    "parts": {"leaves": how many, "nodes": int32}; or
+                    "parts": {"leaves": how many, "nodes": int32}, where they have slopes also "chosen", as below,
+                    with slopes of "neurons"; or
                     "input-splits", an `InputSplits`, about an unreachable property: {"kind", "way": "ibp", "crown-ibp"
                     or "crown", "leaves": how many, "nodes": int32, "cuts": float32}, where they have weights also
                     "constraints": how many, "weights": uint8, and where they have slopes also "chosen": {"pairs": of
-                    parts and functionals, "neurons": how many, "parts": int32, "functionals": int32, "slopes": uint8}
+                    parts and functionals, "neurons": how many, "splits": at most, "parts": int32, "functionals": int32,
+                    "slopes": uint8, "multipliers": float32}
 
 It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
 """
@@ -56,7 +58,8 @@ from verify.core.rounding import CONTRACTS
 from verify.errors import Rejected
 from verify.files import read_bytes, write_atomically
 from verify.proofs.assumptions import Assumption
-from verify.proofs.input_splits import InputSplits, PartSlopes
+from verify.proofs.input_splits import InputSplits
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.properties import Conjunction, Constraint, Terms
 from verify.proofs.split_trees import SplitProof, Tree
 from verify.version import __version__
@@ -217,7 +220,7 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
     if isinstance(proof, str):
         return {"kind": proof}
     if isinstance(proof, InputSplits):
-        fields = {
+        fields: dict[str, Any] = {
             "kind": _INPUT_SPLITS,
             "way": proof.way,
             "leaves": len(proof.cuts) + 1,
@@ -227,14 +230,7 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
         if proof.weights is not None:
             fields |= {"constraints": proof.weights.shape[1], "weights": _packed(proof.weights)}
         if proof.slopes is not None:
-            part, functional, slopes = proof.slopes
-            fields["chosen"] = {
-                "pairs": slopes.shape[0],
-                "neurons": slopes.shape[1],
-                "parts": _packed(part.astype("<i4")),
-                "functionals": _packed(functional.astype("<i4")),
-                "slopes": _packed(slopes),
-            }
+            fields["chosen"] = _part_slopes_fields(proof.slopes)
         return fields
     trees = [_tree_fields(tree) for tree in proof.trees]
     refinements = [
@@ -250,6 +246,8 @@ def _proof_fields(proof: Proof) -> dict[str, Any]:
     fields = {"kind": _SPLITS, "neurons": neurons, "refinements": refinements, "trees": trees}
     if proof.parts is not None:
         fields["parts"] = {"leaves": len(proof.parts) // 2 + 1, "nodes": _packed(proof.parts.astype("<i4"))}
+        if proof.part_slopes is not None:
+            fields["parts"]["chosen"] = _part_slopes_fields(proof.part_slopes)
     return fields
 
 
@@ -300,15 +298,28 @@ def _input_splits(fields: dict[str, Any]) -> InputSplits:
     return InputSplits(nodes, cuts, way, weights, slopes)
 
 
+def _part_slopes_fields(chosen: PartSlopes) -> dict[str, Any]:
+    return {
+        "pairs": len(chosen.part),
+        "neurons": chosen.slopes.shape[1],
+        "splits": chosen.multipliers.shape[1],
+        "parts": _packed(chosen.part.astype("<i4")),
+        "functionals": _packed(chosen.functional.astype("<i4")),
+        "slopes": _packed(chosen.slopes),
+        "multipliers": _packed(chosen.multipliers.astype("<f4")),
+    }
+
+
 def _part_slopes(fields: dict[str, Any]) -> PartSlopes:
-    sizes = pairs, neurons = fields["pairs"], fields["neurons"]
+    sizes = pairs, neurons, splits = [fields[name] for name in ("pairs", "neurons", "splits")]
     if not all(type(size) is int and 0 <= size <= _LARGEST for size in sizes):
         raise Rejected("a size in its proof is malformed")
-    _require_size(pairs * (neurons + 8), 0)
+    _require_size(pairs * (8 + neurons + 4 * splits), 0)
     return PartSlopes(
         _unpacked(fields["parts"], "<i4", pairs).astype(np.int32),
         _unpacked(fields["functionals"], "<i4", pairs).astype(np.int32),
         _unpacked(fields["slopes"], "u1", pairs * neurons).reshape(pairs, neurons),
+        _unpacked(fields["multipliers"], "<f4", pairs * splits).astype(np.float32).reshape(pairs, splits),
     )
 
 
@@ -363,6 +374,7 @@ def _split_proof(fields: dict[str, Any]) -> SplitProof:
             for tree in trees
         ),
         _nodes(parts) if "parts" in fields else None,
+        _part_slopes(parts["chosen"]) if "chosen" in parts else None,
     )
 
 
@@ -375,6 +387,7 @@ def require_size(proof: Proof) -> None:
         ]
         arrays += [each for tree in proof.trees for found in tree.assumptions for each in found.arrays.values()]
         arrays += [each for refinement in proof.refinements for each in (refinement.neurons, refinement.slopes)]
+        arrays += proof.part_slopes or ()
         size = sum(array.nbytes for array in arrays if array is not None)
         _require_size(size + 8 * sum(len(tree.slopes) for tree in proof.trees), proof.leaves)
     elif isinstance(proof, InputSplits):

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds.activations import neuron_count
-from verify.bounds.linear_bounds import WORKSPACE, lower_bounds
+from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.methods import FUNCTIONAL_PROOFS
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.quadratics import Axes, Curvature
@@ -23,7 +22,7 @@ from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
 from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.choices import slopes_alone
-from verify.proofs.input_splits import PartSlopes
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.properties import Conjunction, excluded
 from verify.proofs.reachability import LARGEST_INTEGER, bounded_constraints, constraint_functionals, unreachable
 
@@ -72,10 +71,9 @@ class Exclusion:
     def _require_fit(self, slopes: PartSlopes, functionals: int) -> None:
         if self._way != _SLOPES:
             raise Rejected("its slopes are for other bounds than those it names")
-        if slopes.slopes.shape[1] != neuron_count(self._network.output):
-            raise Rejected("it does not have one slope for each neuron")
-        named = slopes.functional
-        if not 0 <= named.min(initial=0) <= named.max(initial=0) < functionals:
+        if slopes.slopes.shape[1] != neuron_count(self._network.output) or slopes.multipliers.shape[1]:
+            raise Rejected("its slopes are not one for each neuron")
+        if not slopes.fit(len(slopes.part) and int(slopes.part[-1]) + 1, functionals):
             raise Rejected("its slopes are for a functional that does not exist")
 
     def over(self, boxes: Interval) -> Callable[[Weights | None], PartBounds]:
@@ -200,21 +198,23 @@ class PartBounds:
         """How far constraints, or sums of them, are violated, at least about: lanes x functionals."""
         return self.lower + self.constants
 
-    def steepen(self, slopes: PartSlopes) -> None:
+    def steepen(self, slopes: PartSlopes | None) -> None:
         """Bound some functionals with these slopes, too: the better bounds count. To be done once."""
         self._slopes = slopes
-        step = max(1, WORKSPACE // max(1, slopes.slopes.shape[1]))
-        for start in range(0, len(slopes.part), step):
-            some = slice(start, start + step)
-            part, functional = slopes.part[some], slopes.functional[some]
-            of_pairs = self.functionals[part, functional][:, np.newaxis]
+        if slopes is None:
+            return
+
+        def bounds(some: PartSlopes) -> Array:
+            part = some.part.astype(np.intp)
+            functionals = self.functionals[part, some.functional][:, np.newaxis]
             intervals = {
                 tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in self.intervals.items()
             }
             taken = partial(np.take, indices=part, axis=0)
             curvatures = {tensor: known.mapped(taken) for tensor, known in self.curvatures.items()}
-            found = self._exclusion.lower(of_pairs, intervals, curvatures, slopes=slopes.slopes[some])[:, 0]
-            self.lower[part, functional] = np.fmax(self.lower[part, functional], found)
+            return self._exclusion.lower(functionals, intervals, curvatures, slopes=some.slopes)[:, 0]
+
+        slopes.improve(self.lower, bounds)
 
     def settle(self, lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of some of the boxes, whether the bounds prove each alternative impossible there, exactly; to be
@@ -234,12 +234,9 @@ def _around(number: Fraction) -> tuple[float, float]:
 
 def _keys(boxes: Interval, weights: Weights | None, slopes: PartSlopes | None) -> list[tuple[bytes, ...]]:
     """What tells boxes with their weights and slopes apart."""
-    found = []
-    lanes = range(len(boxes.lower) + 1)
-    first = [0] * len(lanes) if slopes is None else np.searchsorted(slopes.part, lanes)
-    for lane, (lower, upper) in enumerate(zip(*boxes, strict=True)):
-        chosen: list[NDArray[Any]] = [] if weights is None else [weights[lane]]
-        if slopes is not None and first[lane] < first[lane + 1]:
-            chosen += [each[first[lane] : first[lane + 1]] for each in (slopes.functional, slopes.slopes)]
-        found.append(tuple(each.tobytes() for each in (lower, upper, *chosen)))
-    return found
+    chosen = [] if weights is None else [weights]
+    keys = [tuple(each.tobytes() for each in lane) for lane in zip(*boxes, *chosen, strict=True)]
+    if slopes is None:
+        return keys
+    chosen_in = set(slopes.part.tolist())
+    return [(*key, slopes.at(lane).key) if lane in chosen_in else key for lane, key in enumerate(keys)]

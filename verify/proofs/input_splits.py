@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +19,8 @@ from verify.bounds.evaluation import lanes_at_a_time
 from verify.core.intervals import Interval
 from verify.errors import Rejected
 from verify.model.network import Network
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import LEAF
-
-
-class PartSlopes(NamedTuple):
-    """For bounds of some functionals over some of several parts; CROWN decides about the others.
-
-    part, functional: int32, of each pair, in order. slopes: pairs x all neurons, as `activations` numbers them, uint8,
-    in 255ths.
-    """
-
-    part: NDArray[np.int32]
-    functional: NDArray[np.int32]
-    slopes: NDArray[np.uint8]
-
-    def fit(self, parts: int) -> bool:
-        """Whether they are for some of so many parts, in order, each functional at most once."""
-        part, functional, _ = self
-        later = (part[1:] > part[:-1]) | ((part[1:] == part[:-1]) & (functional[1:] > functional[:-1]))
-        return bool(later.all() and ((part >= 0) & (part < parts)).all())
-
-    def of(self, parts: NDArray[np.intp]) -> PartSlopes:
-        """Those of some parts, whose numbers are in order, under new numbers."""
-        place = np.searchsorted(parts, self.part)
-        some = place < len(parts)
-        some[some] = parts[place[some]] == self.part[some]
-        return PartSlopes(place[some].astype(np.int32), self.functional[some], self.slopes[some])
 
 
 @dataclass(frozen=True, eq=False)

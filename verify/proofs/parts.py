@@ -23,11 +23,14 @@ from verify.bounds.lines import Intervals
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.pruning import neurons_of, pruned
 from verify.bounds.refinements import Refinement, Slopes, refining
-from verify.bounds.relaxations import Signs
+from verify.bounds.relaxations import Signs, some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array, Contract, down
+from verify.errors import Rejected
 from verify.model.network import Network
+from verify.proofs.choices import choices_of
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import Path, leaf_paths, splits_of
 
 _MOST = 32
@@ -35,15 +38,17 @@ _MOST = 32
 
 
 class _Refined(NamedTuple):
-    """A box under some choice of slopes. whole: the intervals. cone: of the network, what matters within the box.
-    numbers: those that its neurons have in the whole. slopes: for what its ReLUs read. found: bounds of parts."""
+    """A box under some choice of slopes. neurons: which may have some in bounds of functionals. whole: the intervals.
+    cone: of the network, what matters within the box. numbers: those that its neurons have in the whole. slopes: for
+    what its ReLUs read. found: bounds of parts."""
 
     chosen: bytes
+    neurons: NDArray[np.bool_]
     whole: dict[Tensor, Interval]
     cone: Cone
     numbers: NDArray[np.intp]
     slopes: dict[Tensor, Slopes]
-    found: dict[bytes, Array]
+    found: dict[tuple[bytes, ...], Array]
 
 
 class Parts:
@@ -102,7 +107,7 @@ class Parts:
         pieces = neurons_of(cone, output)
         numbers = np.concatenate([np.zeros(0, np.intp), *(pieces[each] for each in activations(cone.tensor))])
         slopes = {piece: found.inside(cone, piece) for piece in pieces if (found := choose(cone.parts[piece][0], {}))}
-        self._state = _Refined(chosen, whole, cone, numbers, slopes, {})
+        self._state = _Refined(chosen, neurons, whole, cone, numbers, slopes, {})
 
     def forget(self) -> None:
         """Keep nothing but the problem."""
@@ -129,6 +134,11 @@ class Parts:
         return self._refined.numbers
 
     @property
+    def neurons(self) -> NDArray[np.bool_]:
+        """Of all neurons of the network, those that have a slope."""
+        return self._refined.neurons
+
+    @property
     def at_a_time(self) -> int:
         """How many parts to bound together."""
         return min(_MOST, lanes_at_a_time(self.network))
@@ -139,31 +149,48 @@ class Parts:
         nothing where there is no execution."""
         lower, intervals = self._bounded(paths)
         lower.flags.writeable = False  # what is remembered is nobody else's
-        self._refined.found.update(zip(map(_key, paths), lower, strict=True))
+        self._refined.found.update(zip(_keys(paths, None), lower, strict=True))
         return lower, intervals
 
-    def least(self, nodes: NDArray[np.int32], needed: NDArray[np.bool_]) -> Array:
-        """Over all leaves of a tree; or of as many as it takes to find that none of the functionals that are needed is
-        proved positive. Raises Rejected unless it is a tree."""
+    def steepened(
+        self, paths: Sequence[Path], found: tuple[Array, dict[Tensor, Interval]], slopes: PartSlopes
+    ) -> Array:
+        """Better bounds than `over` found, with slopes and multipliers for some functionals; to be remembered."""
+        lower = found[0].copy()
+        self._steepen(paths, lower, found[1], slopes)
+        lower.flags.writeable = False
+        self._refined.found.update(zip(_keys(paths, slopes), lower, strict=True))
+        return lower
+
+    def least(self, nodes: NDArray[np.int32], needed: NDArray[np.bool_], slopes: PartSlopes | None = None) -> Array:
+        """Over all leaves of a tree, with slopes in some of these; or of as many as it takes to find that none of the
+        functionals that are needed is proved positive. Raises Rejected unless it is a tree that these fit."""
         least = np.full(len(self.functionals), math.inf)
+        if slopes is not None and not slopes.fit(len(nodes) // 2 + 1, len(least)):
+            raise Rejected("the slopes of its parts are for such that do not exist, or not in order")
+        first = 0
         # Where smooth functions are split is not said, which is refused.
         paths = leaf_paths(nodes, smooth(self.network.output))
         while some := list(islice(paths, self.at_a_time)):
-            remembered = [self._refined.found.get(_key(path)) for path in some]
-            new = [path for path, bounds in zip(some, remembered, strict=True) if bounds is None]
-            found = [bounds for bounds in remembered if bounds is not None] + list(self._bounded(new)[0] if new else ())
+            own = slopes and slopes.of(np.arange(first, first + len(some)))
+            remembered = [self._refined.found.get(key) for key in _keys(some, own)]
+            new = np.array([row for row, bounds in enumerate(remembered) if bounds is None], np.intp)
+            found = [bounds for bounds in remembered if bounds is not None]
+            if len(new):
+                paths_of_new = [some[row] for row in new.tolist()]
+                lower, intervals = self._bounded(paths_of_new)
+                if own is not None:
+                    self._steepen(paths_of_new, lower, intervals, own.of(new))
+                found += list(lower)
             least = np.minimum(least, np.min(found, axis=0))  # NaN if one is
+            first += len(some)
             if not (least[needed] > 0).any():
                 break
         return least
 
     def _bounded(self, paths: Sequence[Path]) -> tuple[Array, dict[Tensor, Interval]]:
-        _, whole, cone, numbers, slopes, _ = self._refined
-        sides = np.zeros((len(paths), neuron_count(self.network.output)), np.int8)
-        path, neuron, side, _ = splits_of(paths)
-        sides[path, neuron] = side
-        sides = sides[:, numbers]
-        signs = {relu: sides[:, part].reshape(-1, *relu.shape) for relu, part in relus(cone.tensor).items()}
+        _, _, whole, cone, _, slopes, _ = self._refined
+        signs = self._signs(paths)
         network, known = replace(self.network, outputs=(cone.tensor,)), intervals_of(cone, whole)
         box = Interval(*(np.broadcast_to(end, (len(paths), *end.shape[1:])) for end in self.box))
         functionals = np.broadcast_to(self.functionals, (len(paths), *self.functionals.shape))
@@ -177,6 +204,39 @@ class Parts:
             lower = down(lower + self.constants)
         lower[_empty(len(paths), signs, intervals)] = np.inf
         return lower, intervals
+
+    def _signs(self, paths: Sequence[Path]) -> dict[Tensor, NDArray[np.int8]]:
+        cone, numbers = self._refined.cone, self._refined.numbers
+        sides = np.zeros((len(paths), neuron_count(self.network.output)), np.int8)
+        path, neuron, side, _ = splits_of(paths)
+        sides[path, neuron] = side
+        sides = sides[:, numbers]
+        return {relu: sides[:, part].reshape(-1, *relu.shape) for relu, part in relus(cone.tensor).items()}
+
+    def _steepen(
+        self, paths: Sequence[Path], lower: Array, intervals: Mapping[Tensor, Interval], slopes: PartSlopes
+    ) -> None:
+        """Improve lower bounds with slopes and multipliers for some functionals."""
+        cone, neurons = self._refined.cone, self._refined.neurons
+        deepest = max((len(paths[part]) for part in slopes.part.tolist()), default=0)
+        if slopes.slopes.shape[1] != neurons.sum() or slopes.multipliers.shape[1] < deepest:
+            raise Rejected("the slopes of its parts do not fit the neurons that have some, or splits lack multipliers")
+        signs = self._signs(paths)
+
+        def bounds(some: PartSlopes) -> Array:
+            part = some.part.astype(np.intp)
+            own = [paths[number] for number in part.tolist()]
+            used = [row[: len(path)] for row, path in zip(some.multipliers, own, strict=True)]
+            multipliers = np.concatenate([np.zeros(0, np.float32), *used])
+            choices = choices_of(cone, self.network.output, neurons, own, some.slopes, multipliers)
+            inside = {tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in intervals.items()}
+            sides = {relu: sign[part] for relu, sign in signs.items()}
+            functionals = self.functionals[some.functional][:, np.newaxis]
+            with np.errstate(all="ignore"):
+                found = lower_bounds(cone.tensor, functionals, inside, self.contract, choices, signs=sides)[:, 0]
+                return down(found + self.constants[some.functional])
+
+        slopes.improve(lower, bounds)
 
 
 def of_each(network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract) -> list[Parts]:
@@ -197,5 +257,11 @@ def _empty(lanes: int, signs: Signs, intervals: Mapping[Tensor, Interval]) -> ND
     return found
 
 
-def _key(path: Path) -> bytes:
-    return np.array(sorted((split.neuron, split.side) for split in path), np.int64).tobytes()
+def _keys(paths: Sequence[Path], slopes: PartSlopes | None) -> list[tuple[bytes, ...]]:
+    """What tells parts with their slopes apart."""
+    keys: list[tuple[bytes, ...]] = []
+    for number, path in enumerate(paths):
+        signs = np.array([(split.neuron, split.side) for split in path], np.int64).tobytes()
+        own = None if slopes is None else slopes.at(number)
+        keys.append((signs,) if own is None or not len(own.part) else (signs, own.key))
+    return keys

@@ -8,7 +8,7 @@ execution reaches. Two kinds of trees do different work:
   computed anew once, for all trees, and each leaf takes one backward pass. Nodes of it may have better intervals that
   hold for counterexamples (`verify.proofs.assumptions`).
 - A single tree for all functionals without one of their own, whose leaves are `verify.proofs.parts`: each takes the
-  intervals of all neurons anew, where its signs are known, and CROWN.
+  intervals of all neurons anew, where its signs are known, and CROWN, or slopes and multipliers for some functionals.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.assumptions import Assumption, assumed
 from verify.proofs.choices import choices_of, leaves_at_a_time
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.parts import Parts
 from verify.proofs.paths import Path, leaf_paths
 from verify.proofs.planes import fraction_count, planes_of
@@ -71,13 +72,15 @@ class SplitProof:
     """Trees for those functionals that CROWN does not prove positive, over bounds of the neurons that are refined.
 
     neurons: of all neurons, numbered as `activations` numbers them, those that have a slope; CROWN decides about the
-    others. parts: the nodes of the tree for functionals without one of their own, if there is one.
+    others. parts: the nodes of the tree for functionals without one of their own, if there is one; part_slopes: for
+    bounds of some of them in some of its leaves.
     """
 
     neurons: NDArray[np.bool_]
     refinements: tuple[Refinement, ...]
     trees: tuple[Tree, ...]
     parts: NDArray[np.int32] | None = None
+    part_slopes: PartSlopes | None = None
 
     @property
     def leaves(self) -> int:
@@ -149,7 +152,7 @@ def split_bounds(
                 found = _least(network.output, functionals[which], constants[which], intervals, contract, proof, tree)
                 lower[which] = found
         if proof.parts is not None and not (lower > 0).all():
-            lower = np.where(lower > 0, lower, parts.least(proof.parts, ~(lower > 0)))
+            lower = np.where(lower > 0, lower, parts.least(proof.parts, ~(lower > 0), proof.part_slopes))
     return np.asarray(lower)
 
 

@@ -175,7 +175,7 @@ class _Search:
         proof = None
         if box.ending is Ending.PROVED:
             trees = tuple(tree_of(task, smooth(self._query.output)) for task in box.tasks)
-            proof = SplitProof(box.neurons, tuple(box.refinements), trees, box.parts)
+            proof = SplitProof(box.neurons, tuple(box.refinements), trees, box.parts, box.part_slopes)
         box.tasks, box.partition = [], None  # which hold all leaves, and bounds of many parts
         return Outcome(box.ending, proof, min(bounds, default=math.nan), box.spent_s)
 

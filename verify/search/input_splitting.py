@@ -23,15 +23,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor as Values
 
+from verify.bounds.quadratics import Curvature
+from verify.bounds.relaxations import some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import topological
 from verify.core.rounding import Array
 from verify.model.network import Network
-from verify.proofs.exclusion import Exclusion
-from verify.proofs.input_splits import InputSplits, PartSlopes
+from verify.proofs.exclusion import Exclusion, PartBounds
+from verify.proofs.input_splits import InputSplits
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import LEAF
+from verify.search.backward import Backward
+from verify.search.lanes import Lanes
 from verify.search.points import differentiable
-from verify.search.slopes_of_parts import SlopesOfParts
+from verify.search.slopes_of_parts import Missing, SlopesOfParts
 
 _FLOOR = 0.02
 """How much the width of an input counts apart from what the bound depends on: a bound may have lost a dependence."""
@@ -94,7 +99,8 @@ class InputSplitting:
         self._combines = bool((self._members.sum(axis=1) > 1).any())
         # What bounds each alternative: its sum, or its only constraint.
         self._columns = np.arange(len(self._members)) if self._combines else self._members.argmax(axis=1)
-        self._slopes = SlopesOfParts(network, self._columns)
+        self._backward = Backward(network.output, torch.device("cpu"))
+        self._slopes = SlopesOfParts(self._backward)
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
         sizes.append(max(len(constants), self._members.size // _CHEAP if self._combines else 0))
         self._at_a_time = int(np.clip(_ELEMENTS // max(sizes), 1, _MOST))
@@ -177,10 +183,8 @@ class InputSplitting:
             magnitude = np.abs(direction)
         value = _known(found.excess)[:, self._columns]
         needed = _ROOM * np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
-        if slopes := self._slopes.improve(found, needed, self._is_late):
+        if self._steepen(parts, found, needed):
             value = _known(found.excess)[:, self._columns]
-            for lane, functional, values in zip(*slopes, strict=True):
-                parts[lane].slopes[int(functional)] = values
         worst, alternative = value.min(axis=1), value.argmin(axis=1)
         proved = (value > needed).all(axis=1)
         proved[proved] = found.settle(proved)
@@ -203,6 +207,33 @@ class InputSplitting:
             heapq.heappush(self._waiting, (float(worst[lane]), next(self._order), parts[lane]))
         lowest = np.where(along > 0, lower, upper)
         return len(waiting) > 0 and self._refuted(np.concatenate([lowest[waiting], middle[waiting]]))
+
+    def _steepen(self, parts: list[_Part], found: PartBounds, needed: Array) -> bool:
+        """Choose slopes where they prove what CROWN does not; whether any bound may have changed."""
+        if any(isinstance(each, Curvature) for each in found.curvatures.values()):
+            return False  # these count for more than slopes, which would have to take them into account
+
+        def lanes(numbers: NDArray[np.intp]) -> Lanes:
+            intervals = {
+                tensor: Interval(*(some_lanes(end, numbers) for end in ends))
+                for tensor, ends in found.intervals.items()
+            }
+            return self._backward.lanes(intervals, np.zeros((len(numbers), *self._backward.output.shape)))
+
+        excess = found.excess[:, self._columns]
+        constants = np.broadcast_to(found.constants, found.lower.shape)[:, self._columns]
+        missing = Missing(excess, needed, found.functionals[:, self._columns], constants, lanes)
+        pairs = self._slopes.found(missing, self._is_late)
+        if pairs is None:
+            return False
+        likely = pairs.of_proved()
+        functional = self._columns[likely.functional]
+        for part, number, slopes in zip(likely.part.tolist(), functional.tolist(), likely.slopes, strict=True):
+            parts[part].slopes[number] = slopes
+        if len(functional):
+            found.steepen(_slopes_of(parts))
+        self._slopes.learn(missing, pairs, found.excess[:, self._columns])
+        return bool(len(functional))
 
     def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
         """The combination of each alternative's functionals that promises most, in 255ths: lanes x functionals."""
@@ -242,7 +273,8 @@ def _slopes_of(leaves: list[_Part]) -> PartSlopes | None:
     if not pairs:
         return None
     part, functional, slopes = zip(*pairs, strict=True)
-    return PartSlopes(np.array(part, np.int32), np.array(functional, np.int32), np.stack(slopes))
+    none = np.zeros((len(pairs), 0), np.float32)
+    return PartSlopes(np.array(part, np.int32), np.array(functional, np.int32), np.stack(slopes), none)
 
 
 def combinations(centre: Values, direction: Values, radius: Values) -> Values:

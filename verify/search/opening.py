@@ -196,7 +196,8 @@ class Opening:
             return box.ending is not None
 
         if box.partition.grow(min(box.left_s, _LONGEST_FOR_PARTS), patience, show):
-            box.parts, box.tasks = box.partition.nodes, [task for task in box.tasks if not task.waiting]
+            box.parts, box.part_slopes = box.partition.nodes, box.partition.slopes
+            box.tasks = [task for task in box.tasks if not task.waiting]
 
     def _raise_planes(self, box: Box) -> None:
         """Optimise planes above the open neurons that read dense layers, for all leaves to have, where they pay."""

@@ -1,7 +1,8 @@
 """Branch and bound over parts of a box whose neurons are all bounded anew (`verify.proofs.parts`).
 
 The worst part is split first, at a neuron of the earliest ReLU that has an open one: what its sign tells tightens the
-bounds of all that lies behind. Bounds are the rigorous ones, so that no leaf needs to be looked at again.
+bounds of all that lies behind. Where CROWN does not prove a functional in a part, slopes and multipliers are chosen for
+it. Bounds that count are the rigorous ones, so that no leaf needs to be looked at again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
@@ -23,9 +24,12 @@ from verify.bounds.activations import relus, smooth
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.parts import Parts
-from verify.proofs.paths import LEAF, Path, Split, splits_of
+from verify.proofs.paths import LEAF, Path, Split, Splits, splits_of
 from verify.search.backward import Backward
+from verify.search.lanes import Lanes
+from verify.search.slopes_of_parts import Missing, SlopesOfParts
 
 _RECENT = 64
 """Parts whose bounds tell how much a split gains."""
@@ -47,12 +51,15 @@ whether no proof is needed any more."""
 
 @dataclass(eq=False)
 class _Part:
-    """lowest: of its bounds. neuron: at which it is split."""
+    """lowest: of its bounds, approximately. proved: whether they all suffice. neuron: at which it is split. chosen: by
+    the functional, slopes and multipliers for its bound."""
 
     path: Path
     lowest: float = -math.inf
+    proved: bool = False
     neuron: int = LEAF
     halves: tuple[_Part, ...] = ()
+    chosen: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = field(default_factory=dict)
 
 
 def leaves_to_come(gap: float, gain: float) -> float:
@@ -69,11 +76,14 @@ class Partition:
         self._relus = list(relus(parts.inside).values())
         self._signed = torch.tensor(~smooth(parts.inside), device=device)
         self._place = {int(number): place for place, number in enumerate(parts.numbers)}
+        self._slopes = SlopesOfParts(self._backward, patient=True)
+        self._columns = _columns(parts)
         self._order = count()
         self._root = _Part([])
         self._waiting: list[tuple[float, int, _Part]] = []
         self._gains: deque[float] = deque(maxlen=_RECENT)
         self._bounded, self._spent_s, self._needless = 0, 0.0, False
+        self._room = 0.0
         self._endless, self._expected_s, self._estimated_at = False, 0.0, 0.0
 
     def grow(self, seconds: float, patience: float, show: Show) -> bool:
@@ -103,21 +113,25 @@ class Partition:
     @property
     def nodes(self) -> NDArray[np.int32]:
         """Of the tree."""
-        nodes, stack = [], [self._root]
+        return np.array([part.neuron if part.halves else LEAF for part in self._preorder()], np.int32)
+
+    @property
+    def slopes(self) -> PartSlopes | None:
+        """In its leaves."""
+        return self._slopes_of([part for part in self._preorder() if not part.halves])
+
+    def _preorder(self) -> Iterator[_Part]:
+        stack = [self._root]
         while stack:
             part = stack.pop()
-            nodes.append(part.neuron if part.halves else LEAF)
+            yield part
             stack.extend(reversed(part.halves))
-        return np.array(nodes, np.int32)
-
-    def _is_proved(self, part: _Part) -> bool:
-        return part.lowest > _ROOM * abs(self._root.lowest)
 
     def _width(self) -> int:
         return min(len(self._waiting), max(1, self._parts.at_a_time // 2))
 
     def _queue(self, part: _Part) -> None:
-        if not self._is_proved(part):
+        if not part.proved:
             heapq.heappush(self._waiting, (part.lowest, next(self._order), part))
             self._endless |= part.neuron == LEAF or not math.isfinite(part.lowest)
 
@@ -134,22 +148,75 @@ class Partition:
     def _bound(self, some: Sequence[_Part], show: Show) -> None:
         """Note the bounds of some parts, and choose neurons of those that are not proved."""
         began = time.perf_counter()
-        lower, intervals = self._parts.over([part.path for part in some])
-        lower = lower[:, self._needed]
-        lower[np.isnan(lower)] = -np.inf
-        for part, lowest in zip(some, lower.min(axis=1).tolist(), strict=True):
-            part.lowest = lowest
-        missed = [row for row, part in enumerate(some) if not self._is_proved(part)]
+        found = self._parts.over([part.path for part in some])
+        lower, intervals = found[0][:, self._needed], found[1]
+        if not self._bounded:
+            self._room = _ROOM * float(np.abs(lower).min())
+        expected = self._steepened(some, found)
+        for part, lowest in zip(some, np.nan_to_num(expected, nan=-np.inf).min(axis=1).tolist(), strict=True):
+            part.lowest, part.proved = lowest, lowest > self._room
+        missed = [row for row, part in enumerate(some) if not part.proved]
         if missed:
-            self._choose([some[row] for row in missed], lower[missed], _lanes(intervals, len(some), missed), show)
+            bounds = np.nan_to_num(lower[missed], nan=-np.inf)
+            self._choose([some[row] for row in missed], bounds, _lanes(intervals, len(some), missed), show)
         self._bounded, self._spent_s = self._bounded + len(some), self._spent_s + time.perf_counter() - began
+
+    def _steepened(self, some: Sequence[_Part], found: tuple[Array, dict[Tensor, Interval]]) -> Array:
+        """Bounds of the needed functionals with slopes and multipliers: rigorous where they prove everything about a
+        part, approximate, or CROWN's, elsewhere."""
+        lower, intervals = found
+
+        def lanes(numbers: NDArray[np.intp]) -> Lanes:
+            of_some = _lanes(intervals, len(some), numbers)
+            blank = self._backward.lanes(of_some, np.zeros((len(numbers), *self._backward.output.shape)))
+            return self._backward.along(blank, self._inside([some[number].path for number in numbers.tolist()]))
+
+        needed = self._needed
+        shape = len(some), *self._parts.functionals[needed].shape
+        functionals = np.broadcast_to(self._parts.functionals[needed], shape)
+        constants = np.broadcast_to(self._parts.constants[needed], shape[:2])
+        missing = Missing(lower[:, needed], np.full(len(needed), self._room), functionals, constants, lanes)
+        pairs = self._slopes.found(missing, lambda: False)
+        if pairs is None:
+            return lower[:, needed]
+        likely = pairs.of_proved()
+        of_neurons = self._columns >= 0
+        for part, functional, slopes, multipliers in zip(
+            likely.part.tolist(), needed[likely.functional].tolist(), likely.slopes, likely.multipliers, strict=True
+        ):
+            row = np.zeros(int(self._parts.neurons.sum()), np.uint8)
+            row[self._columns[of_neurons]] = slopes[of_neurons]
+            on_path = [self._place[split.neuron] for split in some[part].path]
+            some[part].chosen[functional] = row, multipliers[on_path]
+        expected = lower[:, needed].copy()
+        expected[pairs.part, pairs.functional] = np.fmax(expected[pairs.part, pairs.functional], pairs.bounds)
+        if slopes := self._slopes_of(some):
+            better = self._parts.steepened([part.path for part in some], found, slopes)[:, needed]
+            self._slopes.learn(missing, pairs, better)
+            expected[likely.part] = better[likely.part]
+        return expected
+
+    def _slopes_of(self, parts: Sequence[_Part]) -> PartSlopes | None:
+        pairs = [
+            (number, each, *part.chosen[each]) for number, part in enumerate(parts) for each in sorted(part.chosen)
+        ]
+        if not pairs:
+            return None
+        part, functional, slopes, multipliers = zip(*pairs, strict=True)
+        padded = np.zeros((len(pairs), max(map(len, multipliers))), np.float32)
+        for row, values in zip(padded, multipliers, strict=True):
+            row[: len(values)] = values
+        return PartSlopes(np.array(part, np.int32), np.array(functional, np.int32), np.stack(slopes), padded)
+
+    def _inside(self, paths: Sequence[Path]) -> Splits:
+        """The splits of paths, with the numbers that neurons have in the part of the network that matters."""
+        splits = splits_of(paths)
+        return splits._replace(neuron=np.array([self._place[number] for number in splits.neuron.tolist()], np.intp))
 
     def _choose(self, missed: Sequence[_Part], lower: Array, intervals: Mapping[Tensor, Interval], show: Show) -> None:
         worst = lower.argmin(axis=1)
-        splits = splits_of([part.path for part in missed])
-        inside = splits._replace(neuron=np.array([self._place[number] for number in splits.neuron.tolist()], np.intp))
         lanes = self._backward.lanes(intervals, self._parts.functionals[self._needed[worst]])
-        lanes = self._backward.along(lanes, inside)
+        lanes = self._backward.along(lanes, self._inside([part.path for part in missed]))
         every = torch.arange(self._backward.neurons, device=self._backward.device)
         with torch.no_grad():
             found = self._backward.bounds(lanes, every, lanes.fixed, torch.zeros_like(lanes.fixed))
@@ -169,7 +236,15 @@ class Partition:
         return int(self._parts.numbers[score.argmax()]) if (score >= 0).any() else LEAF
 
 
-def _lanes(intervals: Mapping[Tensor, Interval], count: int, chosen: Sequence[int]) -> dict[Tensor, Interval]:
+def _columns(parts: Parts) -> NDArray[np.intp]:
+    """Of each neuron of the part of the network that matters, its place among those that have slopes, or -1."""
+    place = np.where(parts.neurons, np.cumsum(parts.neurons) - 1, -1)
+    return np.asarray(place[parts.numbers])
+
+
+def _lanes(
+    intervals: Mapping[Tensor, Interval], count: int, chosen: Sequence[int] | NDArray[np.intp]
+) -> dict[Tensor, Interval]:
     """Some of so many lanes; constants have a single one for all."""
     return {
         tensor: Interval(*(np.broadcast_to(end, (count, *end.shape[1:]))[chosen] for end in ends))

@@ -23,6 +23,7 @@ from verify.bounds.refinements import Refinement
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array
 from verify.proofs.assumptions import Assumption
+from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import LEAF, Path
 from verify.proofs.planes import fractions_of_whole
 from verify.proofs.split_trees import SplitProof, Tree
@@ -77,7 +78,7 @@ class Box:
     bounds that assume a counterexample took so far.
 
     partition: looks for parts that prove the tasks `needed`. pressed: whether it did so against the odds. parts: the
-    nodes of its tree, when it found one that proves whatever the tasks do not.
+    nodes of its tree, when it found one that proves whatever the tasks do not, and part_slopes: in its leaves.
     """
 
     index: int
@@ -98,6 +99,7 @@ class Box:
     needed: list[Task] = field(default_factory=list)
     pressed: bool = False
     parts: NDArray[np.int32] | None = None
+    part_slopes: PartSlopes | None = None
     ending: Ending | None = None
 
     @property
@@ -227,7 +229,7 @@ def about_the_whole(proof: SplitProof, part: Cone, output: Tensor) -> SplitProof
             fractions = fractions_of_whole(part, output, neurons, proof.neurons, fractions)
         assumptions = tuple(replace(found, neurons=numbers[found.neurons]) for found in tree.assumptions)
         trees.append(replace(tree, nodes=nodes, fractions=fractions, assumptions=assumptions))
-    return SplitProof(neurons, refinements, tuple(trees), proof.parts)  # parts are of the whole already
+    return SplitProof(neurons, refinements, tuple(trees), proof.parts, proof.part_slopes)  # parts are of the whole
 
 
 def by_box(leaves: Leaves) -> Iterator[tuple[Box, slice]]:
