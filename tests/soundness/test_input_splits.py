@@ -202,6 +202,55 @@ def test_bounds_settle_only_what_they_exclude(network: Network) -> None:
     assert exclusion.settle(boxes, weights, None, sums).tolist() == [True, False, False, False]
 
 
+LEAF_ALONE = np.array([LEAF], np.int32), np.zeros(0, F32)
+
+
+def about(network: Network, alternatives: list[list[Constraint]], lower: float, upper: float) -> Certificate:
+    """Without a proof yet."""
+    ends = (np.full(network.input.shape, end, F32) for end in (lower, upper))
+    claim = Unreachable(tuple(map(tuple, alternatives)))
+    return Certificate(network.sha256, "m.onnx", "float32-any-order", claim, *ends, InputSplits(*LEAF_ALONE, "crown"))
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 8])
+def test_sums_that_float64_does_not_hold_prove_nothing(times: int) -> None:
+    """2^53 + 1 is 2^53 in float64, however often one is added. At y = (-1, -1) all of these constraints hold."""
+    network = network_of(model([node("Identity", ["x"], "y")], [1, 2], {}))
+    large = Constraint((), ((0, Fraction(2**53)), (1, Fraction(-(2**53)))), Fraction(0), False)
+    alternative = [large, *[Constraint((), ((0, Fraction(1)),), Fraction(-1), False)] * 50]
+    stated = about(network, [alternative] * times, -1, -1)
+    proof = InputSplits(*LEAF_ALONE, "crown", np.ones((1, 51 * times), np.uint8))
+    with pytest.raises(Rejected, match="do not prove it"):
+        check(replace(stated, proof=proof), network)
+
+
+@pytest.mark.parametrize("kind", ["inputs alone", "coefficients that float64 does not hold", "nothing"])
+def test_without_bounded_constraints_nothing_is_proved(network: Network, kind: str) -> None:
+    on_inputs = [Constraint(((0, Fraction(1)),), (), Fraction(5), False)]
+    large = [Constraint((), ((0, Fraction(2**60)),), Fraction(2**70), False)]
+    stated = about(network, [{"inputs alone": on_inputs, "nothing": []}.get(kind, large)], 0, 1)
+    none = PartSlopes(
+        *np.zeros((2, 0), np.int32), np.zeros((0, neuron_count(network.output)), np.uint8), np.zeros((0, 0), F32)
+    )
+    for slopes in (None, none):
+        with pytest.raises(Rejected, match="do not prove it"):
+            check(replace(stated, proof=InputSplits(*LEAF_ALONE, "crown", None, slopes)), network)
+
+
+@pytest.mark.parametrize("bound", [-1000, 1000])
+def test_one_part_of_a_wide_network_has_slopes_for_many_functionals(bound: int) -> None:
+    wide = ReluNetwork.random(np.random.default_rng(0), [3, 5, 4500], 1.0).network()
+    stated = about(wide, [[Constraint((), ((i, Fraction(1)),), Fraction(bound), False)] for i in range(40)], 0, 1)
+    slopes = np.full((40, neuron_count(wide.output)), 128, np.uint8)
+    pairs = PartSlopes(np.zeros(40, np.int32), np.arange(40, dtype=np.int32), slopes, np.zeros((40, 0), F32))
+    proof = InputSplits(*LEAF_ALONE, "crown", None, pairs)
+    if bound < 0:
+        check(replace(stated, proof=proof), wide)
+    else:
+        with pytest.raises(Rejected, match="do not prove it"):
+            check(replace(stated, proof=proof), wide)
+
+
 def random_slopes(rng: np.random.Generator, parts: int, functionals: int, neurons: int) -> PartSlopes:
     """For some of the pairs of parts and functionals."""
     part, functional = np.nonzero(rng.random((parts, functionals)) < 0.7)

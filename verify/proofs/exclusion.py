@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.bounds.activations import neuron_count
+from verify.bounds.evaluation import lanes_at_a_time
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.methods import FUNCTIONAL_PROOFS
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.quadratics import Axes, Curvature
-from verify.bounds.relaxations import some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
@@ -45,7 +45,7 @@ class Exclusion:
         self._network, self._alternatives, self._contract, self._way = network, alternatives, contract, way
         self._rows = bounded_constraints(alternatives)
         functionals, self._constants = constraint_functionals(network, self._rows)
-        self._functionals = functionals.reshape(len(self._rows), -1)
+        self._functionals = functionals.reshape(len(self._rows), math.prod(network.output.shape))
         numbers = np.array([row.alternative for row in self._rows], np.intp)
         self._members = numbers == np.arange(len(alternatives))[:, np.newaxis]
         ends = [_around(row.constraint.bound) for row in self._rows]
@@ -76,11 +76,12 @@ class Exclusion:
         if not slopes.fit(len(slopes.part) and int(slopes.part[-1]) + 1, functionals):
             raise Rejected("its slopes are for a functional that does not exist")
 
-    def over(self, boxes: Interval) -> Callable[[Weights | None], PartBounds]:
-        """Bounds (CROWN) over the boxes."""
+    def over(self, boxes: Interval, *, directions: bool = True) -> Callable[[Weights | None], PartBounds]:
+        """Bounds (CROWN) over the boxes. directions: whether to keep those."""
         curvatures: dict[Tensor, Axes | Curvature] = {}
         intervals = crown_intervals(self._network, self._shaped(boxes), self._contract, curvatures=curvatures)
-        return lambda weights: PartBounds(self, boxes, weights, intervals, curvatures)
+        step = lanes_at_a_time(self._network)
+        return lambda weights: PartBounds(self, boxes, weights, intervals, curvatures, step, directions=directions)
 
     def settle(
         self, boxes: Interval, weights: Weights | None, slopes: PartSlopes | None, lower: Array
@@ -104,7 +105,7 @@ class Exclusion:
     ) -> Sequence[bool] | NDArray[np.bool_]:
         if slopes is not None:
             with np.errstate(all="ignore"):
-                found = self.over(boxes)(weights)
+                found = self.over(boxes, directions=False)(weights)
                 found.steepen(slopes)
                 return found.settle(np.ones(len(boxes.lower), np.bool_))
         if weights is None and not self._are_all:
@@ -141,7 +142,8 @@ class Exclusion:
             every = np.broadcast_to(self._functionals, (lanes, *self._functionals.shape))
             return every.reshape(*every.shape[:2], *shape), self._constants[np.newaxis]
         share = weights[:, np.newaxis] * self._members.astype(np.float64)
-        exact = share @ np.abs(self._functionals) <= LARGEST_INTEGER
+        # Terms are not negative: below that limit every sum of some of them was exact, in whatever order.
+        exact = share @ np.abs(self._functionals) < LARGEST_INTEGER
         found = np.where(exact, share @ self._functionals, np.nan)
         return found.reshape(*found.shape[:2], *shape), -self._right_sides(weights)[0]
 
@@ -168,8 +170,8 @@ class PartBounds:
     """Bounds (CROWN) of an exclusion's functionals over several boxes.
 
     lower: lanes x functionals. direction: the coefficients of the input that they come from, lanes x functionals x
-    inputs. functionals: lanes x functionals x the output's shape; constants: what to add to their values, lanes (or
-    one) x functionals. intervals, curvatures: what bounds are computed from.
+    inputs, if they are kept. functionals: lanes x functionals x the output's shape; constants: what to add to their
+    values, lanes (or one) x functionals. intervals, curvatures: what bounds are computed from.
     """
 
     def __init__(
@@ -179,19 +181,24 @@ class PartBounds:
         weights: Weights | None,
         intervals: Mapping[Tensor, Interval],
         curvatures: Mapping[Tensor, Axes | Curvature],
+        at_a_time: int,
+        *,
+        directions: bool,
     ) -> None:
+        """at_a_time: of boxes, few enough for memory."""
+        self._at_a_time = at_a_time
         self._exclusion, self._boxes, self._weights = exclusion, boxes, weights
         self.intervals, self.curvatures = intervals, curvatures
         self.functionals, self.constants = exclusion.left_sides(len(boxes.lower), weights)
         self._slopes: PartSlopes | None = None
         distinct, copies = self.functionals, np.arange(self.functionals.shape[1])
         if weights is None:  # the same ones over all boxes, and maybe several times
-            flat = distinct[:1].reshape(distinct.shape[1], -1)
+            flat = distinct[:1].reshape(distinct.shape[1], math.prod(distinct.shape[2:]))
             _, first, copies = np.unique(flat, axis=0, return_index=True, return_inverse=True)
             distinct, copies = distinct[:, first], copies.reshape(-1)  # numpy 2.0.0 shapes them otherwise
-        direction = np.zeros((*distinct.shape[:2], boxes.lower.shape[1]))
+        direction = np.zeros((*distinct.shape[:2], boxes.lower.shape[1])) if directions else None
         self.lower = exclusion.lower(distinct, intervals, curvatures, directions=direction)[:, copies]
-        self.direction = direction[:, copies]
+        self.direction = np.zeros(0) if direction is None else direction[:, copies]
 
     @property
     def excess(self) -> Array:
@@ -207,14 +214,16 @@ class PartBounds:
         def bounds(some: PartSlopes) -> Array:
             part = some.part.astype(np.intp)
             functionals = self.functionals[part, some.functional][:, np.newaxis]
-            intervals = {
-                tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in self.intervals.items()
-            }
             taken = partial(np.take, indices=part, axis=0)
+            alone = len(self.lower) == 1  # or else what has a single lane is the same over all boxes
+            intervals = {
+                tensor: Interval(*(taken(end) if alone or len(end) > 1 else end for end in ends))
+                for tensor, ends in self.intervals.items()
+            }
             curvatures = {tensor: known.mapped(taken) for tensor, known in self.curvatures.items()}
             return self._exclusion.lower(functionals, intervals, curvatures, slopes=some.slopes)[:, 0]
 
-        slopes.improve(self.lower, bounds)
+        slopes.improve(self.lower, bounds, self._at_a_time)
 
     def settle(self, lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of some of the boxes, whether the bounds prove each alternative impossible there, exactly; to be

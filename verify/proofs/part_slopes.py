@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.bounds.linear_bounds import WORKSPACE
 from verify.core.rounding import Array
 
 
@@ -54,10 +53,9 @@ class PartSlopes(NamedTuple):
         """What tells such of one part apart, for as many neurons and splits."""
         return b"".join(each.tobytes() for each in (self.functional, self.slopes, self.multipliers))
 
-    def improve(self, lower: Array, bounds: Callable[[PartSlopes], Array]) -> None:
+    def improve(self, lower: Array, bounds: Callable[[PartSlopes], Array], at_a_time: int) -> None:
         """Write bounds with these into lower ones, parts x functionals, where they are better. bounds: of some pairs,
-        with what is chosen for these."""
-        step = max(1, WORKSPACE // max(1, self.slopes.shape[1]))
-        for start in range(0, len(self.part), step):
-            some = self.rows(slice(start, start + step))
+        with what is chosen for these; of so many at most."""
+        for start in range(0, len(self.part), at_a_time):
+            some = self.rows(slice(start, start + at_a_time))
             lower[some.part, some.functional] = np.fmax(lower[some.part, some.functional], bounds(some))

@@ -236,7 +236,7 @@ class Parts:
                 found = lower_bounds(cone.tensor, functionals, inside, self.contract, choices, signs=sides)[:, 0]
                 return down(found + self.constants[some.functional])
 
-        slopes.improve(lower, bounds)
+        slopes.improve(lower, bounds, lanes_at_a_time(self.network))
 
 
 def of_each(network: Network, box: Interval, functionals: Array, constants: Array, contract: Contract) -> list[Parts]:

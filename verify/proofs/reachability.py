@@ -95,7 +95,7 @@ def constraint_functionals(network: Network, rows: Sequence[Row]) -> tuple[Array
         for index, coefficient in constraint.outputs:
             functionals[row, index] = int(coefficient)
     constants = down(-np.array([float(constraint.bound) for _, constraint in rows]))
-    return functionals.reshape(-1, *network.output.shape), constants
+    return functionals.reshape(len(rows), *network.output.shape), constants
 
 
 def unreachable_over_trees(

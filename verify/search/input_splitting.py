@@ -47,9 +47,9 @@ _NEAR = 1e-4
 _SHOWN = 4
 """Points of a round that are shown to it at most."""
 
-_ROOM = 1e-9
+_ROOM = 1e-6
 """How much more than zero a bound must be, relative to the largest one of its alternative, so that whoever computes it
-anew, with other parts beside it and so in another order, finds it positive, too."""
+anew finds it positive, too: of a part that is bounded alone, less of the network may count as alive."""
 
 _MOST, _ELEMENTS = 1024, 2**16
 """Parts that are bounded together, and elements of a tensor, or constraints, that they have."""

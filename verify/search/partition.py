@@ -40,7 +40,7 @@ _SHARE_OF_DEPTH = 0.65
 _GROWTH = 1.1
 """By what factor a tree grows between two estimates of how long it will take, which look at all that waits."""
 
-_ROOM = 1e-9
+_ROOM = 1e-7
 """How much more than zero a bound must be, relative to that of the whole box, so that whoever computes it anew, with
 other parts beside it and so in another order, finds it positive, too."""
 
@@ -151,34 +151,36 @@ class Partition:
         found = self._parts.over([part.path for part in some])
         lower, intervals = found[0][:, self._needed], found[1]
         if not self._bounded:
-            self._room = _ROOM * float(np.abs(lower).min())
-        expected = self._steepened(some, found)
-        for part, lowest in zip(some, np.nan_to_num(expected, nan=-np.inf).min(axis=1).tolist(), strict=True):
-            part.lowest, part.proved = lowest, lowest > self._room
+            self._room = _ROOM * float(np.abs(lower[np.isfinite(lower)]).max(initial=0.0))
+        rigorous, expected = self._steepened(some, found)
+        for part, bounds, approximate in zip(some, rigorous, expected, strict=True):
+            part.proved = bool((bounds > self._room).all())
+            part.lowest = float(approximate.min())
         missed = [row for row, part in enumerate(some) if not part.proved]
         if missed:
-            bounds = np.nan_to_num(lower[missed], nan=-np.inf)
-            self._choose([some[row] for row in missed], bounds, _lanes(intervals, len(some), missed), show)
+            worst = expected[missed].argmin(axis=1)
+            self._choose([some[row] for row in missed], worst, _lanes(intervals, len(some), missed), show)
         self._bounded, self._spent_s = self._bounded + len(some), self._spent_s + time.perf_counter() - began
 
-    def _steepened(self, some: Sequence[_Part], found: tuple[Array, dict[Tensor, Interval]]) -> Array:
-        """Bounds of the needed functionals with slopes and multipliers: rigorous where they prove everything about a
-        part, approximate, or CROWN's, elsewhere."""
-        lower, intervals = found
+    def _steepened(self, some: Sequence[_Part], found: tuple[Array, dict[Tensor, Interval]]) -> tuple[Array, Array]:
+        """Bounds of the needed functionals: with slopes and multipliers where these seem to prove everything about a
+        part; and approximate ones, with those that were found, which are minus infinity where nothing is known."""
+        needed, (lower, intervals) = self._needed, found
+        rigorous = lower[:, needed]
+        expected = np.nan_to_num(rigorous, nan=-np.inf)
 
         def lanes(numbers: NDArray[np.intp]) -> Lanes:
             of_some = _lanes(intervals, len(some), numbers)
             blank = self._backward.lanes(of_some, np.zeros((len(numbers), *self._backward.output.shape)))
             return self._backward.along(blank, self._inside([some[number].path for number in numbers.tolist()]))
 
-        needed = self._needed
         shape = len(some), *self._parts.functionals[needed].shape
         functionals = np.broadcast_to(self._parts.functionals[needed], shape)
         constants = np.broadcast_to(self._parts.constants[needed], shape[:2])
-        missing = Missing(lower[:, needed], np.full(len(needed), self._room), functionals, constants, lanes)
+        missing = Missing(rigorous, np.full(len(needed), self._room), functionals, constants, lanes)
         pairs = self._slopes.found(missing, lambda: False)
         if pairs is None:
-            return lower[:, needed]
+            return rigorous, expected
         likely = pairs.of_proved()
         of_neurons = self._columns >= 0
         for part, functional, slopes, multipliers in zip(
@@ -188,13 +190,11 @@ class Partition:
             row[self._columns[of_neurons]] = slopes[of_neurons]
             on_path = [self._place[split.neuron] for split in some[part].path]
             some[part].chosen[functional] = row, multipliers[on_path]
-        expected = lower[:, needed].copy()
         expected[pairs.part, pairs.functional] = np.fmax(expected[pairs.part, pairs.functional], pairs.bounds)
         if slopes := self._slopes_of(some):
-            better = self._parts.steepened([part.path for part in some], found, slopes)[:, needed]
-            self._slopes.learn(missing, pairs, better)
-            expected[likely.part] = better[likely.part]
-        return expected
+            rigorous = self._parts.steepened([part.path for part in some], found, slopes)[:, needed]
+            self._slopes.learn(missing, pairs, rigorous)
+        return rigorous, expected
 
     def _slopes_of(self, parts: Sequence[_Part]) -> PartSlopes | None:
         pairs = [
@@ -213,8 +213,10 @@ class Partition:
         splits = splits_of(paths)
         return splits._replace(neuron=np.array([self._place[number] for number in splits.neuron.tolist()], np.intp))
 
-    def _choose(self, missed: Sequence[_Part], lower: Array, intervals: Mapping[Tensor, Interval], show: Show) -> None:
-        worst = lower.argmin(axis=1)
+    def _choose(
+        self, missed: Sequence[_Part], worst: NDArray[np.intp], intervals: Mapping[Tensor, Interval], show: Show
+    ) -> None:
+        """Neurons of parts to split them at, by what bounds of the worst of the needed functionals lose there."""
         lanes = self._backward.lanes(intervals, self._parts.functionals[self._needed[worst]])
         lanes = self._backward.along(lanes, self._inside([part.path for part in missed]))
         every = torch.arange(self._backward.neurons, device=self._backward.device)
