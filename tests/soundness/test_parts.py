@@ -300,6 +300,22 @@ def test_slopes_that_do_not_fit_are_rejected(certificate: Certificate, what: str
         check(decode(encode(replace(certificate, proof=proof))), problem()[1])
 
 
+@pytest.mark.parametrize("bound", [-1e6, 1e6])
+def test_one_part_has_slopes_for_many_functionals(bound: float) -> None:
+    """More than are bounded at a time."""
+    network = ReluNetwork.random(np.random.default_rng(0), [2, 4096, 60], 1.0).network()
+    functionals = np.eye(60).reshape(60, *network.output.shape)
+    neurons = np.arange(4096) < 3
+    slopes = PartSlopes(
+        np.zeros(60, np.int32), np.arange(60, dtype=np.int32), np.zeros((60, 3), np.uint8), np.zeros((60, 1), F32)
+    )
+    box = Interval(np.zeros((1, *network.input.shape)), np.ones((1, *network.input.shape)))
+    asked = network, box, functionals, np.full(60, -bound), FLOAT32_ANY_ORDER
+    for nodes in ([LEAF], [0, LEAF, LEAF]):
+        proof = SplitProof(neurons, (), (), np.array(nodes, np.int32), slopes)
+        assert (split_bounds(*asked, proof) > 0).all() == (bound < 0)
+
+
 def test_changed_slopes_and_multipliers_are_rejected_or_still_a_proof(certificate: Certificate) -> None:
     assert isinstance(certificate.proof, SplitProof)
     known = certificate.proof.part_slopes
@@ -348,6 +364,18 @@ def deep_problem() -> tuple[Network, Interval, int]:
     made = ReluNetwork.random(np.random.default_rng(15), [6, 16, 16, 16, 16, 3], 1.6)
     centre = np.random.default_rng(3).random((1, 1, 6)).astype(F32)
     return made.network(), box_around(centre, Fraction(6, 40), None), int(made.run(centre[0], ALL)[0].argmax())
+
+
+def test_what_is_known_of_parts_at_unequal_depths_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network, box, label = problem()
+    functionals, constants = margin_functionals(network, np.array([label]))
+    parts = Parts(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER)
+    parts.refine(np.ones(neuron_count(network.output), np.bool_), ())
+    growing = Partition(parts, np.arange(len(constants[0])), torch.device("cpu"))
+    assert growing.grow(60.0, 1.0, lambda worst, direction: False)
+    monkeypatch.setattr(Parts, "_bounded", None)
+    assert growing.slopes is not None
+    assert (parts.least(growing.nodes, np.ones(3, np.bool_), growing.slopes) > 0).all()
 
 
 def test_a_search_for_parts_leaves_nothing_to_compute_again(monkeypatch: pytest.MonkeyPatch) -> None:

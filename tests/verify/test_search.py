@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from support.onnx_models import ALL, model, network_of, node, run
+from support.parity import require_parity
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork
 from verify.bounds.activations import activations, neuron_count, smooth
@@ -18,6 +19,7 @@ from verify.bounds.maxima import with_relus
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.boxes import box_around
 from verify.core.intervals import Interval
+from verify.core.primitives import Constant, topological
 from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Array
 from verify.proofs.paths import Path, Split, splits_of
 from verify.proofs.split_trees import leaf_bounds, split_bounds
@@ -103,6 +105,15 @@ def test_networks_of_all_operators_are_searched_and_what_is_found_is_a_proof(see
     if outcome.proof:
         found = split_bounds(network, box, functionals[0], constants[0], FLOAT32_ANY_ORDER, outcome.proof)
         assert (found > 0).all()
+
+
+def test_constants_without_axes_are_bounded() -> None:
+    """As padded pooling leaves them, written as ReLUs."""
+    content, shape = random_network(9085)
+    network = with_relus(network_of(content))
+    assert any(isinstance(each.primitive, Constant) and not each.shape for each in topological([network.output]))
+    box = box_around(np.random.default_rng(0).random((1, *shape)).astype(np.float32), Fraction(1, 30), None)
+    require_parity(network, box)
 
 
 MADE = ReluNetwork.random(np.random.default_rng(11), [3, 8, 8, 3], 2.0)

@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.bounds.functionals import dot, dot_of_magnitudes
 from verify.bounds.lines import Intervals
@@ -87,7 +89,9 @@ def lower_bounds(
     most = max(_AT_LEAST, _CACHED // max(widest, pairs // _CHEAP))
     step = max(1, min(most, count))
     found = np.empty((lanes, count))
-    shared = None if any(len(ends.lower) > 1 for ends in intervals.values()) else relaxed_in(slice(None))
+    known: list[NDArray[Any]] = [*signs.values()]
+    known += [each for around in (*intervals.values(), *curvatures.values()) for each in around]
+    shared = None if any(len(each) > 1 for each in known) else relaxed_in(slice(None))
     for lane in range(0, lanes, max(1, most // step)):
         rows = slice(lane, lane + max(1, most // step))
         relaxed = shared or relaxed_in(rows)

@@ -48,10 +48,15 @@ class PartSlopes(NamedTuple):
         """The pairs of one of the parts."""
         return self.rows(slice(*np.searchsorted(self.part, (part, part + 1))))
 
+    def for_splits(self, count: int) -> PartSlopes:
+        """The same without multipliers of more splits than so many."""
+        return self._replace(multipliers=self.multipliers[:, :count])
+
     @property
     def key(self) -> bytes:
-        """What tells such of one part apart, for as many neurons and splits."""
-        return b"".join(each.tobytes() for each in (self.functional, self.slopes, self.multipliers))
+        """What tells such of one part apart."""
+        content = self.functional, self.slopes, self.multipliers
+        return b"".join(str(each.shape).encode() + each.tobytes() for each in content)
 
     def improve(self, lower: Array, bounds: Callable[[PartSlopes], Array], at_a_time: int) -> None:
         """Write bounds with these into lower ones, parts x functionals, where they are better. bounds: of some pairs,

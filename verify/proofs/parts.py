@@ -230,7 +230,7 @@ class Parts:
             multipliers = np.concatenate([np.zeros(0, np.float32), *used])
             choices = choices_of(cone, self.network.output, neurons, own, some.slopes, multipliers)
             inside = {tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in intervals.items()}
-            sides = {relu: sign[part] for relu, sign in signs.items()}
+            sides = {relu: some_lanes(sign, part) for relu, sign in signs.items()}
             functionals = self.functionals[some.functional][:, np.newaxis]
             with np.errstate(all="ignore"):
                 found = lower_bounds(cone.tensor, functionals, inside, self.contract, choices, signs=sides)[:, 0]
@@ -262,6 +262,6 @@ def _keys(paths: Sequence[Path], slopes: PartSlopes | None) -> list[tuple[bytes,
     keys: list[tuple[bytes, ...]] = []
     for number, path in enumerate(paths):
         signs = np.array([(split.neuron, split.side) for split in path], np.int64).tobytes()
-        own = None if slopes is None else slopes.at(number)
+        own = None if slopes is None else slopes.at(number).for_splits(len(path))
         keys.append((signs,) if own is None or not len(own.part) else (signs, own.key))
     return keys

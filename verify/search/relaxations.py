@@ -74,6 +74,8 @@ def rule_of(tensor: Tensor) -> Rule:
 
 def dot(a: Values, x: Values) -> Values:
     """Functionals (lanes x shape) of values, lanes x shape or shape."""
+    if a.ndim == 1:  # of single numbers
+        return a * x
     return a.flatten(1) @ x.flatten() if x.ndim < a.ndim else (a * x).flatten(1).sum(1)
 
 
