@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from verify.bounds.functionals import dot, dot_of_magnitudes
 from verify.bounds.lines import Intervals
 from verify.bounds.quadratics import Axes, Curvatures, curved, least
-from verify.bounds.relaxations import BENDING, Choices, Relaxation, Signs, constant, relaxation, some_lanes
+from verify.bounds.relaxations import (
+    BENDING,
+    Choices,
+    Relaxation,
+    Signs,
+    constant,
+    relaxation,
+    some_intervals,
+    some_lanes,
+)
 from verify.core.intervals import Interval
 from verify.core.primitives import Input, Tensor, topological
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
@@ -68,7 +77,7 @@ def lower_bounds(
     """
 
     def relaxed_in(rows: slice) -> Relaxed:
-        known = {tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in intervals.items()}
+        known = some_intervals(intervals, rows)
         sides = {tensor: some_lanes(sign, rows) for tensor, sign in signs.items()}
 
         @cache

@@ -24,7 +24,7 @@ from verify.bounds.linear_bounds import WORKSPACE, Relaxed, two_sided_bounds
 from verify.bounds.pruning import pruned
 from verify.bounds.quadratics import Axes, Curvature
 from verify.bounds.refinements import Choose, Slopes
-from verify.bounds.relaxations import Relaxation, Signs, relaxation, some_lanes
+from verify.bounds.relaxations import Relaxation, Signs, relaxation, some_intervals, some_lanes
 from verify.core.functions import Function
 from verify.core.interpreter import Rules
 from verify.core.intervals import Interval, interval_rules
@@ -83,7 +83,7 @@ def crown_intervals(
             contract,
             choose,
             {tensor: some_lanes(sign, rows) for tensor, sign in signs.items()},
-            {tensor: _some(ends, rows) for tensor, ends in known.items()},
+            some_intervals(known, rows),
             refine,
             inputs,
         )

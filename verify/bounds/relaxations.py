@@ -162,6 +162,11 @@ def some_lanes(values: NDArray[Any], rows: slice | NDArray[np.integer]) -> NDArr
     return values[rows] if len(values) > 1 else values
 
 
+def some_intervals(intervals: Intervals, rows: slice | NDArray[np.integer]) -> dict[Tensor, Interval]:
+    """The same of intervals."""
+    return {tensor: Interval(*(some_lanes(end, rows) for end in ends)) for tensor, ends in intervals.items()}
+
+
 def relaxation(
     tensor: Tensor, intervals: Intervals, contract: Contract, signs: Signs = MappingProxyType({})
 ) -> Relaxation:

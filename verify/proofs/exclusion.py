@@ -16,6 +16,7 @@ from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.methods import FUNCTIONAL_PROOFS
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.quadratics import Axes, Curvature
+from verify.bounds.relaxations import some_intervals
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
@@ -80,8 +81,7 @@ class Exclusion:
         """Bounds (CROWN) over the boxes. directions: whether to keep those."""
         curvatures: dict[Tensor, Axes | Curvature] = {}
         intervals = crown_intervals(self._network, self._shaped(boxes), self._contract, curvatures=curvatures)
-        step = lanes_at_a_time(self._network)
-        return lambda weights: PartBounds(self, boxes, weights, intervals, curvatures, step, directions=directions)
+        return lambda weights: PartBounds(self, boxes, weights, intervals, curvatures, directions=directions)
 
     def settle(
         self, boxes: Interval, weights: Weights | None, slopes: PartSlopes | None, lower: Array
@@ -117,6 +117,11 @@ class Exclusion:
 
     def _shaped(self, boxes: Interval) -> Interval:
         return Interval(*(end.reshape(-1, *self._network.input.shape) for end in boxes))
+
+    @property
+    def at_a_time(self) -> int:
+        """Boxes, few enough for memory."""
+        return lanes_at_a_time(self._network)
 
     def lower(
         self,
@@ -181,12 +186,9 @@ class PartBounds:
         weights: Weights | None,
         intervals: Mapping[Tensor, Interval],
         curvatures: Mapping[Tensor, Axes | Curvature],
-        at_a_time: int,
         *,
         directions: bool,
     ) -> None:
-        """at_a_time: of boxes, few enough for memory."""
-        self._at_a_time = at_a_time
         self._exclusion, self._boxes, self._weights = exclusion, boxes, weights
         self.intervals, self.curvatures = intervals, curvatures
         self.functionals, self.constants = exclusion.left_sides(len(boxes.lower), weights)
@@ -205,25 +207,19 @@ class PartBounds:
         """How far constraints, or sums of them, are violated, at least about: lanes x functionals."""
         return self.lower + self.constants
 
-    def steepen(self, slopes: PartSlopes | None) -> None:
+    def steepen(self, slopes: PartSlopes) -> None:
         """Bound some functionals with these slopes, too: the better bounds count. To be done once."""
         self._slopes = slopes
-        if slopes is None:
-            return
 
         def bounds(some: PartSlopes) -> Array:
             part = some.part.astype(np.intp)
             functionals = self.functionals[part, some.functional][:, np.newaxis]
+            intervals = some_intervals(self.intervals, part)
             taken = partial(np.take, indices=part, axis=0)
-            alone = len(self.lower) == 1  # or else what has a single lane is the same over all boxes
-            intervals = {
-                tensor: Interval(*(taken(end) if alone or len(end) > 1 else end for end in ends))
-                for tensor, ends in self.intervals.items()
-            }
             curvatures = {tensor: known.mapped(taken) for tensor, known in self.curvatures.items()}
             return self._exclusion.lower(functionals, intervals, curvatures, slopes=some.slopes)[:, 0]
 
-        slopes.improve(self.lower, bounds, self._at_a_time)
+        slopes.improve(self.lower, bounds, self._exclusion.at_a_time)
 
     def settle(self, lanes: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of some of the boxes, whether the bounds prove each alternative impossible there, exactly; to be

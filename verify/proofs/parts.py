@@ -23,7 +23,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.pruning import neurons_of, pruned
 from verify.bounds.refinements import Refinement, Slopes, refining
-from verify.bounds.relaxations import Signs, some_lanes
+from verify.bounds.relaxations import Signs, some_intervals, some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array, Contract, down
@@ -229,7 +229,7 @@ class Parts:
             used = [row[: len(path)] for row, path in zip(some.multipliers, own, strict=True)]
             multipliers = np.concatenate([np.zeros(0, np.float32), *used])
             choices = choices_of(cone, self.network.output, neurons, own, some.slopes, multipliers)
-            inside = {tensor: Interval(*(some_lanes(end, part) for end in ends)) for tensor, ends in intervals.items()}
+            inside = some_intervals(intervals, part)
             sides = {relu: some_lanes(sign, part) for relu, sign in signs.items()}
             functionals = self.functionals[some.functional][:, np.newaxis]
             with np.errstate(all="ignore"):

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor as Values
 
 from verify.bounds.quadratics import Curvature
-from verify.bounds.relaxations import some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import topological
 from verify.core.rounding import Array
@@ -34,7 +33,7 @@ from verify.proofs.input_splits import InputSplits
 from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.paths import LEAF
 from verify.search.backward import Backward
-from verify.search.lanes import Lanes
+from verify.search.lanes import Lanes, intervals_of_lanes
 from verify.search.points import differentiable
 from verify.search.slopes_of_parts import Missing, SlopesOfParts
 
@@ -76,8 +75,8 @@ class _Part:
 
 
 class InputSplitting:
-    """A search for parts of a box in each of which CROWN proves the same: of each alternative, a combination of
-    functionals of the output plus their constants positive.
+    """A search for parts of a box in each of which the same is proved, by CROWN or with slopes of its own: of each
+    alternative, a combination of functionals of the output plus their constants positive.
 
     box: its ends, flat. functionals: functionals x the output's shape. constants, alternatives: of each functional.
     """
@@ -214,10 +213,7 @@ class InputSplitting:
             return False  # these count for more than slopes, which would have to take them into account
 
         def lanes(numbers: NDArray[np.intp]) -> Lanes:
-            intervals = {
-                tensor: Interval(*(some_lanes(end, numbers) for end in ends))
-                for tensor, ends in found.intervals.items()
-            }
+            intervals = intervals_of_lanes(found.intervals, len(parts), numbers)
             return self._backward.lanes(intervals, np.zeros((len(numbers), *self._backward.output.shape)))
 
         excess = found.excess[:, self._columns]
@@ -230,10 +226,11 @@ class InputSplitting:
         functional = self._columns[likely.functional]
         for part, number, slopes in zip(likely.part.tolist(), functional.tolist(), likely.slopes, strict=True):
             parts[part].slopes[number] = slopes
-        if len(functional):
-            found.steepen(_slopes_of(parts))
+        chosen = _slopes_of(parts)
+        if chosen:
+            found.steepen(chosen)
         self._slopes.learn(missing, pairs, found.excess[:, self._columns])
-        return bool(len(functional))
+        return chosen is not None
 
     def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
         """The combination of each alternative's functionals that promises most, in 255ths: lanes x functionals."""

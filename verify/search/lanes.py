@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor as Values
 
+from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 
 
@@ -66,3 +69,13 @@ class Lanes:
         names = (field.name for field in fields(Lanes) if field.name != "around")
         side_by_side: Any = {name: function([getattr(part, name) for part in parts]) for name in names}
         return Lanes(**side_by_side, around=around)
+
+
+def intervals_of_lanes(
+    intervals: Mapping[Tensor, Interval], count: int, chosen: Sequence[int] | NDArray[np.intp]
+) -> dict[Tensor, Interval]:
+    """Those of some of so many lanes; constants have a single one for all."""
+    return {
+        tensor: Interval(*(np.broadcast_to(end, (count, *end.shape[1:]))[chosen] for end in ends))
+        for tensor, ends in intervals.items()
+    }

@@ -28,7 +28,7 @@ from verify.proofs.part_slopes import PartSlopes
 from verify.proofs.parts import Parts
 from verify.proofs.paths import LEAF, Path, Split, Splits, splits_of
 from verify.search.backward import Backward
-from verify.search.lanes import Lanes
+from verify.search.lanes import Lanes, intervals_of_lanes
 from verify.search.slopes_of_parts import Missing, SlopesOfParts
 
 _RECENT = 64
@@ -68,7 +68,7 @@ def leaves_to_come(gap: float, gain: float) -> float:
 
 
 class Partition:
-    """A tree to be grown until CROWN proves the needed functionals, some of those of its parts, in all leaves."""
+    """A tree to be grown until the needed functionals, some of those of its parts, are proved in all leaves."""
 
     def __init__(self, parts: Parts, needed: NDArray[np.intp], device: torch.device) -> None:
         self._parts, self._needed = parts, needed
@@ -159,7 +159,7 @@ class Partition:
         missed = [row for row, part in enumerate(some) if not part.proved]
         if missed:
             worst = expected[missed].argmin(axis=1)
-            self._choose([some[row] for row in missed], worst, _lanes(intervals, len(some), missed), show)
+            self._choose([some[row] for row in missed], worst, intervals_of_lanes(intervals, len(some), missed), show)
         self._bounded, self._spent_s = self._bounded + len(some), self._spent_s + time.perf_counter() - began
 
     def _steepened(self, some: Sequence[_Part], found: tuple[Array, dict[Tensor, Interval]]) -> tuple[Array, Array]:
@@ -170,7 +170,7 @@ class Partition:
         expected = np.nan_to_num(rigorous, nan=-np.inf)
 
         def lanes(numbers: NDArray[np.intp]) -> Lanes:
-            of_some = _lanes(intervals, len(some), numbers)
+            of_some = intervals_of_lanes(intervals, len(some), numbers)
             blank = self._backward.lanes(of_some, np.zeros((len(numbers), *self._backward.output.shape)))
             return self._backward.along(blank, self._inside([some[number].path for number in numbers.tolist()]))
 
@@ -242,13 +242,3 @@ def _columns(parts: Parts) -> NDArray[np.intp]:
     """Of each neuron of the part of the network that matters, its place among those that have slopes, or -1."""
     place = np.where(parts.neurons, np.cumsum(parts.neurons) - 1, -1)
     return np.asarray(place[parts.numbers])
-
-
-def _lanes(
-    intervals: Mapping[Tensor, Interval], count: int, chosen: Sequence[int] | NDArray[np.intp]
-) -> dict[Tensor, Interval]:
-    """Some of so many lanes; constants have a single one for all."""
-    return {
-        tensor: Interval(*(np.broadcast_to(end, (count, *end.shape[1:]))[chosen] for end in ends))
-        for tensor, ends in intervals.items()
-    }
