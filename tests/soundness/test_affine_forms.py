@@ -137,14 +137,14 @@ def test_crown_needs_fewer_backward_passes(monkeypatch: pytest.MonkeyPatch) -> N
     network = network_of(model(nodes, ["n", 16], weights))
     x = rng.normal(size=(1, 1, 16)).astype(F32).astype(np.float64)
     box = Interval(x - 2.0**-6, x + 2.0**-6)
-    bounded = neuron_bounds._refined
+    refine = neuron_bounds._refine
     asked: list[int] = []
 
-    def counting(tensor: Tensor, wanted: NDArray[np.bool_], *rest: Any) -> Interval:
-        asked.append(int(wanted.sum()))
-        return bounded(tensor, wanted, *rest)
+    def counting(tensor: Tensor, ends: neuron_bounds._Ends, *rest: Any) -> None:
+        asked.append(int(ends.wanted.sum()))
+        refine(tensor, ends, *rest)
 
-    monkeypatch.setattr(neuron_bounds, "_refined", counting)
+    monkeypatch.setattr(neuron_bounds, "_refine", counting)
     with np.errstate(all="ignore"):
         tight = crown_intervals(network, box, FLOAT32_ANY_ORDER)[network.output]
         few, asked[:] = sum(asked), []

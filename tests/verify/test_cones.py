@@ -67,12 +67,13 @@ def test_bounds_in_blocks_hold_and_are_as_tight(seed: int, monkeypatch: pytest.M
     network = network_of(content) if seed % 2 else with_relus(network_of(content))
     box = box_of(seed, network.input.shape)
 
-    def intervals_in_blocks(edge: int) -> dict[Tensor, Interval]:
+    def intervals_in_blocks(edge: int, cheap: int) -> dict[Tensor, Interval]:
         monkeypatch.setattr(neuron_bounds, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
+        monkeypatch.setattr(neuron_bounds, "_CHEAP", cheap)  # below which ends are bounded both at once
         with np.errstate(all="ignore"):
             return crown_intervals(network, box, FLOAT32_ANY_ORDER)
 
-    whole, parts = intervals_in_blocks(100), intervals_in_blocks(2)
+    whole, parts = intervals_in_blocks(100, 2**30), intervals_in_blocks(2, 0)
     for tensor, values in points_of(network, seed, 50).items():
         lower, upper = parts[tensor]
         assert not (values < lower).any()
@@ -126,6 +127,7 @@ def test_bounds_in_blocks_of_odd_networks_hold(
     network = network_of(model([*START, *middle, *END], [1, 1, 7, 7], weights))
     network = with_relus(network) if rewritten else network
     x = RANDOM.random((3, *network.input.shape))
+    monkeypatch.setattr(neuron_bounds, "_CHEAP", 0)
     monkeypatch.setattr(neuron_bounds, "_CACHED", 1)  # so that lanes are bounded one after the other
     monkeypatch.setattr(neuron_bounds, "cheapest_tilings", lambda tensor, wanted: tilings(tensor, edge))
     with np.errstate(all="ignore"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.quadratics import Axes, Curvatures, curved, least
 from verify.bounds.relaxations import (
     BENDING,
+    Choice,
     Choices,
     Relaxation,
     Signs,
@@ -30,7 +32,6 @@ from verify.bounds.relaxations import (
     some_intervals,
     some_lanes,
 )
-from verify.core.intervals import Interval
 from verify.core.primitives import Input, Tensor, topological
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
 
@@ -93,7 +94,8 @@ def lower_bounds(
         return relaxed
 
     lanes, count = functionals.shape[:2]
-    widest = max(math.prod(tensor.shape) for tensor in topological([target]))
+    order = list(topological([target]))
+    widest = max(math.prod(tensor.shape) for tensor in order)
     pairs = max((known.generators.shape[1] ** 2 for known in curvatures.values() if isinstance(known, Axes)), default=0)
     most = max(_AT_LEAST, _CACHED // max(widest, pairs // _CHEAP))
     step = max(1, min(most, count))
@@ -111,87 +113,119 @@ def lower_bounds(
             waiting = {target: functionals[rows, some]}
             if beside:
                 waiting[beside[0]] = beside[1][rows, some]
-            found[rows, some] = _substituted(waiting, relaxed, chosen, direction=direction)
+            substitution = Substitution.of(waiting)
+            for tensor in reversed(order):
+                substitution.follow(tensor, relaxed, chosen.get(tensor), direction)
+            found[rows, some] = substitution.bounds()
     return found
 
 
-def two_sided_bounds(
-    target: Tensor, functionals: Array, relaxed: Relaxed, choices: Choices = MappingProxyType({})
-) -> Interval:
-    """Lower and upper bounds, as `lower_bounds` gives them, of each functional and its negation.
+@dataclass(eq=False)
+class Substitution:
+    """Functionals that are passed backwards, and what they leave over.
 
-    relaxed: the relaxation of each tensor that the target depends on. choices: for the lower bounds of all functionals,
-    then for the upper ones. The two share what precedes the first operation that bends.
+    waiting: functionals of tensors, whose sums are bounded. constant, loss, size: of what is left over so far, the sum,
+    what it may be too high by, and the sum of the magnitudes; lanes x functionals. curvature, slope: of what is left
+    over as a quadratic form of the input (`verify.bounds.quadratics`). summands, longest: how many terms these sums
+    have, and what is passed on at most.
     """
-    found = _substituted({target: functionals}, relaxed, choices, mirrored=True)
-    lower, negated = np.split(found, 2, axis=1)
-    return Interval(lower, -negated)
 
-
-def _substituted(
-    functionals: Mapping[Tensor, Array],
-    relaxed: Relaxed,
-    choices: Choices,
-    *,
-    mirrored: bool = False,
-    direction: Array | None = None,
-) -> Array:
-    """functionals: of tensors, whose sums are bounded; the first depends on the others. mirrored: bound the sums, then
-    their negations. direction: where to write the input's coefficients."""
-    waiting = dict(functionals)
-    target = next(iter(waiting))
-    constant = np.zeros(waiting[target].shape[:2])
-    loss, size = np.zeros_like(constant), np.zeros_like(constant)
+    waiting: dict[Tensor, Array]
+    constant: Array
+    loss: Array
+    size: Array
     curvature: Array | None = None
     slope: Array | None = None
-    summands = longest = 0
-    for tensor in reversed(list(topological([target]))):
-        if mirrored and isinstance(tensor.primitive, BENDING):
-            waiting = {operand: np.concatenate([a, -a], axis=1) for operand, a in waiting.items()}
-            constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
-            curvature, slope = (None if x is None else np.concatenate([x, -x], axis=1) for x in (curvature, slope))
-            mirrored = False
-        a = waiting.pop(tensor, None)
+    summands: int = 0
+    longest: int = 0
+
+    @staticmethod
+    def of(functionals: Mapping[Tensor, Array]) -> Substitution:
+        """Before any is passed on."""
+        (shape, *_) = {a.shape[:2] for a in functionals.values()}
+        return Substitution(dict(functionals), *np.zeros((3, *shape)))
+
+    def times(self, signs: Array, rows: NDArray[np.integer]) -> Substitution:
+        """The same for 1 or -1 times functionals: which, lanes x rows."""
+        lane = np.arange(len(rows))[:, np.newaxis]
+
+        def signed(values: Array) -> Array:
+            return np.asarray(values[lane, rows] * signs.reshape(*signs.shape, *[1] * (values.ndim - 2)))
+
+        return replace(
+            self,
+            waiting={tensor: signed(a) for tensor, a in self.waiting.items()},
+            constant=signed(self.constant),
+            loss=self.loss[lane, rows],
+            size=self.size[lane, rows],
+            curvature=None if self.curvature is None else signed(self.curvature),
+            slope=None if self.slope is None else signed(self.slope),
+        )
+
+    def follow(self, tensor: Tensor, relaxed: Relaxed, choice: Choice | None, direction: Array | None = None) -> None:
+        """Pass a tensor's functionals on to what it is computed from, after those of all that is computed from it.
+        direction: where to write the coefficients of the input."""
+        a = self.waiting.pop(tensor, None)
         if a is None:
-            continue
+            return
         if direction is not None and isinstance(tensor.primitive, Input):
             direction[:] = a.reshape(direction.shape)
         around = relaxed(tensor)
-        step = around.through(tensor, a, around, choices.get(tensor))
-        summands, longest = summands + 2 + len(step.operands), max(longest, math.prod(tensor.shape))
-        constant = constant + step.constant
-        size += np.abs(step.constant)
+        step = around.through(tensor, a, around, choice)
+        self.summands += 2 + len(step.operands)
+        self.longest = max(self.longest, math.prod(tensor.shape))
+        self.constant = self.constant + step.constant
+        self.size += np.abs(step.constant)
         if step.curvature is not None:
-            if curvature is not None:  # the sum rounds once
-                loss += 2.0 * FLOAT64_UNIT * (np.abs(curvature) + np.abs(step.curvature)).sum(axis=(2, 3))
-            curvature = step.curvature if curvature is None else curvature + step.curvature
-        slope = step.slope if slope is None else slope
-        loss += dot_of_magnitudes(a, around.charge)
+            if self.curvature is not None:  # the sum rounds once
+                sizes: Array = np.abs(self.curvature) + np.abs(step.curvature)
+                self.loss += 2.0 * FLOAT64_UNIT * sizes.sum(axis=(2, 3))
+            self.curvature = step.curvature if self.curvature is None else self.curvature + step.curvature
+        self.slope = step.slope if self.slope is None else self.slope
+        self.loss += dot_of_magnitudes(a, around.charge)
         # Magnitudes of values are below 2^50 times the charge.
         charges = around.charge.reshape(len(around.charge), -1).sum(axis=1, keepdims=True)
-        loss += _OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)
+        self.loss += _OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)
         passed = list(zip(tensor.operands, step.operands, strict=False))
         if step.beyond is not None:  # underflow in it is paid for by the charge of what it is passed on to
             (operand,) = tensor.operands
             passed.append((operand.operands[0], step.beyond.reshape(*a.shape[:2], *operand.operands[0].shape)))
         for operand, functional in passed:
-            if operand in waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
-                before = waiting[operand]
-                loss += dot(np.abs(before) + np.abs(functional), relaxed(operand).own())
+            if operand in self.waiting:  # coefficients of several uses, which may cancel: the sum rounds once each time
+                before = self.waiting[operand]
+                self.loss += dot(np.abs(before) + np.abs(functional), relaxed(operand).own())
                 functional = before + functional
-            waiting[operand] = functional
-    if mirrored:
-        constant, loss, size = (np.concatenate(pair, axis=1) for pair in _mirrored(constant, loss, size))
-        curvature, slope = (None if x is None else np.concatenate([x, -x], axis=1) for x in (curvature, slope))
-    if curvature is not None:
-        added, rounding = least(curvature, np.zeros(curvature.shape[:-1]) if slope is None else slope)
-        constant, size, loss, summands = constant + added, size + np.abs(added), loss + rounding, summands + 2
-    # The loss is a sum of products of non-negative terms, each of which was rounded less than a thousand times; the sum
-    # of the constants and the difference below are off by as many roundings of their magnitudes as there are.
-    loss *= 1.0 + 2.0 * kappa(longest + summands + 1024, FLOAT64_UNIT)
-    return constant - (loss + (size + loss) * 2.0 * kappa(summands + 8, FLOAT64_UNIT))
+            self.waiting[operand] = functional
+
+    def bounds(self) -> Array:
+        """Lower bounds, once nothing waits."""
+        constant, loss, size, summands = self.constant, self.loss, self.size, self.summands
+        if self.curvature is not None:
+            slope = np.zeros(self.curvature.shape[:-1]) if self.slope is None else self.slope
+            added, rounding = least(self.curvature, slope)
+            constant, size, loss, summands = constant + added, size + np.abs(added), loss + rounding, summands + 2
+        # The loss is a sum of products of non-negative terms, each of which was rounded less than a thousand times; the
+        # sum of the constants and the difference below are off by as many roundings of their magnitudes as there are.
+        loss = loss * (1.0 + 2.0 * kappa(self.longest + summands + 1024, FLOAT64_UNIT))
+        return np.asarray(constant - (loss + (size + loss) * 2.0 * kappa(summands + 8, FLOAT64_UNIT)))
 
 
-def _mirrored(constant: Array, loss: Array, size: Array) -> tuple[tuple[Array, Array], ...]:
-    """Of functionals, and of their negations."""
-    return (constant, -constant), (loss, loss), (size, size)
+class TwoSided:
+    """Lower bounds, as `lower_bounds` gives them, of functionals and of their negations, which share what precedes the
+    first operation that bends.
+
+    relaxed: the relaxation of each tensor that the target depends on.
+    """
+
+    def __init__(self, target: Tensor, functionals: Array, relaxed: Relaxed) -> None:
+        self._relaxed, self._shared = relaxed, Substitution.of({target: functionals})
+        self._left = list(topological([target]))
+        while self._left and not isinstance(self._left[-1].primitive, BENDING):
+            self._shared.follow(self._left.pop(), relaxed, None)
+
+    def lower(self, signs: Array, rows: NDArray[np.integer], choices: Choices = MappingProxyType({})) -> Array:
+        """Of 1 or -1 times functionals, as the choices have them: which, lanes x rows."""
+        substitution = self._shared.times(signs, rows)
+        for tensor in reversed(self._left):
+            substitution.follow(tensor, self._relaxed, choices.get(tensor))
+        return substitution.bounds()

@@ -9,7 +9,7 @@ for each end of each neuron that is still open; and the same with slopes that a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
 
@@ -20,11 +20,11 @@ from verify.bounds.activations import neuron_count
 from verify.bounds.affine_forms import Forms, inputs_and_lanes
 from verify.bounds.blocks import cheapest_tilings
 from verify.bounds.cones import Cone, Part, intervals_of, signs_of
-from verify.bounds.linear_bounds import WORKSPACE, Relaxed, two_sided_bounds
+from verify.bounds.linear_bounds import WORKSPACE, Relaxed, TwoSided
 from verify.bounds.pruning import pruned
 from verify.bounds.quadratics import Axes, Curvature
 from verify.bounds.refinements import Choose, Slopes
-from verify.bounds.relaxations import Relaxation, Signs, relaxation, some_intervals, some_lanes
+from verify.bounds.relaxations import Choices, Relaxation, Signs, relaxation, some_intervals, some_lanes
 from verify.core.functions import Function
 from verify.core.interpreter import Rules
 from verify.core.intervals import Interval, interval_rules
@@ -52,6 +52,10 @@ from verify.model.network import Network
 _CACHED = 2**19
 """Coefficients of functionals that should be held at a time, for the caches (4 MiB), unless that is just a few
 functionals."""
+
+_CHEAP = 2**18
+"""Coefficients of functionals in all, so few that both ends of elements are bounded at once, rather than the one first
+that may settle which piece of an activation applies."""
 
 _FEW_FACTORS = 2**12
 """Elements of what a product or a softmax reads, at most, for linear bounds of it: each of them takes some, whereas
@@ -200,12 +204,13 @@ class _Propagation:
         if operand in self._known:
             self.intervals[operand] = _intersected(self.intervals[operand], self._known[operand])
         if self._refines and not exact_by_intervals(operand):
-            self._refine(operand, _open(primitive, self.intervals[operand]))
+            corners = _corners(primitive)
+            self._refine(operand, _open(corners, self.intervals[operand]), corners)
             chooses = isinstance(primitive, LeakyRelu | Function)
             if chooses and (chosen := self._choose(activation, self.intervals)):
-                wanted = _open(primitive, self.intervals[operand])
+                wanted = _open(corners, self.intervals[operand])
                 wanted[:, np.setdiff1d(np.arange(wanted.shape[1]), chosen.elements)] = False
-                self._refine(operand, wanted, chosen)
+                self._refine(operand, wanted, corners, chosen)
         if activation in self._signs:
             self.intervals[operand] = _below_zero(self.intervals[operand], self._signs[activation])
 
@@ -224,26 +229,66 @@ class _Propagation:
         for each in reversed(moves):
             self._update(each, self._by_intervals(each))
 
-    def _refine(self, tensor: Tensor, wanted: NDArray[np.bool_], chosen: Slopes | None = None) -> None:
-        """By linear bounds of the elements that are wanted (lanes x elements), with slopes as chosen."""
-        found = _refined(tensor, wanted, self.intervals, self._contract, self._relaxed, self._signs, chosen)
-        self._update(tensor, found)
+    def _refine(
+        self,
+        tensor: Tensor,
+        wanted: NDArray[np.bool_],
+        corners: tuple[float, ...] = (),
+        chosen: Slopes | None = None,
+    ) -> None:
+        """By linear bounds of the elements that are wanted (lanes x elements), with slopes as chosen. corners: of what
+        reads them; an end that leaves none inside makes the other one needless."""
+        ends = _Ends(self.intervals[tensor], wanted, corners)
+        _refine(tensor, ends, self.intervals, self._contract, self._relaxed, self._signs, chosen)
+        self._update(tensor, Interval(*(end.reshape(-1, *tensor.shape) for end in (ends.lower, ends.upper))))
 
 
-def _refined(
+class _Ends:
+    """Of the elements of a tensor, lanes x elements, to be narrowed where wanted. corners: between the pieces of what
+    reads them, if these are straight."""
+
+    def __init__(self, interval: Interval, wanted: NDArray[np.bool_], corners: tuple[float, ...]) -> None:
+        self.lower, self.upper = (end.reshape(len(end), -1).copy() for end in interval)
+        self.wanted, self.corners = wanted, corners
+
+    def nearer(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> Array:
+        """Which end of some elements (lanes x elements) is nearer to a corner: 1 for the lower one, -1 for the
+        upper."""
+        found = np.ones(elements.shape)
+        lower, upper = self.lower[lane, elements], self.upper[lane, elements]
+        for corner in self.corners:
+            found[(lower < corner) & (upper > corner) & (upper - corner < corner - lower)] = -1.0
+        return found
+
+    def open(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which elements are wanted and have a corner inside still."""
+        inside = _open(self.corners, Interval(self.lower[lane, elements], self.upper[lane, elements]))
+        return np.asarray(self.wanted[lane, elements] & inside)
+
+    def narrow(self, lane: NDArray[np.intp], elements: NDArray[np.intp], signs: Array, bounds: Array) -> None:
+        """By lower bounds of elements times 1 or -1. They hold where they are numbers: fmax and fmin pass over NaN.
+        Elements that are not open are left as they are, so that what is found does not depend on what else is bounded
+        at the same time."""
+        still = self.open(lane, elements)
+        for end, narrower, sign in ((self.lower, np.fmax, 1.0), (self.upper, np.fmin, -1.0)):
+            these = still & (signs == sign)
+            at = np.broadcast_to(lane, elements.shape)[these], elements[these]
+            end[at] = narrower(end[at], sign * bounds[these])
+
+
+def _refine(
     tensor: Tensor,
-    wanted: NDArray[np.bool_],
+    ends: _Ends,
     intervals: dict[Tensor, Interval],
     contract: Contract,
     relaxed: Relaxed,
     signs: Signs,
-    chosen: Slopes | None = None,
-) -> Interval:
-    """The tensor's interval, intersected with linear bounds of the elements that are wanted (lanes x elements), with
-    slopes as chosen. relaxed: the relaxations that follow from these intervals, or wider ones, and the signs."""
-    lower, upper = (end.reshape(len(end), -1).copy() for end in intervals[tensor])
-    for tiles in cheapest_tilings(tensor, wanted):
-        asked = wanted[:, tiles.inside]
+    chosen: Slopes | None,
+) -> None:
+    """Narrow the tensor's ends by linear bounds, with slopes as chosen. relaxed: the relaxations that follow from these
+    intervals, or wider ones, and the signs."""
+    for tiles in cheapest_tilings(tensor, ends.wanted):
+        asked = ends.wanted[:, tiles.inside]
         lanes, blocks = np.nonzero(asked.any(axis=2))
         asked = asked[lanes, blocks]
         waiting = np.argsort(-asked.sum(axis=1), kind="stable")  # blocks side by side have nearly as many elements
@@ -262,17 +307,42 @@ def _refined(
                 around, sides = intervals_of(seen, around), signs_of(seen, sides)
                 find = partial(relaxation, intervals=around, contract=contract, signs=sides)
             found_once = cache(find)
+            lane = lanes[some][:, np.newaxis]
+            choices = partial(chosen.choices if chosen else _none, seen)
+            together = not ends.corners or place.size * tiles.cone.size < _CHEAP
             for start in range(0, place.shape[1], step):
                 part = np.s_[:, start : start + step]
-                functionals = _units(place[part], seen.tensor)
-                choices = chosen.choices(numbers[part], seen) if chosen else {}
-                found = two_sided_bounds(seen.tensor, functionals, found_once, choices)
-                # Both bounds hold where they are numbers: fmax and fmin pass over NaN. Elements that only fill the rows
-                # are left as they are, so that what is found of a block does not depend on those beside it.
-                at = lanes[some][:, np.newaxis], numbers[part]
-                lower[at] = np.where(wanted[at], np.fmax(lower[at], found.lower), lower[at])
-                upper[at] = np.where(wanted[at], np.fmin(upper[at], found.upper), upper[at])
-    return Interval(lower.reshape(-1, *tensor.shape), upper.reshape(-1, *tensor.shape))
+                both = TwoSided(seen.tensor, _units(place[part], seen.tensor), found_once)
+                _narrow(ends, both, lane, numbers[part], choices, together=together)
+
+
+def _narrow(
+    ends: _Ends,
+    both: TwoSided,
+    lane: NDArray[np.intp],
+    elements: NDArray[np.intp],
+    choices: Callable[[NDArray[np.intp], Array], Choices],
+    *,
+    together: bool,
+) -> None:
+    """By bounds of functionals that are elements (lanes x elements). choices: given elements and signs. together: bound
+    both ends at once, even if one makes the other needless."""
+
+    def bounds(rows: NDArray[np.intp], signs: Array) -> Array:
+        return both.lower(signs, rows, choices(np.take_along_axis(elements, rows, axis=1), signs))
+
+    every, nearer = np.broadcast_to(np.arange(elements.shape[1]), elements.shape), ends.nearer(lane, elements)
+    if together:
+        found = bounds(np.concatenate([every, every], axis=1), np.concatenate([nearer, -nearer], axis=1))
+        first, second = np.split(found, 2, axis=1)
+    else:
+        first = bounds(every, nearer)
+    ends.narrow(lane, elements, nearer, first)
+    rows = _listed(ends.open(lane, elements))
+    if rows.size:
+        signs = -np.take_along_axis(nearer, rows, axis=1)
+        left = np.take_along_axis(second, rows, axis=1) if together else bounds(rows, signs)
+        ends.narrow(lane, np.take_along_axis(elements, rows, axis=1), signs, left)
 
 
 def _intersected(x: Interval, y: Interval) -> Interval:
@@ -295,6 +365,11 @@ def _relaxed_part(part: Part, relaxed: Relaxed, piece: Tensor) -> Relaxation:
     return (around if same else around.moved).mapped(partial(part.cut, piece))
 
 
+def _none(part: Part, elements: NDArray[np.intp], signs: Array) -> Choices:
+    """All is left to CROWN."""
+    return {}
+
+
 def _units(numbers: NDArray[np.intp], tensor: Tensor) -> Array:
     """For each lane, the functionals that are single elements of the tensor."""
     functionals = np.zeros((*numbers.shape, math.prod(tensor.shape)))
@@ -314,12 +389,18 @@ def _at_a_time(part: Cone, count: int) -> tuple[int, int]:
     return max(1, _CACHED // (2 * max(1, count) * widest)), int(np.clip(32, min(_CACHED // (2 * widest), most), most))
 
 
-def _open(primitive: Primitive, x: Interval) -> NDArray[np.bool_]:
-    """For which elements it is open which piece of the function applies (lanes x elements)."""
+def _corners(primitive: Primitive) -> tuple[float, ...]:
+    """Where an activation bends; none if it does everywhere."""
+    if isinstance(primitive, Clip):
+        return primitive.lower, primitive.upper
+    return () if isinstance(primitive, Function) else (0.0,)
+
+
+def _open(corners: tuple[float, ...], x: Interval) -> NDArray[np.bool_]:
+    """Which elements have a corner inside, if there are any at all (lanes x elements)."""
     lower, upper = (end.reshape(len(end), -1) for end in x)
-    if isinstance(primitive, Function):  # which bends everywhere
+    if not corners:
         return np.ones(lower.shape, np.bool_)
-    corners = (primitive.lower, primitive.upper) if isinstance(primitive, Clip) else (0.0,)
     return np.asarray(np.any([(lower < corner) & (upper > corner) for corner in corners], axis=0))
 
 

@@ -15,6 +15,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.relaxations import Choice, Choices
 from verify.core.functions import Function
 from verify.core.primitives import LeakyRelu, Tensor
+from verify.core.rounding import Array
 from verify.errors import Rejected
 
 
@@ -30,9 +31,10 @@ class Slopes:
     below: Mapping[Tensor, NDArray[np.intp]]
     slopes: NDArray[np.uint8]
 
-    def choices(self, elements: NDArray[np.intp], part: Part) -> Choices:
-        """For the functionals of some of the elements, lanes x elements: their lower bounds, then their upper ones."""
+    def choices(self, part: Part, elements: NDArray[np.intp], signs: Array) -> Choices:
+        """For the lower bounds of some of the elements times 1 or -1, lanes x elements, by a part of the network."""
         row = np.minimum(np.searchsorted(self.elements, elements), len(self.elements) - 1)[..., np.newaxis]
+        side = np.where(signs > 0, 0, 1)[..., np.newaxis]
         chosen, first = {}, 0
         columns = {}
         for tensor, neurons in self.below.items():
@@ -42,8 +44,8 @@ class Slopes:
         for piece, (source, _) in part.parts.items():
             if source in columns and isinstance(piece.primitive, LeakyRelu | Function):
                 column = part.cut(piece, columns[source]).reshape(-1, 1, math.prod(piece.shape))
-                slope = np.where(column < 0, np.nan, self.slopes[:, row, column] / 255.0)
-                chosen[piece] = Choice(np.concatenate(list(slope), axis=1).reshape(len(row), -1, *piece.shape))
+                slope = np.where(column < 0, np.nan, self.slopes[side, row, column] / 255.0)
+                chosen[piece] = Choice(slope.reshape(len(row), -1, *piece.shape))
         return chosen
 
     def inside(self, part: Cone, activation: Tensor) -> Slopes:
