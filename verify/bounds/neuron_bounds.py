@@ -53,7 +53,7 @@ _CACHED = 2**19
 """Coefficients of functionals that should be held at a time, for the caches (4 MiB), unless that is just a few
 functionals."""
 
-_CHEAP = 2**18
+_CHEAP = 2**17
 """Coefficients of functionals in all, so few that both ends of elements are bounded at once, rather than the one first
 that may settle which piece of an activation applies."""
 
