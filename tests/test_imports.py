@@ -31,7 +31,7 @@ SEARCH = {"torch"}
 LAYERS = {
     "core": {"errors"},
     "datasets": {"errors"},
-    "model": {"core", "errors"},
+    "model": {"core", "errors", "files"},
     "bounds": {"core", "model", "errors"},
     "proofs": {"core", "model", "bounds", "errors", "files", "version"},
     "check": {"core", "model", "bounds", "proofs", "errors"},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+import zlib
 from pathlib import Path
 
-from verify.errors import FileProblem
+from verify.errors import FileProblem, Problem
 
 
 def require_writable(*paths: Path | None) -> None:
@@ -34,6 +36,23 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FileProblem(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_unpacked(path: Path, what: str, problem: type[Problem], *, largest: int = 2**31) -> bytes:
+    """The same of a file that gzip may have compressed, unpacked. what: the file is, as messages call it; they are
+    raised as that kind of problem. largest: bytes, unpacked."""
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise problem(f"{path} is not a gzip file, or is truncated") from error
+    except OSError as error:
+        raise problem(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    if len(content) > largest:
+        raise problem(f"the {what} {path} is larger than {largest >> 20} MiB")
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

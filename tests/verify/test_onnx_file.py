@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import helper, numpy_helper
 from support.onnx_models import model, network_of, node
 from verify.errors import ModelProblem
 from verify.model.network import load
+from verify.tasks.runtime import Runtime
 
 
 def problem_with(content: bytes) -> str:
@@ -107,3 +109,16 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
     content = changed("")
     (tmp_path / "model.onnx").write_bytes(content)
     assert load(tmp_path / "model.onnx").sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_gzip_may_have_compressed_it_and_the_hash_is_that_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(changed(""))
+    (tmp_path / "model.onnx.gz").write_bytes(packed := gzip.compress(changed("")))
+    network = load(tmp_path / "model.onnx.gz")
+    assert network.sha256 == load(tmp_path / "model.onnx").sha256
+    x = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(*(Runtime.of(file, network).output(x) for file in sorted(tmp_path.iterdir())))
+    for damage in (packed[:-20], packed[:2], packed[:40] + bytes(40) + packed[80:]):
+        (tmp_path / "damaged.onnx.gz").write_bytes(damage)
+        with pytest.raises(ModelProblem, match=r"damaged\.onnx\.gz is not a gzip file, or is truncated"):
+            load(tmp_path / "damaged.onnx.gz")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from verify.errors import ModelProblem
+from verify.files import read_unpacked
 
 _OLDEST_OPSET = 6
 _FLOAT = onnx.TensorProto.FLOAT
@@ -48,11 +49,12 @@ class OnnxFile:
 
 def read(path: Path) -> OnnxFile:
     """Read and check a model file; raises ModelProblem when it cannot be read, and as `parse` does."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelProblem(f"cannot read the model {path}: {error.strerror}") from error
-    return parse(content, str(path))
+    return parse(content_of(path), str(path))
+
+
+def content_of(path: Path) -> bytes:
+    """The model in a file, which gzip may have compressed; raises ModelProblem when it cannot be read."""
+    return read_unpacked(path, "model", ModelProblem)
 
 
 def parse(content: bytes, name: str) -> OnnxFile:

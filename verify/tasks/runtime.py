@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from verify.errors import ModelProblem, Problem
 from verify.model.network import Network
+from verify.model.onnx_file import content_of
 
 
 class Runtime:
@@ -36,10 +37,7 @@ class Runtime:
     @classmethod
     def of(cls, path: str | Path, network: Network) -> Runtime:
         """For a model file."""
-        try:
-            return cls(Path(path).read_bytes(), network)
-        except OSError as error:
-            raise ModelProblem(f"cannot read the model {path}: {error.strerror or error}") from error
+        return cls(content_of(Path(path)), network)
 
     def output(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The only output, flat, for one input, of any shape that has its elements in C order."""

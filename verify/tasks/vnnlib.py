@@ -10,11 +10,9 @@ in a sentence: several networks, hidden values, products of variables.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from verify.core.primitives import Shape
 from verify.errors import ModelProblem
+from verify.files import read_unpacked
 from verify.proofs.properties import Constraint, Formula, Junction
 
 _TOKEN = re.compile(r';[^\n\r]*|[()]|"[^"]*"|\[[^\[\]()"]*\]|[^\s()\[\]";]+|[\[\]"]')
@@ -57,18 +56,7 @@ class VnnlibProblem(ModelProblem):
 
 def read(path: Path) -> Property:
     """Read a property, compressed by gzip or not; raises VnnlibProblem when it cannot be read, and as `parse` does."""
-    try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise VnnlibProblem(f"{path} is not a gzip file, or is truncated") from error
-    except OSError as error:
-        raise VnnlibProblem(f"cannot read the property {path}: {error.strerror or error}") from error
-    if len(content) > _LARGEST_FILE:
-        raise VnnlibProblem(f"the property {path} is larger than {_LARGEST_FILE >> 20} MiB")
-    return parse(content)
+    return parse(read_unpacked(path, "property", VnnlibProblem, largest=_LARGEST_FILE))
 
 
 def parse(content: bytes) -> Property:
