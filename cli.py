@@ -62,6 +62,14 @@ start_option = click.option("--start", metavar="I", default=0, show_default=True
 count_option = click.option(
     "--count", metavar="N", type=POSITIVE, help="Number of samples. Default: all from the first one on."
 )
+jobs_option = click.option(
+    "--jobs",
+    metavar="N",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Look at samples in so many processes at the same time.",
+)
 range_option = click.option(
     "--input-range", metavar="LOW,HIGH", help="The valid inputs. Default: the model's own; of images as bytes 0,1."
 )
@@ -133,6 +141,7 @@ def commands() -> None:
 @click.option("--attack", is_flag=True, help="Search for counterexamples to what is not proved; complete always does.")
 @click.option("--curve", metavar="EPS,EPS,...", help="Also certify at these radii: accuracy against eps in the report.")
 @click.option("--vnnlib", metavar="FILE", type=PATH, help="Decide this VNN-LIB property instead of samples.")
+@jobs_option
 @quiet_option
 @click.pass_context
 def verify_command(
@@ -156,6 +165,7 @@ def verify_command(
     attack: bool,
     curve: str | None,
     vnnlib: Path | None,
+    jobs: int,
 ) -> int:
     """Prove, sample by sample, that no perturbation within eps changes the class that MODEL (an ONNX file) answers.
 
@@ -163,7 +173,7 @@ def verify_command(
     follows), unknown or timeout.
     """
     if vnnlib:
-        of_samples = "data eps input_range start count card resume fail_under attack engine report curve"
+        of_samples = "data eps input_range start count card resume fail_under attack engine report curve jobs"
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
@@ -203,12 +213,13 @@ def verify_command(
     verdicts = read_verdicts(result_path, question) if resume and result_path and result_path.exists() else []
     with _interruptible(question, verdicts, result_path, "; go on with the same command and --resume"):
         watch = terminal.progress(verdicts, len(question.data))
-        answer(network, question, verdicts, result_path=result_path, certificates=certificates, watch=watch)
+        answer(network, question, verdicts, result_path=result_path, certificates=certificates, jobs=jobs, watch=watch)
         points = curves.curve(
             network,
             question,
             verdicts,
             radii,
+            jobs=jobs,
             watch=lambda eps, samples: terminal.progress([], samples, f"eps {eps_text(eps)}"),
         )
     summary = Summary.of(verdicts, attacked=question.attack is not None)
@@ -307,6 +318,7 @@ def _verify_property(
 )
 @click.option("--json", "json_path", metavar="FILE", type=PATH, help="Write the result file here; - for stdout.")
 @click.option("--out", metavar="FILE", type=PATH, help="Write the counterexamples (index, x, y) to this .npz.")
+@jobs_option
 @quiet_option
 def attack_command(
     model: Path,
@@ -320,6 +332,7 @@ def attack_command(
     seed: int,
     json_path: Path | None,
     out: Path | None,
+    jobs: int,
 ) -> None:
     """Search for perturbations within eps that change the class that MODEL answers, as onnxruntime executes it."""
     from verify import terminal
@@ -349,7 +362,7 @@ def attack_command(
     verdicts: list[Verdict] = []
     with _interruptible(question, verdicts, result_path):
         watch = terminal.progress(verdicts, len(question.data), proves=False)
-        answer(network, question, verdicts, result_path=result_path, watch=watch)
+        answer(network, question, verdicts, result_path=result_path, jobs=jobs, watch=watch)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))

@@ -107,6 +107,7 @@ def verify(
     attack: Effort | None = None,
     input_range: InputRange | None = None,
     certificates: File | None = None,
+    jobs: int = 1,
 ) -> Result:
     """Prove, sample by sample, that no perturbation within eps changes the class that a model answers.
 
@@ -126,6 +127,8 @@ def verify(
         input_range: the least and the largest valid input. Default: what the file says; else [0, 1] if the images are
             bytes, and no limit if they are float32.
         certificates: a folder for one certificate per verified sample, each checked before it is written.
+        jobs: processes that look at samples at the same time; with several, a script has to keep what it does behind
+            `if __name__ == "__main__":`, as they import it.
 
     Raises:
         ModelProblem: the model is invalid or not supported.
@@ -150,7 +153,8 @@ def verify(
         valid=input_range,
     )
     verdicts: list[Verdict] = []
-    answer(network, question, verdicts, certificates=None if certificates is None else Path(certificates))
+    folder = None if certificates is None else Path(certificates)
+    answer(network, question, verdicts, certificates=folder, jobs=jobs)
     return Result(question, tuple(verdicts), data)
 
 

@@ -22,13 +22,14 @@ def curve(
     verdicts: Sequence[Verdict],
     radii: Sequence[Fraction],
     *,
+    jobs: int = 1,
     watch: Callable[[Fraction, int], Watch] = lambda eps, samples: iter,
 ) -> tuple[Point, ...]:
     """The question asked at other radii too; verdicts: those at its own. Points are by rising eps.
 
     What is verified within a radius is verified within every smaller one, whose boxes lie inside, and a counterexample
     stays one within every larger one: such samples are not looked at again. watch: as for `answer`, for a radius and
-    the number of samples that are looked at there. Raises as `answer` does.
+    the number of samples that are looked at there; jobs: likewise. Raises as `answer` does.
     """
     verified = {place: question.eps for place, verdict in enumerate(verdicts) if verdict.status is Status.VERIFIED}
     points = []
@@ -46,7 +47,7 @@ def curve(
             part = replace(question.data, inputs=question.data.inputs[left], labels=question.data.labels[left])
             new: list[Verdict] = []
             asked = replace(question, eps=eps, data=part)
-            answer(network, asked, new, watch=watch(eps, len(left)))
+            answer(network, asked, new, jobs=jobs, watch=watch(eps, len(left)))
             found |= dict(zip(left.tolist(), new, strict=True))
         verified |= {place: eps for place in found if found[place].status is Status.VERIFIED and place not in known}
         points.append(Point(eps, Summary.of(list(found.values()), attacked=question.attack is not None)))

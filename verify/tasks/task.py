@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from verify.bounds.methods import searches, ways_of
-from verify.boxes import InputRange, box_around, parse_eps
-from verify.check import check
-from verify.compiled.engine import CompiledEngine
+from verify.boxes import InputRange, parse_eps
 from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
-from verify.errors import ModelProblem, Problem, Rejected
+from verify.errors import ModelProblem, Problem
 from verify.model.network import Network
-from verify.proofs.certificate import Certificate, Class
-from verify.proofs.certificate import write as write_certificate
 from verify.tasks.effort import Effort
 from verify.tasks.result import Question, write_result
-from verify.tasks.robustness import MisclassificationSearch, Status, Verdict, verify_classifier
-from verify.tasks.runtime import Runtime
+from verify.tasks.robustness import Status, Verdict
 from verify.tasks.samples import Samples, load_samples
+from verify.tasks.verdicts import verdicts_about
+from verify.tasks.workers import by_processes
 
 _SHARE_OF_SAVING = 0.05
 """Of the time of a run, at most, that goes into keeping its result file up to date."""
@@ -114,6 +107,7 @@ def answer(
     *,
     result_path: Path | None = None,
     certificates: Path | None = None,
+    jobs: int = 1,
     watch: Callable[[Iterator[Verdict]], Iterator[Verdict]] = iter,
 ) -> None:
     """Append to `verdicts`, which may hold those of an interrupted run, until every sample has one.
@@ -121,28 +115,21 @@ def answer(
     result_path: kept up to date as verdicts come, as far as that takes little time, and whatever ends the run, be it
         Ctrl-C.
     certificates: a folder for one certificate per verified sample, each checked before it is written.
+    jobs: processes that look at samples at the same time; one means none but this.
     watch: passes the verdicts through as they are found, for a progress bar. Raises Problem where earlier verdicts lack
     the certificates that are asked for.
     """
     if certificates and any(v.status is Status.VERIFIED and not v.certificate for v in verdicts):
         raise Problem("the interrupted run wrote no certificates: start anew, or leave them out")
-    found = verify_classifier(
-        network,
-        question.data.after(len(verdicts)),
-        eps=question.eps,
-        input_range=question.input_range,
-        contract=contract_named(question.contract),
-        method=question.method,
-        timeout_s=question.timeout_s or math.inf,
-        attack=_search(network, question),
-        engine=CompiledEngine(network, question.eps, question.input_range) if question.engine == "onnx" else None,
-    )
+    left = question.data.after(len(verdicts))
+    if jobs > 1 and len(left) > 1:
+        found = by_processes(question, left, certificates, jobs)
+    else:
+        found = verdicts_about(network, question, left, certificates)
     saved, took = time.monotonic(), 0.0
     try:
         for verdict in watch(found):
-            if certificates and verdict.status is Status.VERIFIED:
-                verdict = _certified(network, question, verdict, certificates)
-            verdicts.append(replace(verdict, proof=None))  # it may be large, and is on file if anywhere
+            verdicts.append(verdict)
             began = time.monotonic()
             if result_path and took <= _SHARE_OF_SAVING * (began - saved):
                 write_result(result_path, question, verdicts)
@@ -151,44 +138,6 @@ def answer(
     finally:
         if result_path:
             write_result(result_path, question, verdicts)
-
-
-def _search(network: Network, question: Question) -> MisclassificationSearch | None:
-    """The attack that was asked for; raises Problem where it is impossible."""
-    if question.attack is None:
-        return None
-    try:
-        from verify.tasks.attack import misclassification_search
-    except ImportError as error:
-        raise Problem("attacks need torch, which is not installed") from error
-    return misclassification_search(network, Runtime.of(question.model_path, network), question.attack)
-
-
-def _certified(network: Network, question: Question, verdict: Verdict, folder: Path) -> Verdict:
-    """The verdict with its certificate written; `unknown` in the rare case that the checker, which computes one sample
-    at a time and so rounds differently, does not confirm it."""
-    assert verdict.proof is not None
-    data = question.data
-    x = data.inputs[verdict.index - data.start][np.newaxis]
-    box = box_around(x, question.eps, question.input_range)
-    certificate = Certificate(
-        model_sha256=network.sha256,
-        model_file=Path(question.model_path).name,
-        contract=question.contract,
-        claim=Class(verdict.label),
-        lower=box.lower[0].astype(np.float32),
-        upper=box.upper[0].astype(np.float32),
-        proof=verdict.proof,
-    )
-    try:
-        check(certificate, network)
-    except Rejected:
-        return replace(verdict, status=Status.UNKNOWN, decided_by=None)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{Path(data.name).stem}-{verdict.index:05}.json"
-    write_certificate(path, certificate)
-    confirmed_by = CompiledEngine.proof if verdict.decided_by == CompiledEngine.way else verdict.decided_by
-    return replace(verdict, certificate=str(path), decided_by=confirmed_by)
 
 
 def input_range(metadata: Mapping[str, str]) -> InputRange | None:
