@@ -68,7 +68,7 @@ jobs_option = click.option(
     type=POSITIVE,
     default=1,
     show_default=True,
-    help="Look at samples in so many processes at the same time.",
+    help="Processes that look at samples at the same time.",
 )
 range_option = click.option(
     "--input-range", metavar="LOW,HIGH", help="The valid inputs. Default: the model's own; of images as bytes 0,1."
@@ -549,8 +549,9 @@ def train_command(
 @click.option("--out", metavar="FOLDER", type=PATH, help="The study's folder. Default: runs/STUDY.")
 @device_option
 @click.option("--list", "only_list", is_flag=True, help="Only name the students.")
+@jobs_option
 @quiet_option
-def study_command(study: str, out: Path | None, device: str, only_list: bool) -> int:
+def study_command(study: str, out: Path | None, device: str, only_list: bool, jobs: int) -> int:
     """Train, export and verify every student of STUDY: the name of one that ships with adcert, or a TOML file.
 
     What is done already is kept: the same command goes on with an interrupted study. Results go to results.csv,
@@ -569,7 +570,7 @@ def study_command(study: str, out: Path | None, device: str, only_list: bool) ->
             click.echo(student.name if chosen.is_candidate(student) else f"{student.name} (if selected)")
         return 0
     folder = out or Path("runs") / chosen.name
-    found = studies.execute(chosen, folder, session.select_device(device), reporter(quiet=quiet()), say)
+    found = studies.execute(chosen, folder, session.select_device(device), reporter(quiet=quiet()), say, jobs=jobs)
     try:
         for outcomes in found:
             written = studies.write(chosen, folder, outcomes)

@@ -116,19 +116,20 @@ def quantise_onnx(model: File, path: File, *, data: File | None = None, form: st
 
 
 def run_study(
-    study: File, folder: File, *, device: str = "auto", reporter: Reporter | None = None
+    study: File, folder: File, *, device: str = "auto", reporter: Reporter | None = None, jobs: int = 1
 ) -> tuple[Outcome, ...]:
     """Train, export and verify every student of a study (one that ships with adcert, or a TOML file) in a folder.
 
     What is done already is kept. results.csv, results.json, results.md and one picture per recipe are up to date
-    after each student. Raises Problem if the study is malformed, or the folder holds another one.
+    after each student. jobs: processes that verify samples, as for `verify.verify`. Raises Problem if the study is
+    malformed, or the folder holds another one.
     """
     from adcert import study as studies
 
     chosen = studies.load(os.fspath(study))
     outcomes: list[Outcome] = []
     for outcomes in studies.execute(
-        chosen, Path(folder), session.select_device(device), reporter or Silent(), lambda line: None
+        chosen, Path(folder), session.select_device(device), reporter or Silent(), lambda line: None, jobs=jobs
     ):
         studies.write(chosen, Path(folder), outcomes)
     return tuple(outcomes)

@@ -186,9 +186,16 @@ def _of_entry(entry: dict[str, Any], settings: dict[str, Any], base: str, seed: 
 
 
 def execute(
-    study: Study, folder: Path, device: torch.device, reporter: Reporter, say: Callable[[str], None]
+    study: Study,
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
+    say: Callable[[str], None],
+    *,
+    jobs: int = 1,
 ) -> Iterator[list[Outcome]]:
     """Bring every student to its end in `folder`; yields the outcomes after each of them, those to come at the end.
+    jobs: processes that verify.
 
     A student whose loss diverges is noted and left; the others go on.
     """
@@ -198,7 +205,7 @@ def execute(
         student, *later = remaining
         to_come = _to_come(study, later)
         say(f"{student.name} ({len(done) + 1} of {len(done) + 1 + len(to_come)})")
-        outcome = _outcome(study, student, folder, device, reporter)
+        outcome = _outcome(study, student, folder, device, reporter, jobs)
         say(f"{student.name}: {outcome.sentence}")
         done.append(outcome)
         remaining = _wanted(study, later, done)
@@ -240,7 +247,9 @@ def _unknown(student: Student) -> Outcome:
     )
 
 
-def _outcome(study: Study, student: Student, folder: Path, device: torch.device, reporter: Reporter) -> Outcome:
+def _outcome(
+    study: Study, student: Student, folder: Path, device: torch.device, reporter: Reporter, jobs: int
+) -> Outcome:
     run = _run_of(student, folder / student.name)
     outcome = _unknown(student)
     try:
@@ -250,10 +259,10 @@ def _outcome(study: Study, student: Student, folder: Path, device: torch.device,
     model = run.folder / "model.onnx"
     if not model.exists():
         export(trained, model)
-    held_out = _verified(study, model, _held_out_file(study, student, folder), run.folder / "held-out.json", None)
+    held_out = _verified(study, model, _held_out_file(study, student, folder), run.folder / "held-out.json", None, jobs)
     data = study.test if sources.is_own(student.recipe.dataset) else student.recipe.dataset
     assert data is not None
-    test = _verified(study, model, data, run.folder / "test.json", study.test_samples)
+    test = _verified(study, model, data, run.folder / "test.json", study.test_samples, jobs)
     return replace(
         outcome,
         model_sha256=test.model_sha256,
@@ -288,7 +297,7 @@ def _held_out_file(study: Study, student: Student, folder: Path) -> str:
     return str(path)
 
 
-def _verified(study: Study, model: Path, data: str, result: Path, count: int | None) -> Finding:
+def _verified(study: Study, model: Path, data: str, result: Path, count: int | None, jobs: int) -> Finding:
     """What `verify` proves about `model`, from the result file if it is complete, else after completing it."""
     network = load_network(model)
     question = question_about(
@@ -305,7 +314,7 @@ def _verified(study: Study, model: Path, data: str, result: Path, count: int | N
     )
     verdicts: list[Verdict] = read_verdicts(result, question) if result.exists() else []
     if len(verdicts) < len(question.data):
-        answer(network, question, verdicts, result_path=result)
+        answer(network, question, verdicts, result_path=result, jobs=jobs)
     summary = Summary.of(verdicts, attacked=question.attack is not None)
     return Finding(
         model_sha256=network.sha256,

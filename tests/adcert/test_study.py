@@ -242,17 +242,17 @@ def test_some_seeds_select_and_the_others_get_what_they_selected(
     ]
 
 
-def test_the_time_limit_and_an_attack_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_attack_and_number_of_processes_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def answer(network: object, question: Question, *_: object, **__: object) -> None:
-        asked.append((question.timeout_s, question.attack))
+    def answer(network: object, question: Question, *_: object, jobs: int, **__: object) -> None:
+        asked.append((question.timeout_s, question.attack, jobs))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(studies, "answer", answer)
     with pytest.raises(KeyboardInterrupt):
-        studies._verified(studies.load("mnist-cpu"), STUDENT, "mnist", tmp_path / "test.json", 1)
-    assert asked == [(1, Effort())]
+        studies._verified(studies.load("mnist-cpu"), STUDENT, "mnist", tmp_path / "test.json", 1, 3)
+    assert asked == [(1, Effort(), 3)]
 
 
 def test_a_label_tells_tables_of_one_objective_apart(study_file: Path) -> None:
