@@ -237,8 +237,8 @@ def verify_command(
 
         result = read_result(f"{report.stem}.json", result_json(question, verdicts, points))
         write_report(report, [result], data=data or network.metadata.get("adcert.dataset"))
-    if fail_under is not None and summary.certified_accuracy < fail_under:
-        fail(f"{summary.certified_accuracy:g} % certified is less than --fail-under {fail_under:g}", 1)
+    if fail_under is not None:
+        _require_certified(summary.certified_accuracy, fail_under)
     return 0
 
 
@@ -377,30 +377,59 @@ def attack_command(
 @click.option("--model", metavar="FILE", type=PATH, help="The model. Default: found by its name.")
 @click.option("--data", metavar="NAME", help="A result's samples, as for verify. Default: found by their name.")
 @click.option("--vnnlib", metavar="FILE", type=PATH, help="A result's property. Default: found by its name.")
+@click.option(
+    "--fail-under", metavar="PERCENT", type=PERCENT, help="Exit with 1 where a RESULT certifies less than this, in %."
+)
 @quiet_option
-def check_command(files: tuple[Path, ...], model: Path | None, data: str | None, vnnlib: Path | None) -> int:
+def check_command(
+    files: tuple[Path, ...], model: Path | None, data: str | None, vnnlib: Path | None, fail_under: float | None
+) -> int:
     """Establish anew what each CERTIFICATE says, from it and the model alone: `valid`, or why not.
 
     A RESULT (of `verify --json --certificates`) is valid if each certificate that it needs is, and is about the very
     sample of the data, or case of the property, that it should be about.
     """
+    from verify.errors import Problem
     from verify.judgement import Judge
 
     judge = Judge(model, data, vnnlib)
     verdicts: Counter[str] = Counter(valid=0, rejected=0)
     statements: Counter[str] = Counter()
+    problems: list[Problem] = []
+    certified: list[float] = []
     for path in files:
-        for judgement in judge(path):
-            verdict = "rejected" if judgement.rejected else "valid"
-            reason = f": {judgement.rejected}" if judgement.rejected else ""
-            click.echo(_printable(f"{judgement.subject}: {verdict}{reason}"))
-            verdicts[verdict] += 1
-            if judgement.statement:
-                statements[judgement.statement] += 1
-    say(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
+        try:
+            for judgement in judge(path):
+                verdict = "rejected" if judgement.rejected else "valid"
+                reason = f": {judgement.rejected}" if judgement.rejected else ""
+                click.echo(_printable(f"{judgement.subject}: {verdict}{reason}"))
+                verdicts[verdict] += 1
+                if judgement.statement:
+                    statements[judgement.statement] += 1
+                if judgement.certified_accuracy is not None:
+                    certified.append(judgement.certified_accuracy)
+        except Problem as problem:  # what the other files say is worth knowing nevertheless
+            click.echo(f"Error: {problem}", err=True)
+            problems.append(problem)
+    if verdicts.total():
+        say(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     for statement, count in statements.items():
         say(_printable(f"{count} of them: {statement}"))
-    return 1 if verdicts["rejected"] else 0
+    if verdicts["rejected"]:
+        return 1
+    if problems:
+        return problems[0].exit_code
+    if fail_under is not None:
+        _require_certified(min(certified, default=None), fail_under)
+    return 0
+
+
+def _require_certified(percent: float | None, least: float) -> None:
+    """Leave with 1 below the least certified accuracy that was asked for."""
+    if percent is None:
+        raise click.UsageError("--fail-under is about results, and none of these is one about samples")
+    if percent < least:
+        fail(f"{percent:g} % certified is less than --fail-under {least:g}", 1)
 
 
 def _printable(text: str) -> str:

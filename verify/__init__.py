@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from verify.library import (
         Answer,
         Certificate,
+        Confirmed,
         Effort,
         ModelProblem,
         Problem,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         Summary,
         Verdict,
         check_certificate,
+        check_result,
         compile_bounds,
         find_counterexamples,
         load_data,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Certificate",
+    "Confirmed",
     "Effort",
     "ModelProblem",
     "Problem",
@@ -42,6 +45,7 @@ __all__ = [
     "Summary",
     "Verdict",
     "check_certificate",
+    "check_result",
     "compile_bounds",
     "find_counterexamples",
     "load_data",

@@ -16,11 +16,13 @@ from verify.proofs.certificate import decode
 @dataclass(frozen=True)
 class Judgement:
     """What was established of a file, or of a part of it, its subject. rejected: the reason, None if it is valid;
-    statement: what is true then, unless that is a part of something else."""
+    statement: what is true then, unless that is a part of something else; certified_accuracy: in %, of a result about
+    samples."""
 
     subject: str
     rejected: str | None
     statement: str | None = None
+    certified_accuracy: float | None = None
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Judge:
         something that is needed is missing or cannot be read."""
         content = read_bytes(path)
         if b'"schema_version"' in content and b'"format_version"' not in content:
-            yield from self._of_result(path, content)
+            yield from self.of_result(path, content)
         else:
             yield self._of_certificate(path, content)
 
@@ -50,7 +52,8 @@ class Judge:
             return Judgement(str(path), str(reason))
         return Judgement(str(path), None, certificate.statement)
 
-    def _of_result(self, path: Path, content: bytes) -> Iterator[Judgement]:
+    def of_result(self, path: Path, content: bytes) -> Iterator[Judgement]:
+        """On each proof that a result needs, and last on the result; raises as a call does."""
         from verify.tasks.confirmation import require_proof, result_file
 
         result = result_file(path, content)
@@ -70,7 +73,7 @@ class Judge:
                     yield Judgement(f"{path}: {obligation.subject}", str(reason))
             if failed:
                 raise Rejected(f"{failed} of the {count} proofs that it needs are not valid")
-            yield Judgement(str(path), None, f"{model}: {needed.statement}")
+            yield Judgement(str(path), None, f"{model}: {needed.statement}", needed.certified_accuracy)
         except Rejected as reason:
             yield Judgement(str(path), str(reason))
 

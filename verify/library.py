@@ -19,6 +19,8 @@ from verify.check import check, model_of
 from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.datasets import Dataset
 from verify.errors import ModelProblem, Problem, Rejected
+from verify.files import read_bytes, write_atomically
+from verify.judgement import Judge
 from verify.model.network import load
 from verify.proofs.certificate import Certificate
 from verify.proofs.certificate import read as read_certificate
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Certificate",
+    "Confirmed",
     "Effort",
     "ModelProblem",
     "Problem",
@@ -46,6 +49,7 @@ __all__ = [
     "Summary",
     "Verdict",
     "check_certificate",
+    "check_result",
     "compile_bounds",
     "find_counterexamples",
     "load_data",
@@ -90,8 +94,6 @@ class Result:
 
     def save(self, path: File) -> None:
         """Write the result file in one step; raises Problem when that fails, and leaves what was there."""
-        from verify.files import write_atomically
-
         write_atomically(Path(path), self.to_json())
 
 
@@ -224,6 +226,33 @@ def check_certificate(certificate: File, model: File | None = None) -> Certifica
     statement = read_certificate(path)
     check(statement, load(model_of(statement, path) if model is None else model))
     return statement
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a result file says, as established anew. certified_accuracy: in %; None of a property."""
+
+    statement: str
+    certified_accuracy: float | None
+
+
+def check_result(
+    result: File, model: File | None = None, *, data: str | None = None, property: File | None = None
+) -> Confirmed:
+    """Establish anew what the result file of `verify --json --certificates` says, from its certificates, the model, and
+    the data or property; return that once each is proved that it needs.
+
+    model, data, property: if left out, those that the result names, beside it, one folder above, or in the current one:
+    whoever made the result chose the names. Raises Rejected, with the reason, if something is not proved, and Problem
+    where something is missing or cannot be read.
+    """
+    path = Path(result)
+    judge = Judge(None if model is None else Path(model), data, None if property is None else Path(property))
+    for judgement in judge.of_result(path, read_bytes(path)):
+        if judgement.rejected:
+            raise Rejected(f"{judgement.subject}: {judgement.rejected}")
+    assert judgement.statement
+    return Confirmed(judgement.statement, judgement.certified_accuracy)
 
 
 def compile_bounds(model: File) -> onnx.ModelProto:

@@ -242,7 +242,7 @@ def test_some_seeds_select_and_the_others_get_what_they_selected(
     ]
 
 
-def test_time_limit_attack_and_number_of_processes_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_attack_and_processes_reach_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def answer(network: object, question: Question, *_: object, jobs: int, **__: object) -> None:

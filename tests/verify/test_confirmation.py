@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import verify
 from support.command_line import adcert_in_process as adcert
 from support.onnx_models import model, node
 
@@ -250,3 +251,37 @@ def test_a_malformed_result_is_refused_in_a_sentence(folder: Path, alter: Callab
     assert done.returncode == 2, done.stdout
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_build_can_insist_on_an_accuracy(folder: Path) -> None:
+    assert adcert("check", folder / "result.json", "--fail-under", "66.6").returncode == 0
+    done = adcert("check", folder / "result.json", "--fail-under", "67")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Error: 66.6667 % certified is less than --fail-under 67"
+    done = adcert("check", folder / "case.json", "--fail-under", "50")
+    assert done.returncode == 2
+    assert "--fail-under is about results" in done.stderr
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(folder: Path) -> None:
+    done = adcert("check", folder / "nowhere.json", folder / "result.json")
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1] == f"{folder / 'result.json'}: valid"
+    assert "Error: cannot read" in done.stderr
+    assert "2 of 3 (66.66 %)" in done.stderr
+    change(folder / "result.json", _swap)
+    assert adcert("check", folder / "nowhere.json", folder / "result.json").returncode == 1
+
+
+def test_a_program_can_ask_for_the_same(folder: Path) -> None:
+    confirmed = verify.check_result(folder / "result.json", folder / "model.onnx", data=str(folder / "data.npz"))
+    assert confirmed.certified_accuracy == pytest.approx(200 / 3)
+    assert "2 of 3 (66.66 %)" in confirmed.statement
+    confirmed = verify.check_result(folder / "case.json", property=folder / "case.vnnlib")
+    assert confirmed.certified_accuracy is None
+    assert "case.vnnlib holds, as executed in float32" in confirmed.statement
+    with pytest.raises(verify.Problem, match="not a result file"):
+        verify.check_result(next((folder / "proofs").iterdir()))
+    change(folder / "result.json", _swap)
+    with pytest.raises(verify.Rejected, match="sample 1: "):
+        verify.check_result(folder / "result.json")

@@ -35,6 +35,7 @@ def test_the_names_are_these() -> None:
     assert verify.__all__ == [
         "Answer",
         "Certificate",
+        "Confirmed",
         "Effort",
         "ModelProblem",
         "Problem",
@@ -45,6 +46,7 @@ def test_the_names_are_these() -> None:
         "Summary",
         "Verdict",
         "check_certificate",
+        "check_result",
         "compile_bounds",
         "find_counterexamples",
         "load_data",

@@ -43,11 +43,15 @@ class Obligation:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What is true of the model if all obligations, which are made one at a time, are proved under the contract."""
+    """What is true of the model if all obligations, which are made one at a time, are proved under the contract.
+
+    certified_accuracy: in %, then; None of a property.
+    """
 
     statement: str
     contract: str
     obligations: Iterator[Obligation]
+    certified_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class ResultFile:
         statement = (
             f"{len(certificates)} of {count} ({share:.2f} %), {of}, are certified at eps {eps_text(eps)}{inside}"
         )
-        return Confirmation(f"{statement}, {contract.scope}", contract.name, obligations())
+        certified = 100 * len(certificates) / count
+        return Confirmation(f"{statement}, {contract.scope}", contract.name, obligations(), certified)
 
     def _of_property(self, network: Network, path: Path | None) -> Confirmation:
         about, certificates = _typed(self.fields, "property", dict), _typed(self.fields, "certificates", list)
