@@ -20,9 +20,10 @@ from verify.core.intervals import Interval
 from verify.core.rounding import CONTRACTS
 from verify.errors import Problem, Rejected
 from verify.model.network import Network
-from verify.proofs.certificate import Certificate, Class, Proof, Unreachable, require_size
+from verify.proofs.certificate import Certificate, Class, Unreachable
 from verify.proofs.exclusion import Exclusion
 from verify.proofs.input_splits import InputSplits, unproved
+from verify.proofs.proof_fields import Proof, require_size
 from verify.proofs.reachability import unreachable, unreachable_over_trees
 from verify.proofs.split_trees import SplitProof, split_bounds
 

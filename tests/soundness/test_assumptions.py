@@ -267,8 +267,8 @@ def test_what_does_not_fit_is_rejected(what: str, certificate: Certificate) -> N
 
 
 def test_malformed_fields_are_rejected(certificate: Certificate) -> None:
-    for name in ("leaf", "depth", "count", "neurons", "weights", "slopes", "multipliers"):
-        for value in (-1, 1.5, "x", None, 2**40, [], {}):
+    for name in ("leaf", "depth", "neurons", "weights", "slopes", "multipliers"):
+        for value in (-1, 1.5, "x", None, 2**40, [], {}, {"shape": [0, 0], "data": ""}):
             fields = json.loads(encode(certificate))
             for tree in fields["proof"]["trees"]:
                 for one in tree.get("assumptions", ()):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -19,6 +17,7 @@ from soundness.test_complete import NEAR_TIE, least_margin
 from support.mutated_certificates import with_another_byte, with_other_parts
 from support.onnx_models import ALL, DISABLED, model, network_of, node
 from support.relu_networks import ReluNetwork
+from support.stored_arrays import stored
 from verify.bounds.activations import neuron_count
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.neuron_bounds import crown_intervals
@@ -372,7 +371,7 @@ def sloped_certificate(network: Network) -> Certificate:
     torch.set_num_threads(1)
     found = proved(network, three_alternatives())
     assert isinstance(found.proof, InputSplits)
-    assert found.proof.slopes is not None
+    assert found.proof.part_slopes is not None
     return found
 
 
@@ -416,10 +415,9 @@ def accepted(content: bytes, network: Network) -> bool:
 def test_a_certificate_survives_writing_and_reading(
     certificate: Certificate, weighted: Certificate, sloped: Certificate, network: Network
 ) -> None:
-    for each, version in ((certificate, 2), (weighted, 3), (sloped, 4)):
+    for each in (certificate, weighted, sloped):
         again = decode(encode(each))
         assert encode(again) == encode(each)
-        assert json.loads(encode(each))["format_version"] == version
         assert accepted(encode(again), network)
 
 
@@ -447,14 +445,14 @@ def test_slopes_save_parts_and_no_part_is_proved_without_its_own(sloped: Certifi
     without = proved(network, three_alternatives(), slopes=False).proof
     assert isinstance(without, InputSplits)
     assert isinstance(sloped.proof, InputSplits)
-    assert sloped.proof.slopes is not None
+    assert sloped.proof.part_slopes is not None
     assert len(sloped.proof.cuts) < len(without.cuts) / 1.3
-    known = sloped.proof.slopes
+    known = sloped.proof.part_slopes
     for lost in (0, len(known.part) - 1):
         fewer = known.rows(np.delete(np.arange(len(known.part)), lost))
         for others in (fewer, None):
             with pytest.raises(Rejected, match="do not prove it"):
-                check(replace(sloped, proof=replace(sloped.proof, slopes=others)), network)
+                check(replace(sloped, proof=replace(sloped.proof, part_slopes=others)), network)
 
 
 MISFITS: dict[str, Callable[[PartSlopes], PartSlopes]] = {
@@ -475,8 +473,8 @@ MISFITS: dict[str, Callable[[PartSlopes], PartSlopes]] = {
 @pytest.mark.parametrize("what", MISFITS)
 def test_slopes_that_do_not_fit_are_rejected(what: str, sloped: Certificate, network: Network) -> None:
     assert isinstance(sloped.proof, InputSplits)
-    assert sloped.proof.slopes is not None
-    proof = replace(sloped.proof, slopes=MISFITS[what](sloped.proof.slopes))
+    assert sloped.proof.part_slopes is not None
+    proof = replace(sloped.proof, part_slopes=MISFITS[what](sloped.proof.part_slopes))
     with pytest.raises(Rejected, match="slope"):
         check(decode(encode(replace(sloped, proof=proof))), network)
 
@@ -489,42 +487,46 @@ def test_bounds_without_slopes_to_choose_have_none(sloped: Certificate, network:
 
 
 SLOPES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "slopes in an older version": lambda fields: fields.update(format_version=2),
-    "another version than it needs": lambda fields: fields.update(format_version=3),
-    "no slopes": lambda fields: fields["proof"].pop("chosen"),
-    "slopes that are a list": lambda fields: fields["proof"].update(chosen=[]),
-    "another number of pairs": lambda fields: fields["proof"]["chosen"].update(pairs=1),
-    "a negative number of pairs": lambda fields: fields["proof"]["chosen"].update(pairs=-1),
-    "pairs as a truth value": lambda fields: fields["proof"]["chosen"].update(pairs=True),
-    "more neurons than memory": lambda fields: fields["proof"]["chosen"].update(neurons=2**27),
-    "no neurons": lambda fields: fields["proof"]["chosen"].update(neurons=0, slopes=packed(np.zeros(0, np.uint8))),
-    "no parts": lambda fields: fields["proof"]["chosen"].pop("parts"),
-    "a bomb": lambda fields: fields["proof"]["chosen"].update(slopes=packed(np.zeros(2**24, np.uint8))),
+    "no slopes": lambda proof: proof.pop("part_slopes"),
+    "slopes that are a list": lambda proof: proof.update(part_slopes=[]),
+    "fewer pairs than slopes": lambda proof: proof["part_slopes"].update(part=stored(np.zeros(1, "<i4"))),
+    "a negative number of pairs": lambda proof: proof["part_slopes"]["part"].update(shape=[-1]),
+    "pairs as a truth value": lambda proof: proof["part_slopes"]["part"].update(shape=[True]),
+    "more neurons than memory": lambda proof: proof["part_slopes"]["slopes"].update(shape=[2**20, 2**20]),
+    "no neurons": lambda proof: proof["part_slopes"].update(
+        slopes=stored(np.zeros((*proof["part_slopes"]["part"]["shape"], 0), np.uint8))
+    ),
+    "no parts": lambda proof: proof["part_slopes"].pop("part"),
+    "a bomb": lambda proof: proof["part_slopes"]["slopes"].update(data=stored(np.zeros(2**24, np.uint8))["data"]),
 }
 
 
 @pytest.mark.parametrize("what", SLOPES)
 def test_malformed_slopes_are_rejected_in_a_sentence(what: str, sloped: Certificate, network: Network) -> None:
     fields = json.loads(encode(sloped))
-    SLOPES[what](fields)
+    SLOPES[what](fields["proof"])
     assert not accepted(json.dumps(fields).encode(), network)
 
 
 WEIGHTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "no weights": lambda fields: fields["proof"].pop("weights"),
-    "weights in an older version": lambda fields: fields.update(format_version=2),
-    "another number of constraints": lambda fields: fields["proof"].update(constraints=2),
-    "no number of constraints": lambda fields: fields["proof"].pop("constraints"),
-    "more constraints than memory": lambda fields: fields["proof"].update(constraints=2**60),
-    "no constraints": lambda fields: fields["proof"].update(constraints=0),
-    "a bomb": lambda fields: fields["proof"].update(weights=packed(np.zeros(2**24, np.uint8))),
+    "no weights": lambda proof: proof.pop("weights"),
+    "weights of another number of constraints": lambda proof: proof.update(
+        weights=stored(np.ones((proof["weights"]["shape"][0], 2), np.uint8))
+    ),
+    "no number of constraints": lambda proof: proof["weights"].update(shape=proof["weights"]["shape"][:1]),
+    "more constraints than memory": lambda proof: proof["weights"].update(shape=[2**20, 2**20]),
+    "no constraints": lambda proof: proof.update(weights=stored(np.ones((proof["weights"]["shape"][0], 0), np.uint8))),
+    "weights for fewer leaves": lambda proof: proof.update(
+        weights=stored(np.ones((1, proof["weights"]["shape"][1]), np.uint8))
+    ),
+    "a bomb": lambda proof: proof["weights"].update(data=stored(np.zeros(2**24, np.uint8))["data"]),
 }
 
 
 @pytest.mark.parametrize("what", WEIGHTS)
 def test_malformed_weights_are_rejected_in_a_sentence(what: str, weighted: Certificate, network: Network) -> None:
     fields = json.loads(encode(weighted))
-    WEIGHTS[what](fields)
+    WEIGHTS[what](fields["proof"])
     assert not accepted(json.dumps(fields).encode(), network)
 
 
@@ -540,21 +542,20 @@ def test_no_tree_proves_what_is_false(network: Network) -> None:
             check(Certificate(network.sha256, "", "float32-any-order", claim, lower, upper, proof), network)
 
 
-def packed(values: NDArray[Any]) -> str:
-    return base64.b64encode(zlib.compress(values.tobytes())).decode()
-
-
 HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an unknown way": lambda proof: proof.update(way="hope"),
     "a way that is no text": lambda proof: proof.update(way=["crown"]),
-    "another number of leaves": lambda proof: proof.update(leaves=proof["leaves"] + 1),
-    "no leaves": lambda proof: proof.update(leaves=0),
-    "more leaves than memory": lambda proof: proof.update(leaves=2**60),
-    "leaves as a float": lambda proof: proof.update(leaves=float(proof["leaves"])),
+    "a node more": lambda proof: proof.update(nodes=stored(np.full(proof["nodes"]["shape"][0] + 1, LEAF, "<i4"))),
+    "no nodes": lambda proof: proof.update(nodes=stored(np.zeros(0, "<i4"))),
+    "more leaves than memory": lambda proof: proof["cuts"].update(shape=[2**60]),
+    "leaves as a float": lambda proof: proof["cuts"].update(shape=[float(proof["cuts"]["shape"][0])]),
     "no cuts": lambda proof: proof.pop("cuts"),
-    "a bomb": lambda proof: proof.update(nodes=packed(np.zeros(2**22, np.int32))),
+    "a bomb": lambda proof: proof["nodes"].update(data=stored(np.zeros(2**22, np.int32))["data"]),
     "a chain without an end": lambda proof: proof.update(
-        leaves=2**20, nodes=packed(np.zeros(2**21 - 1, "<i4")), cuts=packed(np.full(2**20 - 1, 0.5, "<f4"))
+        nodes=stored(np.zeros(2**21 - 1, "<i4")), cuts=stored(np.full(2**20 - 1, 0.5, "<f4"))
+    ),
+    "too many leaves": lambda proof: proof.update(
+        nodes=stored(np.zeros(2**21 + 1, "<i4")), cuts=stored(np.full(2**20, 0.5, "<f4"))
     ),
 }
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from support.onnx_models import ALL, model, network_of, node, run
 from support.random_networks import random_network
 from support.relu_networks import ReluNetwork, class_certificate, random_executions
+from support.stored_arrays import stored
 from verify.bounds.activations import activations, neuron_count, relus, smooth
 from verify.bounds.crown import margin_functionals
 from verify.bounds.evaluation import values
@@ -340,7 +339,17 @@ def test_changed_slopes_and_multipliers_are_rejected_or_still_a_proof(certificat
 
 @pytest.mark.parametrize(
     "parts",
-    [{"leaves": 2}, {"leaves": -1, "nodes": ""}, {"leaves": True, "nodes": ""}, {"leaves": 2**21, "nodes": ""}, [], 3],
+    [
+        {"shape": [3]},
+        {"shape": [-1], "data": ""},
+        {"shape": [True], "data": ""},
+        {"shape": [2**22], "data": ""},
+        {"shape": [2**40], "data": ""},
+        stored(np.zeros(0, "<i4")),
+        stored(np.full(2, LEAF, "<i4")),
+        [],
+        3,
+    ],
 )
 def test_malformed_parts_are_rejected(certificate: Certificate, parts: Any) -> None:
     fields = json.loads(encode(certificate))
@@ -352,8 +361,8 @@ def test_malformed_parts_are_rejected(certificate: Certificate, parts: Any) -> N
 def test_a_tree_that_splits_a_neuron_twice_on_its_way_is_rejected(certificate: Certificate) -> None:
     fields = json.loads(encode(certificate))
     nodes = np.array([0, 1, 0, LEAF, LEAF, LEAF, LEAF], "<i4")
-    packed = base64.b64encode(zlib.compress(nodes.tobytes(), 9)).decode()
-    fields["proof"]["parts"] = {"leaves": 4, "nodes": packed}
+    fields["proof"] |= {"parts": stored(nodes)}
+    del fields["proof"]["part_slopes"]
     with pytest.raises(Rejected, match="twice"):
         check(decode(json.dumps(fields).encode()), problem()[1])
 

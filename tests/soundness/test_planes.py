@@ -186,9 +186,9 @@ def test_planes_that_do_not_fit_are_rejected(certificate: Certificate) -> None:
         with pytest.raises(Rejected, match="lacks planes"):
             check(decode(encode(with_fractions(certificate, change))), network)
     fields = json.loads(encode(certificate))
-    for weights in (-1, 1.5, "x", None, 2**40, 5):
+    for shape in ([-1, 1], [1.5, 1], "x", None, [2**40, 1], [5], [1, 5]):
         for tree in fields["proof"]["trees"]:
-            tree["weights"] = weights
+            tree["fractions"]["shape"] = shape
         with pytest.raises(Rejected):
             decode(json.dumps(fields).encode())
 
@@ -196,7 +196,7 @@ def test_planes_that_do_not_fit_are_rejected(certificate: Certificate) -> None:
 def test_what_could_not_be_read_is_not_accepted(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that nobody writes it."""
     network, content = problem()[1], encode(certificate)
-    monkeypatch.setattr("verify.proofs.certificate._LARGEST_PROOF", 4000)
+    monkeypatch.setattr("verify.proofs.arrays._MOST_BYTES", 4000)
     with pytest.raises(Rejected, match="too large"):
         decode(content)
     with pytest.raises(Rejected, match="too large"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 
 from support.onnx_models import ALL, DISABLED
 from support.relu_networks import ReluNetwork, class_certificate
+from support.stored_arrays import stored
 from verify.bounds.crown import margin_functionals
 from verify.boxes import box_around
 from verify.check import check
@@ -127,53 +126,73 @@ def test_changed_slopes_multipliers_and_splits_are_rejected_or_still_a_proof(
     assert {reason(encode(mutated(certificate, rng)), network) is None for _ in range(150)} == {False, True}
 
 
-def packed(values: Any) -> str:
-    return base64.b64encode(zlib.compress(values.tobytes())).decode()
+def leaves_of(tree: dict[str, Any]) -> int:
+    """How many leaves the tree has."""
+    return int(tree["slopes"]["shape"][0])
+
+
+def all_of(array: dict[str, Any], value: float, kind: str) -> dict[str, Any]:
+    """One of that shape, all of whose elements are the same."""
+    return stored(np.full(array["shape"], value, kind))
 
 
 HOSTILE: dict[str, Any] = {
     "no trees": lambda proof, tree: proof.update(trees=[]),
     "trees are a number": lambda proof, tree: proof.update(trees=3),
     "no neurons": lambda proof, tree: proof.pop("neurons", None),
-    "neurons of another network": lambda proof, tree: proof["neurons"].update(count=9),
-    "more neurons than fit": lambda proof, tree: proof["neurons"].update(count=2**40),
-    "a negative number of neurons": lambda proof, tree: proof["neurons"].update(count=-1),
-    "leaves missing": lambda proof, tree: tree.update(leaves=tree["leaves"] - 1),
+    "neurons of another network": lambda proof, tree: proof.update(neurons=stored(np.ones(9, np.uint8))),
+    "neurons that are neither": lambda proof, tree: proof.update(neurons=all_of(proof["neurons"], 2, "u1")),
+    "more neurons than fit": lambda proof, tree: proof["neurons"].update(shape=[2**40]),
+    "a negative number of neurons": lambda proof, tree: proof["neurons"].update(shape=[-1]),
+    "a leaf too many": lambda proof, tree: tree.update(nodes=stored(np.full(2 * leaves_of(tree) + 1, LEAF, "<i4"))),
     "no leaves": lambda proof, tree: tree.update(
-        leaves=0, splits=0, **dict.fromkeys(("nodes", "slopes", "multipliers"), packed(np.zeros(0)))
+        nodes=stored(np.zeros(0, "<i4")),
+        slopes=stored(np.zeros((0, tree["slopes"]["shape"][1]), np.uint8)),
+        multipliers=stored(np.zeros(0, "<f4")),
     ),
-    "huge": lambda proof, tree: tree.update(leaves=2**27),
-    "larger than memory": lambda proof, tree: tree.update(leaves=2**60),
-    "leaves as a float": lambda proof, tree: tree.update(leaves=1e3),
-    "too few splits": lambda proof, tree: tree.update(splits=0, multipliers=packed(np.zeros(0))),
-    "only splits": lambda proof, tree: tree.update(nodes=packed(np.zeros(2 * tree["leaves"] - 1, "<i4"))),
-    "only leaves": lambda proof, tree: tree.update(nodes=packed(np.full(2 * tree["leaves"] - 1, LEAF, "<i4"))),
+    "another shape": lambda proof, tree: tree["slopes"].update(shape=tree["slopes"]["shape"][::-1]),
+    "more axes": lambda proof, tree: tree["slopes"].update(shape=[1, *tree["slopes"]["shape"]]),
+    "no shape": lambda proof, tree: tree["slopes"].pop("shape", None),
+    "huge": lambda proof, tree: tree["slopes"].update(shape=[2**27, 16]),
+    "larger than memory": lambda proof, tree: tree["slopes"].update(shape=[2**60, 16]),
+    "leaves as a float": lambda proof, tree: tree["slopes"].update(shape=[1e3, 16]),
+    "leaves as a truth value": lambda proof, tree: tree["slopes"].update(shape=[True, 16]),
+    "too few splits": lambda proof, tree: tree.update(multipliers=stored(np.zeros(0, "<f4"))),
+    "only splits": lambda proof, tree: tree.update(nodes=all_of(tree["nodes"], 0, "<i4")),
+    "only leaves": lambda proof, tree: tree.update(nodes=all_of(tree["nodes"], LEAF, "<i4")),
     "a neuron that does not exist": lambda proof, tree: tree.update(
-        nodes=packed(np.array([16] + [LEAF] * (2 * tree["leaves"] - 2), "<i4"))
+        nodes=stored(np.array([16] + [LEAF] * (2 * leaves_of(tree) - 2), "<i4"))
     ),
     "multipliers that are no numbers": lambda proof, tree: tree.update(
-        multipliers=packed(np.full(tree["splits"], np.nan, "<f4"))
+        multipliers=all_of(tree["multipliers"], np.nan, "<f4")
     ),
-    "infinite multipliers": lambda proof, tree: tree.update(multipliers=packed(np.full(tree["splits"], np.inf, "<f4"))),
+    "infinite multipliers": lambda proof, tree: tree.update(multipliers=all_of(tree["multipliers"], np.inf, "<f4")),
     "a functional that does not exist": lambda proof, tree: tree.update(functional=3),
-    "a bomb": lambda proof, tree: tree.update(slopes=packed(np.zeros(2**26, np.uint8))),
+    "a functional that is none": lambda proof, tree: tree.update(functional="first"),
+    "a bomb": lambda proof, tree: tree["slopes"].update(data=stored(np.zeros(2**26, np.uint8))["data"]),
     "no refinements": lambda proof, tree: proof.pop("refinements", None),
     "refinements of neurons that do not exist": lambda proof, tree: proof["refinements"][0].update(
-        neurons=packed(np.full(proof["refinements"][0]["count"], 99, "<i4"))
+        neurons=all_of(proof["refinements"][0]["neurons"], 99, "<i4")
     ),
     "refinements of neurons of all ReLUs": lambda proof, tree: proof["refinements"][0].update(
-        count=16, width=0, neurons=packed(np.arange(16, dtype="<i4")), slopes=packed(np.zeros(0))
+        neurons=stored(np.arange(16, dtype="<i4")), slopes=stored(np.zeros((2, 16, 0), np.uint8))
     ),
     "refinements of the same neuron": lambda proof, tree: proof["refinements"][0].update(
-        neurons=packed(np.full(proof["refinements"][0]["count"], 8, "<i4"))
+        neurons=all_of(proof["refinements"][0]["neurons"], 8, "<i4")
     ),
     "the same trees again": lambda proof, tree: proof.update(trees=[tree, tree]),
     "refinements without slopes": lambda proof, tree: proof["refinements"][0].update(
-        width=0, slopes=packed(np.zeros(0))
+        slopes=stored(np.zeros((2, *proof["refinements"][0]["neurons"]["shape"], 0), np.uint8))
     ),
-    "refinements larger than memory": lambda proof, tree: proof["refinements"][0].update(count=2**20, width=2**20),
-    "no base64": lambda proof, tree: tree.update(slopes="ä"),
+    "slopes for fewer neurons than are refined": lambda proof, tree: proof["refinements"][0].update(
+        slopes=stored(np.zeros((2, 0, 3), np.uint8))
+    ),
+    "refinements larger than memory": lambda proof, tree: proof["refinements"][0]["slopes"].update(
+        shape=[2, 2**20, 2**20]
+    ),
+    "no base64": lambda proof, tree: tree["slopes"].update(data="ä"),
     "a list for an array": lambda proof, tree: tree.update(slopes=[1, 2]),
+    "a list for its elements": lambda proof, tree: tree["slopes"].update(data=[1, 2]),
 }
 
 
@@ -193,11 +212,10 @@ def test_a_tree_of_quadratically_long_paths_is_not_walked(certificate: Certifica
     fields["proof"]["trees"] = [
         {
             "functional": functional,
-            "leaves": leaves,
-            "splits": 2 * leaves,
-            "nodes": packed(np.array([0] * (leaves - 1) + [LEAF] * leaves, "<i4")),
-            "slopes": packed(np.zeros(leaves * width, np.uint8)),
-            "multipliers": packed(np.zeros(2 * leaves, "<f4")),
+            "nodes": stored(np.array([0] * (leaves - 1) + [LEAF] * leaves, "<i4")),
+            "slopes": stored(np.zeros((leaves, width), np.uint8)),
+            "multipliers": stored(np.zeros(2 * leaves, "<f4")),
+            "assumptions": [],
         }
         for functional in range(3)
     ]

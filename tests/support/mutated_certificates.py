@@ -73,13 +73,13 @@ def with_other_parts(certificate: Certificate, rng: np.random.Generator) -> Cert
         weights = proof.weights.copy()
         weights[rng.integers(len(weights)), rng.integers(weights.shape[1])] = rng.integers(256)
         proof = replace(proof, weights=weights)
-    elif proof.slopes is not None:
+    elif proof.part_slopes is not None:
         name = str(rng.choice(["part", "functional", "slopes"], p=[0.25, 0.25, 0.5]))
-        values = getattr(proof.slopes, name).copy()
+        values = getattr(proof.part_slopes, name).copy()
         place = rng.integers(len(values))
         if name == "slopes":
             values[place] = rng.integers(0, 256, values.shape[1])
         else:
             values[place] += np.int32(rng.integers(-1, 2))
-        proof = replace(proof, slopes=proof.slopes._replace(**{name: values}))
+        proof = replace(proof, part_slopes=proof.part_slopes._replace(**{name: values}))
     return replace(certificate, proof=replace(proof, nodes=nodes, cuts=cuts))

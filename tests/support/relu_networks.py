@@ -14,7 +14,8 @@ from support.onnx_models import ALL, DISABLED, model, network_of, node, session
 from verify.boxes import box_around
 from verify.core.intervals import Interval
 from verify.model.network import Network
-from verify.proofs.certificate import Certificate, Class, Proof
+from verify.proofs.certificate import Certificate, Class
+from verify.proofs.proof_fields import Proof
 
 Floats = NDArray[np.float32]
 

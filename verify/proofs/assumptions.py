@@ -13,7 +13,7 @@ multipliers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,9 @@ class Assumption:
     multipliers: NDArray[np.float32]
 
     @property
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """By their names."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        return sum(each.nbytes for each in (self.neurons, self.weights, self.slopes, self.multipliers))
 
 
 def assumed(

@@ -28,15 +28,20 @@ class InputSplits:
     """nodes: the tree in preorder, as int32: the number of the input that is split, then the tree for at most the cut,
     then the tree for at least the cut; or LEAF. cuts: float32, of the inner nodes in order. way: the name of the bounds
     that prove each part. weights: uint8, leaves x constraints, with which a leaf adds up the constraints of each
-    alternative; none where a single constraint of each is enough. slopes: for the bounds of some alternatives' sums
-    over some leaves; or of constraints, where there are no weights.
+    alternative; none where a single constraint of each is enough. part_slopes: for the bounds of some alternatives'
+    sums over some leaves; or of constraints, where there are no weights.
     """
 
     nodes: NDArray[np.int32]
     cuts: NDArray[np.float32]
     way: str
     weights: NDArray[np.uint8] | None = None
-    slopes: PartSlopes | None = None
+    part_slopes: PartSlopes | None = None
+
+    @property
+    def leaves(self) -> int:
+        """How many parts there are."""
+        return len(self.cuts) + 1
 
 
 Proves = Callable[[Interval, NDArray[np.uint8] | None, PartSlopes | None], NDArray[np.bool_]]
@@ -83,14 +88,14 @@ def unproved(network: Network, box: Interval, proof: InputSplits, proves: Proves
     box: in one lane. Raises Rejected for a tree that does not cover it, or weights or slopes that do not fit it.
     """
     step, first = lanes_at_a_time(network), 0
-    if proof.slopes is not None and not proof.slopes.fit(len(proof.cuts) + 1):
+    if proof.part_slopes is not None and not proof.part_slopes.fit(proof.leaves):
         raise Rejected("its slopes are for parts that do not exist, or not in order")
     leaves = parts(box, proof)
     while some := list(islice(leaves, step)):
         weights = None if proof.weights is None else proof.weights[first : first + len(some)]
         if weights is not None and len(weights) != len(some):
             raise Rejected("it lacks weights for some of its leaves")
-        slopes = proof.slopes and proof.slopes.of(np.arange(first, first + len(some)))
+        slopes = proof.part_slopes and proof.part_slopes.of(np.arange(first, first + len(some)))
         yield first + np.flatnonzero(~proves(Interval(*map(np.concatenate, zip(*some, strict=True))), weights, slopes))
         first += len(some)
     if proof.weights is not None and len(proof.weights) != first:

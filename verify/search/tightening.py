@@ -102,7 +102,7 @@ def _tighten(task: Task, node: Node) -> None:
     if not assumption:
         return
     node.assumptions.append(assumption)
-    box.assumed += sum(array.nbytes for array in assumption.arrays.values())
+    box.assumed += assumption.nbytes
     region = assuming.region(node.region, node.path, box.neurons, assumption)
     if region:
         node.region = region

@@ -17,10 +17,10 @@ from verify.core.intervals import Interval
 from verify.core.rounding import Contract, down
 from verify.errors import Rejected
 from verify.model.network import Network
-from verify.proofs.certificate import Proof
 from verify.proofs.exclusion import Exclusion
 from verify.proofs.input_splits import InputSplits, unproved
 from verify.proofs.parts import Parts
+from verify.proofs.proof_fields import Proof
 from verify.proofs.properties import Case
 from verify.proofs.reachability import bounded_constraints, constraint_functionals, unreachable_over_trees
 from verify.proofs.split_trees import SplitProof

@@ -18,8 +18,8 @@ from verify.core.intervals import Interval
 from verify.core.rounding import Contract
 from verify.errors import ModelProblem
 from verify.model.network import Network
-from verify.proofs.certificate import Proof
 from verify.proofs.input_splits import InputSplits
+from verify.proofs.proof_fields import Proof
 from verify.proofs.properties import Case, cases, largest_indices
 from verify.proofs.reachability import unreachable
 from verify.tasks.case_search import CaseSearch
