@@ -14,7 +14,7 @@ from verify.core.linear_maps import Convolution, Dense, Diagonal, LinearMap, Red
 from verify.core.primitives import FLOAT32, Linear, Shape, Tensor
 from verify.core.rounding import FLOAT64_UNIT, Array, kappa
 from verify.errors import ModelProblem
-from verify.model.operators.registry import INTEGERS
+from verify.model.operators.node import INTEGERS
 
 SPARE = 32
 """Roundings that every linear operation has room for, besides its own and the deployed ones."""

@@ -12,7 +12,8 @@ from verify.model.operators import (
     quantised,
     resizing,
 )
-from verify.model.operators.registry import LARGEST, Operand, express, require_supported, supported
+from verify.model.operators.node import LARGEST, Operand
+from verify.model.operators.registry import express, require_supported, supported
 
 __all__ = [
     "LARGEST",

@@ -8,7 +8,8 @@ from verify.core import functions
 from verify.core.functions import Function
 from verify.core.primitives import Clip, LeakyRelu, Linear, Primitive, Sign, Softmax, Sum, Tensor
 from verify.model.operators.movement import move, reduced
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.node import Node, Operand
+from verify.model.operators.registry import operator
 
 
 def _elementwise(node: Node, x: Operand, primitive: Primitive, *, integers: bool = False) -> Tensor:

@@ -12,9 +12,11 @@ from verify.core.functions import SQRT, SQUARE
 from verify.core.linear_maps import Dense, Reduction
 from verify.core.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
 from verify.core.rounding import Array
+from verify.model.operators.computed import factor_of, summand_of
 from verify.model.operators.movement import axes_of, move, reduced
+from verify.model.operators.node import Node, Operand, is_computed
 from verify.model.operators.quantised import product_of_quantised
-from verify.model.operators.registry import Node, Operand, is_computed, operator
+from verify.model.operators.registry import operator
 from verify.model.replacements import mean_of_powers
 
 _DEFAULT_EPSILON = float(np.float32(1e-5))
@@ -103,7 +105,7 @@ def sub(node: Node, a: Operand, b: Operand) -> Operand:
 
 
 def _shifted(node: Node, x: Operand, constant: Operand, sign: int, sign_of_constant: int) -> Tensor:
-    summand, magnitude, own = node.summand(constant, "a summand")
+    summand, magnitude, own = summand_of(node, constant, "a summand")
     shift = Linear.elementwise(
         sign * np.ones(()), sign_of_constant * summand, roundings=1, magnitude=magnitude, scalings=own
     )
@@ -117,7 +119,7 @@ def mul(node: Node, a: Operand, b: Operand) -> Operand:
     if not _varies(a):
         a, b = b, a
     if _is_fixed(b, beside=a):
-        factor, off, own = node.factor(b, "a factor")
+        factor, off, own = factor_of(node, b, "a factor")
         scale = Linear.elementwise(factor, np.zeros(()), roundings=1 + off, scalings=own)
         return _elementwise(node, a, factor, scale)
     return multiplied(node, node.tensor(a), node.tensor(b))
@@ -131,7 +133,7 @@ def div(node: Node, a: Operand, b: Operand) -> Operand:
         return folded
     if isinstance(a, Tensor) and a.varies and _is_fixed(b, beside=a):
         # Two roundings: a runtime may multiply by the rounded reciprocal.
-        divisor, off, own = node.factor(b, "the divisor")
+        divisor, off, own = factor_of(node, b, "the divisor")
         if not divisor.all():
             node.refuse("the divisor holds a zero")
         inverse = Linear.elementwise(1.0 / divisor, np.zeros(()), roundings=2 + off, scalings=1 + own)
@@ -159,12 +161,12 @@ def neg(node: Node, x: Operand) -> Operand:
 @product_of_quantised(lambda node, rank: rank - 1)
 def matmul(node: Node, a: Operand, b: Operand) -> Operand:
     if _is_fixed(b, beside=a):
-        weight, *off = node.factor(b, "the matrix")
+        weight, *off = factor_of(node, b, "the matrix")
         return matrix_product(node.off_by(*off), node.tensor(a), weight, None)
     if not _is_fixed(a, beside=b):
         return _product_of_values(node, node.tensor(a), node.tensor(b))
     # a x = (x' a')': the last two axes change places (a vector stays as it is).
-    weight, *off = node.factor(a, "the matrix")
+    weight, *off = factor_of(node, a, "the matrix")
     node = node.off_by(*off)
     if weight.ndim == 1 or len(b.shape) == 1:
         if weight.ndim == 1:
@@ -223,19 +225,19 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
     if node.flag("transB"):
         b = _swapped(node, b)
     nothing = np.zeros(())
-    shift, magnitude, own = (nothing, nothing, 0) if c is None else node.summand(c, "the matrix C")
+    shift, magnitude, own = (nothing, nothing, 0) if c is None else summand_of(node, c, "the matrix C")
     if len(a.shape) != 2 or len(b.shape) != 2:
         node.refuse(f"operands of shapes {a.shape} and {b.shape} are no matrices")
     whole = (a.shape[0], b.shape[1])
     if np.broadcast_shapes(shift.shape, whole) != whole:
         node.refuse(f"a summand of shape {shift.shape} does not fit a product of shape {whole}")
     if not _varies(b):
-        weight, *off = node.factor(b, "the matrix B")
+        weight, *off = factor_of(node, b, "the matrix B")
         if alpha == beta == 1 and not (c is not None and is_computed(c)):
             return matrix_product(node.off_by(*off), node.tensor(a), weight, shift)
         product = matrix_product(node.off_by(*off), node.tensor(a), weight, None)
     else:
-        weight, *off = node.factor(a, "the matrix A")
+        weight, *off = factor_of(node, a, "the matrix A")
         swapped = node.tensor(_swapped(node, b))
         product = node.tensor(_swapped(node, matrix_product(node.off_by(*off), swapped, weight.T, None)))
     scale = Linear.elementwise(

@@ -11,7 +11,8 @@ from onnx import helper
 from verify.core.primitives import Linear, Tensor
 from verify.model.onnx_file import constant as constant_of
 from verify.model.operators.movement import axes_of
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.node import Node, Operand
+from verify.model.operators.registry import operator
 
 
 def _folded(node: Node, *operands: Operand | None) -> list[NDArray[Any]]:

@@ -11,8 +11,9 @@ from verify.core.primitives import Clip, Concatenate, MaxPool, Reshape, Shape, T
 from verify.core.windows import Window
 from verify.model.operators.arithmetic import neg, reduction
 from verify.model.operators.movement import move, reduced
+from verify.model.operators.node import Node, Operand
 from verify.model.operators.pooling import LARGEST_WINDOW
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.registry import operator
 
 
 def _of_constants(node: Node, operands: tuple[Operand, ...], function: np.ufunc) -> Operand | None:

@@ -12,6 +12,7 @@ from verify.core.rounding import Array
 from verify.model.operators.activations import leaky_relu
 from verify.model.operators.arithmetic import add, matrix_product, mul
 from verify.model.operators.movement import concat
+from verify.model.operators.node import Node, Operand
 from verify.model.operators.pooling import average_pool, convolved, global_average_pool
 from verify.model.operators.quantised import (
     INT32,
@@ -25,7 +26,7 @@ from verify.model.operators.quantised import (
     to_real,
     uniform_grid,
 )
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.registry import operator
 
 _ONE = np.ones((), np.float32)
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.core.primitives import Concatenate, Reshape, Select, Tensor
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.node import Node, Operand
+from verify.model.operators.registry import operator
 
 _SINCE_21 = (21, 23, 24, 25)
 """Versions of these operators that only added types which are not float32."""

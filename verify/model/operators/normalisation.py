@@ -11,7 +11,8 @@ from verify.core.functions import SQUARE, power
 from verify.core.primitives import Linear, Tensor
 from verify.model.operators.arithmetic import multiplied, reduce_over, sub
 from verify.model.operators.movement import reduced
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.node import Node, Operand
+from verify.model.operators.registry import operator
 
 
 @operator("BatchNormalization", 7, 9, 14, 15)

@@ -11,8 +11,10 @@ from verify.core.primitives import Linear, MaxPool, Reshape, Select, Tensor
 from verify.core.rounding import Array
 from verify.core.windows import Window
 from verify.model.operators.arithmetic import reduce_over
+from verify.model.operators.computed import factor_of
+from verify.model.operators.node import Node, Operand
 from verify.model.operators.quantised import product_of_quantised
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.registry import operator
 
 LARGEST_WINDOW = 2**16
 """Elements. Each takes a step of its own."""
@@ -66,7 +68,7 @@ def _window(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> tu
 @operator("Conv", 1, 11, 22)
 @product_of_quantised(lambda node, rank: 0)
 def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
-    kernel, *off = node.factor(weight, "the kernel")
+    kernel, *off = factor_of(node, weight, "the kernel")
     shift = None if bias is None else node.weights(bias, "the bias")
     return convolved(node.off_by(*off), node.tensor(x), kernel, shift)
 

@@ -35,7 +35,8 @@ from verify.core.primitives import (
 from verify.core.rounding import Array
 from verify.model.fusion import unmoved
 from verify.model.operators.movement import reduced
-from verify.model.operators.registry import INTEGERS, Node, Operand, Rule, operator
+from verify.model.operators.node import INTEGERS, Node, Operand
+from verify.model.operators.registry import Rule, operator
 
 INT32 = np.dtype(np.int32)
 _ROUNDINGS = 8

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.model.operators.movement import move, reduced
-from verify.model.operators.registry import Node, Operand, operator
+from verify.model.operators.node import Node, Operand
+from verify.model.operators.registry import operator
 
 _LONGEST = 2**22
 """Elements along an axis of the result. Runtimes find out by a float32 division which element is repeated; below that
