@@ -10,25 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from adcert import processes
+from adcert import processes, sources
+from adcert.benchmark import Benchmark
 from adcert.problems import RecipeProblem
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What a network has to know of a data set: image shape (C, H, W), classes, and the statistics of its channels."""
-
-    shape: tuple[int, int, int]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-BENCHMARKS = {
-    "mnist": Benchmark((1, 28, 28), 10, (0.1307,), (0.3081,)),
-    "fashion-mnist": Benchmark((1, 28, 28), 10, (0.2860,), (0.3530,)),
-    "cifar10": Benchmark((3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
 
 
 @dataclass(frozen=True)
@@ -53,8 +37,6 @@ class TrainingData:
 
 def load_training_data(name: str, held_out: int, device: torch.device) -> TrainingData:
     """The training split of data set `name` on `device`, its last `held_out` images set aside."""
-    from adcert import sources
-
     source = sources.load(name)
     if held_out >= len(source.labels):
         raise RecipeProblem(f"held_out = {held_out} leaves nothing of the {len(source.labels)} images of {name}")

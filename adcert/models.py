@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adcert.data import Benchmark
+from adcert.benchmark import Benchmark
 from adcert.problems import RecipeProblem
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from adcert import models, sources
-from adcert.data import AUGMENTATIONS, BENCHMARKS
+from adcert.benchmark import BENCHMARKS
+from adcert.data import AUGMENTATIONS
 from adcert.files import names_in, read_named
 from adcert.initialization import INITIALIZATIONS
 from adcert.objectives import OBJECTIVES, Settings

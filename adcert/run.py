@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from adcert import processes
 from adcert import recipe as recipes
-from adcert.data import Benchmark
+from adcert.benchmark import Benchmark
 from adcert.evaluate import Accuracies
 from adcert.files import sha256, staged_folder
 from adcert.problems import RunProblem

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adcert.data import BENCHMARKS, Benchmark
+from adcert.benchmark import BENCHMARKS, Benchmark
 from verify import datasets
 from verify.datasets import DataProblem
 from verify.tasks.samples import read_data

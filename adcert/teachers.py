@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adcert.data import Benchmark
+from adcert.benchmark import Benchmark
 from adcert.problems import RunProblem
 from verify.bounds.margins import classes, logits_of
 from verify.core.primitives import Linear, Reshape

@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from adcert import processes
 from adcert.attack import Pgd
+from adcert.benchmark import Benchmark
 from adcert.data import (
     AUGMENTATIONS,
-    Benchmark,
     Labelled,
     TrainingData,
     generator,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from adcert import recipe as recipes
 from adcert import session, train
 from adcert.attack import step_sizes
-from adcert.data import BENCHMARKS
+from adcert.benchmark import BENCHMARKS
 from adcert.folding import fold_running
 from adcert.models import Normalization, build
 from adcert.recipe import Recipe

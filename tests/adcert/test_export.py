@@ -18,7 +18,7 @@ from adcert import export as exporting
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session
-from adcert.data import BENCHMARKS
+from adcert.benchmark import BENCHMARKS
 from adcert.evaluate import Accuracies
 from adcert.problems import ExportProblem
 from adcert.train import build_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from adcert.data import BENCHMARKS
+from adcert.benchmark import BENCHMARKS
 from adcert.folding import fold_running
 from adcert.initialization import INITIALIZATIONS
 from adcert.intervals import box_around, propagate

@@ -17,7 +17,7 @@ from adcert import recipe as recipes
 from adcert import session, train
 from adcert import study as studies
 from adcert.anchors import anchors
-from adcert.data import BENCHMARKS
+from adcert.benchmark import BENCHMARKS
 from adcert.library import Silent
 from adcert.plots import trade_off
 from adcert.problems import Diverged, RecipeProblem, StudyProblem

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adcert import export, run, session
 from adcert import recipe as recipes
-from adcert.data import BENCHMARKS, Benchmark
+from adcert.benchmark import BENCHMARKS, Benchmark
 from adcert.evaluate import Accuracies
 from adcert.folding import fold_batch, fold_running
 from adcert.intervals import box_around, propagate

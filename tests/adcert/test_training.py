@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adcert import recipe as recipes
 from adcert import run as runs
 from adcert import session, train
-from adcert.data import BENCHMARKS, Benchmark, load_training_data
+from adcert.benchmark import BENCHMARKS, Benchmark
+from adcert.data import load_training_data
 from adcert.export import export
 from adcert.objectives import OBJECTIVES
 from adcert.problems import Diverged, RecipeProblem, RunProblem

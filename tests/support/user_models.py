@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adcert.data import Benchmark
+from adcert.benchmark import Benchmark
 from adcert.models import Normalization
 
 
