@@ -57,6 +57,10 @@ _CHEAP = 2**17
 """Coefficients of functionals in all, so few that both ends of elements are bounded at once, rather than the one first
 that may settle which piece of an activation applies."""
 
+_LITTLE_WORK = 2**18
+"""Elements to be bounded in a lane, times elements that they depend on, so few that both ends are narrowed in any case:
+what lies in narrower intervals rounds less."""
+
 _FEW_FACTORS = 2**12
 """Elements of what a product or a softmax reads, at most, for linear bounds of it: each of them takes some, whereas
 activations need those of open neurons only."""
@@ -238,18 +242,21 @@ class _Propagation:
     ) -> None:
         """By linear bounds of the elements that are wanted (lanes x elements), with slopes as chosen. corners: of what
         reads them; an end that leaves none inside makes the other one needless."""
-        ends = _Ends(self.intervals[tensor], wanted, corners)
+        work = wanted.sum(axis=1) * sum(math.prod(before.shape) for before in topological([tensor]))
+        ends = _Ends(self.intervals[tensor], wanted, corners, work < _LITTLE_WORK)
         _refine(tensor, ends, self.intervals, self._contract, self._relaxed, self._signs, chosen)
         self._update(tensor, Interval(*(end.reshape(-1, *tensor.shape) for end in (ends.lower, ends.upper))))
 
 
 class _Ends:
     """Of the elements of a tensor, lanes x elements, to be narrowed where wanted. corners: between the pieces of what
-    reads them, if these are straight."""
+    reads them, if these are straight. both: lanes in which both ends are narrowed, whatever the first one settles."""
 
-    def __init__(self, interval: Interval, wanted: NDArray[np.bool_], corners: tuple[float, ...]) -> None:
+    def __init__(
+        self, interval: Interval, wanted: NDArray[np.bool_], corners: tuple[float, ...], both: NDArray[np.bool_]
+    ) -> None:
         self.lower, self.upper = (end.reshape(len(end), -1).copy() for end in interval)
-        self.wanted, self.corners = wanted, corners
+        self.wanted, self.corners, self.both = wanted, corners, both
 
     def nearer(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> Array:
         """Which end of some elements (lanes x elements) is nearer to a corner: 1 for the lower one, -1 for the
@@ -261,9 +268,9 @@ class _Ends:
         return found
 
     def open(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which elements are wanted and have a corner inside still."""
+        """Which elements are wanted still."""
         inside = _open(self.corners, Interval(self.lower[lane, elements], self.upper[lane, elements]))
-        return np.asarray(self.wanted[lane, elements] & inside)
+        return np.asarray(self.wanted[lane, elements] & (inside | self.both[lane]))
 
     def narrow(self, lane: NDArray[np.intp], elements: NDArray[np.intp], signs: Array, bounds: Array) -> None:
         """By lower bounds of elements times 1 or -1. They hold where they are numbers: fmax and fmin pass over NaN.
