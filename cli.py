@@ -179,7 +179,7 @@ def verify_command(
     from verify import terminal
     from verify.boxes import eps_text, parse_eps, parse_range
     from verify.errors import Problem
-    from verify.files import require_folder, require_writable
+    from verify.files import require_writable
     from verify.model.network import load
     from verify.tasks import curve as curves
     from verify.tasks.card import write_card
@@ -207,7 +207,6 @@ def verify_command(
     )
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, card, report)
-    require_folder(certificates)
     if resume and not result_path:
         raise Problem("--resume needs --json FILE, the result file of the run")
     verdicts = read_verdicts(result_path, question) if resume and result_path and result_path.exists() else []
@@ -278,12 +277,11 @@ def _verify_property(
     json_path: Path | None,
 ) -> int:
     from verify.bounds.methods import next_method
-    from verify.files import require_folder, require_writable, write_atomically
+    from verify.files import require_writable, write_atomically
     from verify.tasks.decision import Answer
     from verify.tasks.property_task import answer_property, result_json, verdict_text
 
     require_writable(json_path if str(json_path) != "-" else None)
-    require_folder(certificates)
     result = answer_property(
         model,
         path,

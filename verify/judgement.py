@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from verify.check import check, model_of
-from verify.errors import Problem, Rejected
+from verify.errors import ModelProblem, Problem, Rejected
 from verify.files import read_bytes
 from verify.model.network import Network, load
 from verify.proofs.certificate import decode
@@ -38,11 +38,14 @@ class Judge:
     def __call__(self, path: Path) -> Iterator[Judgement]:
         """On a certificate; or on each proof that a result needs, and last on the result. Raises Problem where
         something that is needed is missing or cannot be read."""
-        content = read_bytes(path)
-        if b'"schema_version"' in content and b'"format_version"' not in content:
-            yield from self.of_result(path, content)
-        else:
-            yield self._of_certificate(path, content)
+        try:
+            content = read_bytes(path)
+            if b'"schema_version"' in content and b'"format_version"' not in content:
+                yield from self.of_result(path, content)
+            else:
+                yield self._of_certificate(path, content)
+        except MemoryError as error:
+            raise ModelProblem(f"there is not enough memory to check {path}") from error
 
     def _of_certificate(self, path: Path, content: bytes) -> Judgement:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -331,6 +332,20 @@ def test_comparisons_with_bounds_are_exact(network: Network, seed: int) -> None:
         truly = any(own[:2]) and (Fraction(near) >= total if sharp else Fraction(near) > total)
         assert not settled[0] or (truly and own[2] and own[3])
         assert settled[0] or not (Fraction(near) > total + abs(total) * Fraction(1, 10**13) and all(own[1:]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_alternatives_take_no_more_memory_than_their_functionals(network: Network, weighted: bool) -> None:
+    """Neither all pairs of an alternative and a constraint, nor all lanes at once."""
+    rows = [Constraint.of((), ((0, Fraction(1)),), Fraction(-1000 - number), False) for number in range(2**12)]
+    exclusion = Exclusion(network, [(row,) for row in rows], FLOAT32_ANY_ORDER, "ibp")
+    boxes = Interval(*np.random.default_rng(0).random((2, 2**9, 2)).cumsum(axis=0))
+    tracemalloc.start()
+    try:
+        assert exclusion(boxes, np.ones((2**9, 2**12), np.uint8) if weighted else None, None).all()
+        assert tracemalloc.get_traced_memory()[1] < 2**28  # a bit for each would take 2^30 bytes
+    finally:
+        tracemalloc.stop()
 
 
 MADE = ReluNetwork.random(np.random.default_rng(5), [2, 8, 8, 2], 2.0)

@@ -203,6 +203,15 @@ def test_what_could_not_be_read_is_not_accepted(certificate: Certificate, monkey
         check(certificate, network)
 
 
+def test_a_box_is_not_inflated_before_its_size_is_known(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verify.proofs.arrays._MOST_BYTES", 8 * certificate.lower.size - 1)
+    monkeypatch.setattr("verify.proofs.certificate.unpacked", None)
+    with pytest.raises(Rejected, match="too large"):
+        decode(encode(certificate))
+
+
 def test_boxes_with_planes_and_without_end_together_as_they_do_alone() -> None:
     made, network, box, _ = problem()
     lanes = [box, Interval(*(np.clip(end, 0.4, 0.5) for end in box)), Interval(box.lower + 0.1, box.upper - 0.1)]

@@ -75,6 +75,33 @@ def test_bounds_of_a_product_are_off_by_the_product_of_the_radii() -> None:
     assert 3 + 6 * r <= -upper <= 3 + 6 * r + 4.001 * r * r
 
 
+@pytest.mark.parametrize("divided", [False, True])
+@pytest.mark.parametrize("power", range(1, 7))
+def test_bounds_hold_where_float64_loses_products_of_errors(power: int, divided: bool) -> None:
+    """Of s t^n times r t^n, or r t^n divided by 1 / (s t^n + 2^60), times 2^53, over boxes of s and r around zero: what
+    the real numbers make of them, which may be subnormal in float64."""
+    t, radius, scale = np.float32(1e-29), np.float32(1.5e-17), 2.0**53
+    nodes = [node("Gather", ["x", name + "_at"], name, axis=1) for name in "srt"]
+    for name in "sr":
+        for step in range(power):
+            nodes.append(node("Mul", [name if step == 0 else f"{name}_{step - 1}", "t"], f"{name}_{step}"))
+    first, second = (f"{name}_{power - 1}" for name in "sr")
+    if divided:
+        nodes += [node("Add", [first, "shift"], "d"), node("Div", ["one", "d"], "i"), node("Div", [second, "i"], "y")]
+    else:
+        nodes.append(node("Mul", [first, second], "y"))
+    weights = {f"{name}_at": np.int64([at]) for at, name in enumerate("srt")}
+    network = network_of(model(nodes, [1, 3], weights | {"one": np.float32([1]), "shift": np.float32([2**60])}))
+    ends = (np.array([[[end, end, t]]], np.float32) for end in (-radius, radius))
+    box = Interval(*(end.astype(np.float64) for end in ends))
+    each = Fraction(float(radius)) * Fraction(float(t)) ** power
+    largest = each * (each + 2**60) if divided else each**2
+    functionals = scale * np.float64([1, -1]).reshape(1, 2, 1, 1)
+    for refine in (False, True):
+        for bound in crown_bounds(network, box, functionals, REAL, refine=refine)[0].tolist():
+            assert Fraction(bound) <= -largest * Fraction(scale)
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_the_search_bounds_products_as_the_checker_does(several: bool) -> None:
     rng = np.random.default_rng(0)

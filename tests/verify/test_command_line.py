@@ -20,6 +20,8 @@ from support.command_line import ROOT, adcert
 from support.command_line import adcert_in_process as in_process
 from support.onnx_models import ALL, model, node
 from support.relu_networks import ReluNetwork
+from verify import judgement
+from verify.proofs.certificate import Certificate
 from verify.tasks.robustness import Status, Verdict
 from verify.version import __version__
 
@@ -292,6 +294,25 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     files[0].write_text(json.dumps(fields))
     done = adcert("check", files[0])
     assert "over the real numbers only: says nothing about execution in float32" in done.stderr
+
+
+def test_what_is_too_large_for_memory_hides_no_other_file(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adcert("verify", classifier, "--certificates", tmp_path / "certificates")
+    first, second = sorted((tmp_path / "certificates").iterdir())
+    decode = judgement.decode
+
+    def decode_some(content: bytes) -> Certificate:
+        if content == first.read_bytes():
+            raise MemoryError
+        return decode(content)
+
+    monkeypatch.setattr(judgement, "decode", decode_some)
+    done = in_process("check", first, second)
+    assert done.returncode == 4
+    assert f"Error: there is not enough memory to check {first}\n" in done.stderr
+    assert done.stdout == f"{second}: valid\n"
 
 
 def test_what_a_method_leaves_open_names_a_better_one(branching: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -121,6 +122,19 @@ def test_certificates_are_checked_anew(classifier: Path, tmp_path: Path) -> None
     classifier.write_bytes(model([node("Gemm", ["x", "w"], "y")], ["n", 2], {"w": -np.eye(2, dtype=np.float32)}))
     with pytest.raises(verify.Rejected, match="another model"):
         verify.check_certificate(path)
+
+
+def test_a_file_is_no_folder_of_certificates(classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(verify.Problem, match="is a file, not a folder"):
+        verify.verify(classifier, X, Y, eps=0.1, certificates=classifier)
+    with pytest.raises(verify.Problem, match="is a file, not a folder"):
+        verify.verify_property(classifier, tmp_path / "property.vnnlib", certificates=classifier)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 2.5, "2"])
+def test_processes_are_counted(classifier: Path, jobs: Any) -> None:
+    with pytest.raises(verify.Problem, match="is not a number of processes"):
+        verify.verify(classifier, X, Y, eps=0.1, jobs=jobs)
 
 
 def test_a_property_has_an_answer(classifier: Path, tmp_path: Path) -> None:

@@ -217,6 +217,13 @@ MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], 
         13,
         "too large",
     ),
+    "a reflection of all there is": (
+        [node("Pad", ["x", "pads"], "y", mode="reflect")],
+        [1, 3],
+        {"pads": np.array([0, 0, 0, 3])},
+        13,
+        "more is reflected than is there",
+    ),
     "a huge window": ([node("MaxPool", ["x"], "y", kernel_shape=[300, 300])], [1, 1, 300, 300], {}, 13, "a window of"),
 }
 

@@ -97,7 +97,7 @@ def test_a_process_that_ends_ends_the_run_in_a_sentence(
     file: Path, points: Points, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_verdicts", ends)
-    with pytest.raises(Problem, match="has ended, perhaps for lack of memory"):
+    with pytest.raises(Problem, match="has ended: perhaps for lack of memory"):
         list(by_two(asked(file, points)))
     assert not multiprocessing.active_children()
 

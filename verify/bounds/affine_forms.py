@@ -49,7 +49,7 @@ from verify.core.primitives import (
     topological,
     uses,
 )
-from verify.core.rounding import FLOAT64_UNIT, Array, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, kappa
 from verify.model.network import Network
 
 _FEW_INPUTS = 20
@@ -60,9 +60,6 @@ _MOST_NUMBERS = 2**22
 
 _MOST_CURVED = 2**14
 """Elements of a product times pairs of inputs, at most, for its quadratic form to be worth while."""
-
-_OWN_UNDERFLOW = 2.0**-1000
-"""More than all terms of a sum together can lose to underflow in float64; not subnormal, which would be slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +87,7 @@ class Form:
     def wider(self, charge: Array, size: Array | float = 0.0) -> Form:
         """With what an operation loses, and what a few float64 roundings of numbers of that size do."""
         count = 32 + self.generators.shape[1]
-        lost = charge + kappa(count, FLOAT64_UNIT) * size + _OWN_UNDERFLOW
+        lost = charge + kappa(count, FLOAT64_UNIT) * size + OWN_UNDERFLOW
         radius = (self.radius + lost) * (1.0 + kappa(count, FLOAT64_UNIT))
         return replace(self, radius=radius)
 
@@ -174,7 +171,7 @@ class Forms:
         (s, t), (g, h) = (form.radius for form in forms), (np.abs(form.generators).sum(axis=1) for form in forms)
         room = 1.0 + kappa(self._inputs + 8, FLOAT64_UNIT)
         sizes = r * q * room, g * h * room, (g * t + s * h + s * t) * room**2
-        flat, size, rest = (each + _OWN_UNDERFLOW for each in sizes)
+        flat, size, rest = (each + OWN_UNDERFLOW for each in sizes)
         quadratic = np.where(per_lane(few, flat), rest + 0.5 * size < flat, False)
         lanes = len(quadratic)
         first, second = (

@@ -33,7 +33,7 @@ from verify.bounds.relaxations import (
     some_lanes,
 )
 from verify.core.primitives import Input, Tensor, topological
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa
 
 Relaxed = Callable[[Tensor], Relaxation]
 
@@ -49,9 +49,6 @@ _CHEAP = 8
 
 _AT_LEAST = 32
 """Functionals, so that products of matrices are worth while."""
-
-_OWN_UNDERFLOW = 2.0**-1030
-"""More than a coefficient can lose to underflow in float64, however many products it is a sum of."""
 
 
 def lower_bounds(
@@ -185,7 +182,7 @@ class Substitution:
         self.loss += dot_of_magnitudes(a, around.charge)
         # Magnitudes of values are below 2^50 times the charge.
         charges = around.charge.reshape(len(around.charge), -1).sum(axis=1, keepdims=True)
-        self.loss += _OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)
+        self.loss += OWN_UNDERFLOW * (1.0 + 2.0**50 * charges)
         passed = list(zip(tensor.operands, step.operands, strict=False))
         if step.beyond is not None:  # underflow in it is paid for by the charge of what it is passed on to
             (operand,) = tensor.operands

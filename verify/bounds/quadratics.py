@@ -25,7 +25,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.relaxations import Choice, Relaxation, Step, charged, own_error
 from verify.core.intervals import magnitude_of
 from verify.core.primitives import Tensor
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa
 
 _SWEEPS = 3
 """Over all coordinates, of the descent to where a tangent plane is taken."""
@@ -90,7 +90,9 @@ def _through_curved(tensor: Tensor, a: Array, around: Relaxation, choice: Choice
     x, y = (operand.shape for operand in tensor.operands)
     flat, left, right = (each.reshape(*each.shape[:2], -1) for each in (a, first, second))
     curvature = (flat[:, :, np.newaxis] * left[:, np.newaxis]) @ right.swapaxes(1, 2)[:, np.newaxis]
-    return Step((times(a, d, x), times(a, c, y)), -dot(a, c * d), curvature=curvature)
+    # Each product of a and one of `left` may have underflown, before it was multiplied by some of `right`.
+    underflow = OWN_UNDERFLOW * (1.0 + np.abs(right).sum(axis=(1, 2)))[:, np.newaxis]
+    return Step((times(a, d, x), times(a, c, y)), -dot(a, c * d) - underflow, curvature=curvature)
 
 
 def least(curvature: Array, slope: Array) -> tuple[Array, Array]:

@@ -58,7 +58,7 @@ from verify.core.primitives import (
     Tensor,
     Variance,
 )
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa, kappas
 from verify.core.softmax import has_plane, plane
 
 
@@ -202,8 +202,8 @@ def _constant(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
 
 def own_error(tensor: Tensor, magnitude: Array) -> Array:
     """What float64 roundings of the coefficients of a functional of the tensor, and of the sum of their products with
-    values of that magnitude, can change, per unit of coefficient."""
-    return kappa(math.prod(tensor.shape) + 8, FLOAT64_UNIT) * magnitude
+    values of that magnitude, can change, per unit of coefficient; and underflow of what is added to that."""
+    return kappa(math.prod(tensor.shape) + 8, FLOAT64_UNIT) * magnitude + OWN_UNDERFLOW
 
 
 def charged(

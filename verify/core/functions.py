@@ -26,13 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from verify.core.rounding import Array, Contract
+from verify.core.rounding import OWN_UNDERFLOW, Array, Contract
 
 SAFETY = 8.0
 """How much larger the assumed error is than the largest one that was measured: other processors, other versions."""
 
 OWN_ERROR = 2.0**-40
-_OWN_UNDERFLOW = 2.0**-1000
 
 _Intervals = tuple[tuple[float, float], ...]
 _TINY = float(np.nextafter(0.0, 1.0))
@@ -85,7 +84,7 @@ class Function:
         """What lies between computed values of f in float64 and deployed ones, for arguments up to that magnitude."""
         magnitude = np.abs(value)
         scale = self.accuracy.scale(magnitude, argument)
-        underflow = max(contract.underflow * 2.0**24, _OWN_UNDERFLOW)
+        underflow = max(contract.underflow * 2.0**24, OWN_UNDERFLOW)
         error = contract.unit * SAFETY * self.accuracy.measured * scale + OWN_ERROR * (magnitude + scale) + underflow
         return np.asarray(error * (1.0 + 2.0**-40))
 

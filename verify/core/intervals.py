@@ -39,10 +39,7 @@ from verify.core.primitives import (
     Sum,
     Variance,
 )
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa, kappas
-
-_OWN_UNDERFLOW = 2.0**-1060
-"""More than what a float64 operation of the verifier can lose to underflow, with room for a few thousand of them."""
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa, kappas
 
 
 class Interval(NamedTuple):
@@ -159,7 +156,7 @@ class LinearError(NamedTuple):
         most = np.broadcast_to(roundings, (lanes, *roundings.shape[1:])).reshape(lanes, -1).max(axis=1)
         terms = primitive.map.terms + 16 + primitive.scalings
         own = kappa(terms, FLOAT64_UNIT)
-        absolute = terms * primitive.gain * max(contract.underflow, _OWN_UNDERFLOW) * (1.0 + largest)
+        absolute = terms * primitive.gain * max(contract.underflow, OWN_UNDERFLOW) * (1.0 + largest)
         if not primitive.offset and primitive.is_unscaled:  # sums of products with zero are zero
             absolute = np.where((largest == 0) | (primitive.map.largest == 0), 0.0, absolute)
         safe = primitive.row_sum * np.maximum(largest, 1.0) + primitive.offset < contract.limit
@@ -255,7 +252,7 @@ def variance_error(primitive: Variance, x: Interval, contract: Contract) -> Arra
     """How far the ways to compute the variance of x are off; NaN where a square might overflow."""
     magnitude = magnitude_of(x)
     squares = np.where(magnitude**2 < contract.limit, magnitude**2, np.nan)
-    underflow = 4.0 * primitive.roundings * max(contract.underflow, _OWN_UNDERFLOW)
+    underflow = 4.0 * primitive.roundings * max(contract.underflow, OWN_UNDERFLOW)
     relative = kappa(primitive.roundings, contract.unit)
     error = primitive.map.absolute(relative * squares + underflow * (1.0 + magnitude)) + underflow
     return np.asarray(error * (1.0 + kappa(primitive.map.terms + 16, FLOAT64_UNIT)))
@@ -266,7 +263,7 @@ def _rounded(lower: Array, upper: Array, error: Array | float, contract: Contrac
     for rounding the widened endpoints."""
     largest = np.maximum(np.abs(lower), np.abs(upper))
     rounding = kappa(1, contract.unit) + kappa(8, FLOAT64_UNIT)
-    width = (rounding * largest + error + max(contract.underflow, _OWN_UNDERFLOW)) * (1.0 + 2.0**-40)
+    width = (rounding * largest + error + max(contract.underflow, OWN_UNDERFLOW)) * (1.0 + 2.0**-40)
     width = np.where(largest < contract.limit, width, np.nan)
     return Interval(lower - width, upper + width)
 

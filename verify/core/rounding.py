@@ -15,6 +15,9 @@ from verify.errors import ModelProblem, Problem
 Array = NDArray[np.float64]
 
 FLOAT64_UNIT = 2.0**-53
+OWN_UNDERFLOW = 2.0**-900
+"""More than all operations behind one number together can lose to underflow in float64, 2^-1075 each; no subnormal
+number even times a small one, for these are slow."""
 
 
 def kappa(roundings: int, unit: float) -> float:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from verify.core.functions import EXP, LOG, OWN_ERROR, SAFETY, SIGMOID, SOFTPLUS
-from verify.core.rounding import FLOAT64_UNIT, REAL, Array, Contract, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, REAL, Array, Contract, kappa
 
 _EXP_ERROR = math.ceil(SAFETY * EXP.accuracy.measured)
 _LARGEST_JACOBIAN = 2**18
@@ -46,7 +46,7 @@ def enclosure(lower: Array, upper: Array, logarithm: bool, contract: Contract) -
         low, high = -SOFTPLUS.real(most), -SOFTPLUS.real(least)
     error = deployed_error(count, logarithm, contract)
     relative = error.relative + 2.0 * OWN_ERROR
-    constant = (error.absolute + error.proportional * reach + 2.0**-1000) * (1.0 + 2.0**-40)
+    constant = (error.absolute + error.proportional * reach + OWN_UNDERFLOW) * (1.0 + 2.0**-40)
     return low - (relative * np.abs(low) + constant), high + (relative * np.abs(high) + constant)
 
 

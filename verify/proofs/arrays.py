@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from verify.errors import Rejected
 
 LARGEST, _MOST_BYTES = 2**28, 2**29
-"""Elements along an axis, and bytes of all arrays of a proof; more are refused before anything is done about them."""
+"""Elements along an axis, and bytes of a box, or of all arrays of a proof; more are refused before anything is done
+about them."""
 
 Table = Mapping[str, tuple[str, int]]
 """By the names of an object's arrays: the type of the elements, little-endian, and how many axes there are."""
@@ -54,9 +55,9 @@ class Unpacking:
 
 
 def require_bytes(count: int) -> None:
-    """Raise Rejected where the arrays of a proof take more than they may."""
+    """Raise Rejected where arrays take more than they may."""
     if count > _MOST_BYTES:
-        raise Rejected("its proof is too large")
+        raise Rejected("its arrays are too large")
 
 
 def is_size(value: Any) -> bool:

@@ -26,7 +26,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.pruning import neurons_of, pruned
 from verify.core.intervals import Interval, interval_rules, magnitude_of
 from verify.core.primitives import Tensor
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, down, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, down, kappa
 from verify.errors import Rejected
 from verify.proofs.choices import choices_of, leaves_at_a_time
 from verify.proofs.paths import Path
@@ -110,7 +110,7 @@ def assumed(
             # Weights times the functional were rounded once.
             sizes = magnitude_of(inside[part.tensor]).reshape(-1)
             loss = np.abs(functionals).reshape(len(rows), -1) @ sizes * kappa(4, FLOAT64_UNIT)
-            loss += 2.0**-1000 * (1.0 + sizes.sum())
+            loss += OWN_UNDERFLOW * (1.0 + sizes.sum())
             lower = down(down(lower - loss) + down(weights * constant))
             found[end, some] = np.where(np.isfinite(lower), lower, np.nan)
     low, high = (ends.reshape(-1).copy() for ends in intervals[source])

@@ -43,7 +43,7 @@ from verify.core.intervals import Interval
 from verify.core.rounding import CONTRACTS
 from verify.errors import Rejected
 from verify.files import read_bytes, write_atomically
-from verify.proofs.arrays import LARGEST, packed, unpacked
+from verify.proofs.arrays import LARGEST, packed, require_bytes, unpacked
 from verify.proofs.proof_fields import Proof, fields_of_proof, proof_of
 from verify.proofs.properties import Conjunction, Constraint, Terms
 from verify.version import __version__
@@ -132,6 +132,7 @@ def decode(content: bytes) -> Certificate:
         possible = len(shape) <= _MOST_AXES and all(type(size) is int and 0 < size <= LARGEST for size in shape)
         if not possible or math.prod(shape) > LARGEST:
             raise Rejected("the shape of its box is malformed")
+        require_bytes(2 * 4 * math.prod(shape))
         claim = _claim(fields["property"])
         texts = fields["model"]["sha256"], fields["model"]["file"], fields["contract"]
         if not all(isinstance(text, str) for text in texts):

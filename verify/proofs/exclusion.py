@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from verify.proofs.reachability import LARGEST_INTEGER, bounded_constraints, con
 _SLOPES = "crown"
 """The way of bounding that has slopes to choose."""
 
+_TOGETHER = 2**22
+"""Coefficients of all functionals over all boxes that are bounded together, at most (32 MiB)."""
+
 Weights = NDArray[np.uint8]
 """Of constraints, lanes x constraints."""
 
@@ -47,8 +51,8 @@ class Exclusion:
         self._rows = bounded_constraints(alternatives)
         functionals, self._constants = constraint_functionals(network, self._rows)
         self._functionals = functionals.reshape(len(self._rows), math.prod(network.output.shape))
-        numbers = np.array([row.alternative for row in self._rows], np.intp)
-        self._members = numbers == np.arange(len(alternatives))[:, np.newaxis]
+        numbers = np.array([row.alternative for row in self._rows], np.intp)  # in order
+        self._bounded_alternatives, self._first_rows = np.unique(numbers, return_index=True)
         ends = [_around(row.constraint.bound) for row in self._rows]
         self._below, self._above = np.array(ends).reshape(-1, 2).T
         self._strict = np.array([row.constraint.strict for row in self._rows], np.bool_)
@@ -63,10 +67,11 @@ class Exclusion:
             self._require_fit(slopes, len(self._rows) if weights is None else len(self._alternatives))
         keys = _keys(boxes, weights, slopes)
         new = np.array([lane for lane, key in enumerate(keys) if key not in self._proved], np.intp)
-        if len(new):
-            parts = Interval(*(end[new] for end in boxes))
-            done = self._bounded(parts, None if weights is None else weights[new], slopes and slopes.of(new))
-            self._proved.update(keys[lane] for lane, proved in zip(new.tolist(), done, strict=True) if proved)
+        step = max(1, _TOGETHER // max(1, self._functionals.size))
+        for some in (new[first : first + step] for first in range(0, len(new), step)):
+            parts = Interval(*(end[some] for end in boxes))
+            done = self._bounded(parts, None if weights is None else weights[some], slopes and slopes.of(some))
+            self._proved.update(keys[lane] for lane, proved in zip(some.tolist(), done, strict=True) if proved)
         return np.array([key in self._proved for key in keys])
 
     def _require_fit(self, slopes: PartSlopes, functionals: int) -> None:
@@ -76,6 +81,12 @@ class Exclusion:
             raise Rejected("its slopes are not one for each neuron")
         if not slopes.fit(len(slopes.part) and int(slopes.part[-1]) + 1, functionals):
             raise Rejected("its slopes are for a functional that does not exist")
+
+    @property
+    def constraints(self) -> list[slice]:
+        """Of each alternative that has bounded constraints, their numbers."""
+        ends = [*self._first_rows[1:].tolist(), len(self._rows)]
+        return [slice(first, end) for first, end in zip(self._first_rows.tolist(), ends, strict=True)]
 
     def over(self, boxes: Interval, *, directions: bool = True) -> Callable[[Weights | None], PartBounds]:
         """Bounds (CROWN) over the boxes. directions: whether to keep those."""
@@ -92,7 +103,7 @@ class Exclusion:
         elif weights is None:
             # The least numbers that exclude the constraints, exactly; NaN is not among them.
             violated = lower >= np.where(self._strict, self._above, np.nextafter(self._below, np.inf))
-            settled = (violated[:, np.newaxis] & self._members).any(axis=2).all(axis=1)
+            settled = np.all(self.of_alternatives(np.logical_or, violated), axis=1)
         else:
             bound, strict = self._right_sides(weights)
             settled = np.all(np.where(strict, lower >= bound, lower > bound), axis=1)
@@ -146,19 +157,28 @@ class Exclusion:
         if weights is None:
             every = np.broadcast_to(self._functionals, (lanes, *self._functionals.shape))
             return every.reshape(*every.shape[:2], *shape), self._constants[np.newaxis]
-        share = weights[:, np.newaxis] * self._members.astype(np.float64)
-        # Terms are not negative: below that limit every sum of some of them was exact, in whatever order.
-        exact = share @ np.abs(self._functionals) < LARGEST_INTEGER
-        found = np.where(exact, share @ self._functionals, np.nan)
+        terms = weights[..., np.newaxis] * self._functionals
+        # Magnitudes are not negative: below that limit every sum of some of them was exact, in whatever order.
+        exact = self.of_alternatives(np.add, np.abs(terms)) < LARGEST_INTEGER
+        found = np.where(exact, self.of_alternatives(np.add, terms), np.nan)
         return found.reshape(*found.shape[:2], *shape), -self._right_sides(weights)[0]
 
     def _right_sides(self, weights: Weights) -> tuple[Array, NDArray[np.bool_]]:
         """Of the sums, lanes x alternatives, or a little more, infinity where none takes part; and whether they are
         strict."""
-        share = weights[:, np.newaxis] * self._members.astype(np.float64)
-        rounding = 2.0 * kappa(len(self._rows) + 4, FLOAT64_UNIT) * (share @ np.abs(self._above))
-        bound = np.where(share.any(axis=2), share @ self._above + rounding, np.inf)
-        return bound, np.asarray((share > 0) @ self._strict)
+        part, terms = weights > 0, weights * self._above
+        rounding = 2.0 * kappa(len(self._rows) + 4, FLOAT64_UNIT) * self.of_alternatives(np.add, np.abs(terms))
+        bound = self.of_alternatives(np.add, terms) + rounding
+        bound = np.where(self.of_alternatives(np.logical_or, part), bound, np.inf)
+        return bound, self.of_alternatives(np.logical_or, part & self._strict)
+
+    def of_alternatives(self, ufunc: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+        """Of values of the bounded constraints, lanes x constraints x any, those of each alternative in one; zero, or
+        false, where it has none."""
+        found = np.zeros((len(values), len(self._alternatives), *values.shape[2:]), values.dtype)
+        if len(self._rows):
+            found[:, self._bounded_alternatives] = ufunc.reduceat(values, self._first_rows, axis=1)
+        return found
 
     def _excluded(self, boxes: Interval, lane: int, bounds: list[float]) -> bool:
         """Whether a constraint of each alternative is violated in the box. bounds: of the left sides of the bounded

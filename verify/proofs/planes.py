@@ -26,7 +26,7 @@ from verify.bounds.relaxations import Planes, relaxation
 from verify.core.intervals import Interval, magnitude_of
 from verify.core.linear_maps import Dense
 from verify.core.primitives import LeakyRelu, Linear, Tensor
-from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa
+from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa
 
 
 class Sheaf(NamedTuple):
@@ -141,7 +141,7 @@ def planes_above(
     charge = relaxation(operand, intervals, contract).charge.reshape(-1)[rows]
     sizes = np.abs(weight) @ magnitude_of(intervals[read]).reshape(-1) + np.abs(bias)
     roundings = kappa(2 * (len(lower) + math.prod(relu.shape)) + 64, FLOAT64_UNIT)
-    slack = (charge + 4.0 * roundings * sizes) * (1.0 + 2.0**-20) + 2.0**-1000
+    slack = (charge + 4.0 * roundings * sizes) * (1.0 + 2.0**-20) + OWN_UNDERFLOW
     return Planes(rows, fractions * weight, np.maximum(first, second) + slack)
 
 

@@ -53,9 +53,6 @@ anew finds it positive, too: of a part that is bounded alone, less of the networ
 _MOST, _ELEMENTS = 1024, 2**16
 """Parts that are bounded together, and elements of a tensor, or constraints, that they have."""
 
-_CHEAP = 8
-"""Pairs of an alternative and a constraint for each of these elements: few operations are done to them."""
-
 Refute = Callable[[NDArray[np.float32]], bool]
 """Told a flat input: whether it is a counterexample, so that no proof is needed."""
 
@@ -76,9 +73,11 @@ class _Part:
 
 class InputSplitting:
     """A search for parts of a box in each of which the same is proved, by CROWN or with slopes of its own: of each
-    alternative, a combination of functionals of the output plus their constants positive.
+    alternative, a combination of constraints violated.
 
-    box: its ends, flat. functionals: functionals x the output's shape. constants, alternatives: of each functional.
+    box: its ends, flat. functionals: the left sides of the constraints, constraints x the output's shape. constants: to
+    be added to these, which are positive then where a constraint is violated. exclusion: of these alternatives, each of
+    which has such constraints.
     """
 
     def __init__(
@@ -87,21 +86,18 @@ class InputSplitting:
         box: tuple[NDArray[np.float32], NDArray[np.float32]],
         functionals: Array,
         constants: Array,
-        alternatives: NDArray[np.intp],
         exclusion: Exclusion,
         refute: Refute,
     ) -> None:
         self._shape, self._exclusion, self._refute = network.input.shape, exclusion, refute
         self._function = differentiable(network)
         self._functionals, self._constants = functionals, constants
-        self._members = alternatives == np.unique(alternatives)[:, np.newaxis]
-        self._combines = bool((self._members.sum(axis=1) > 1).any())
-        # What bounds each alternative: its sum, or its only constraint.
-        self._columns = np.arange(len(self._members)) if self._combines else self._members.argmax(axis=1)
+        # What bounds each alternative is a sum, or its only constraint.
+        self._combines = len(constants) > len(exclusion.constraints)
         self._backward = Backward(network.output, torch.device("cpu"))
         self._slopes = SlopesOfParts(self._backward)
         sizes = [math.prod(tensor.shape) for tensor in topological([network.output])]
-        sizes.append(max(len(constants), self._members.size // _CHEAP if self._combines else 0))
+        sizes.append(len(constants))
         self._at_a_time = int(np.clip(_ELEMENTS // max(sizes), 1, _MOST))
         self._width = box[1].astype(np.float64) - box[0]
         self._order = count()
@@ -172,18 +168,16 @@ class InputSplitting:
             weights = self._weights(_known(found.excess), direction, (boxes.upper - boxes.lower) / 2)
             for part, own in zip(parts, weights, strict=True):
                 part.weights = own
-            share = weights[:, np.newaxis] * self._members
             # What the combined functionals depend on, though in combination they may not.
-            magnitude = share @ np.abs(direction)
+            magnitude = self._exclusion.of_alternatives(np.add, weights[..., np.newaxis] * np.abs(direction))
             found = bounds(weights)
             direction = found.direction
         else:
-            direction = direction[:, self._columns]
             magnitude = np.abs(direction)
-        value = _known(found.excess)[:, self._columns]
+        value = _known(found.excess)
         needed = _ROOM * np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=0)
         if self._steepen(parts, found, needed):
-            value = _known(found.excess)[:, self._columns]
+            value = _known(found.excess)
         worst, alternative = value.min(axis=1), value.argmin(axis=1)
         proved = (value > needed).all(axis=1)
         proved[proved] = found.settle(proved)
@@ -216,20 +210,18 @@ class InputSplitting:
             intervals = intervals_of_lanes(found.intervals, len(parts), numbers)
             return self._backward.lanes(intervals, np.zeros((len(numbers), *self._backward.output.shape)))
 
-        excess = found.excess[:, self._columns]
-        constants = np.broadcast_to(found.constants, found.lower.shape)[:, self._columns]
-        missing = Missing(excess, needed, found.functionals[:, self._columns], constants, lanes)
+        constants = np.broadcast_to(found.constants, found.lower.shape)
+        missing = Missing(found.excess, needed, found.functionals, constants, lanes)
         pairs = self._slopes.found(missing, self._is_late)
         if pairs is None:
             return False
         likely = pairs.of_proved()
-        functional = self._columns[likely.functional]
-        for part, number, slopes in zip(likely.part.tolist(), functional.tolist(), likely.slopes, strict=True):
+        for part, number, slopes in zip(likely.part.tolist(), likely.functional.tolist(), likely.slopes, strict=True):
             parts[part].slopes[number] = slopes
         chosen = _slopes_of(parts)
         if chosen:
             found.steepen(chosen)
-        self._slopes.learn(missing, pairs, found.excess[:, self._columns])
+        self._slopes.learn(missing, pairs, found.excess)
         return chosen is not None
 
     def _weights(self, bounds: Array, direction: Array, radius: Array) -> NDArray[np.uint8]:
@@ -237,11 +229,11 @@ class InputSplitting:
         lower, along, extent = (torch.tensor(each) for each in (bounds, direction, radius))
         centre = lower + (along.abs() @ extent[..., None])[..., 0]
         weights = np.zeros(bounds.shape, np.uint8)
-        for members in self._members:
+        for members in self._exclusion.constraints:
             best = combinations(centre[:, members], along[:, members], extent)
             weights[:, members] = (best.nan_to_num() * 255.0).round().numpy()
-            lost, (numbers,) = ~weights[:, members].any(axis=1), members.nonzero()
-            weights[lost, numbers[bounds[lost][:, members].argmax(axis=1)]] = 255  # shares too small for any
+            lost = ~weights[:, members].any(axis=1)
+            weights[lost, members.start + bounds[lost, members].argmax(axis=1)] = 255  # shares too small for any
         return weights
 
     @torch.no_grad()
@@ -250,7 +242,7 @@ class InputSplitting:
         """Whether one of the most promising points is a counterexample."""
         y = self._function(torch.tensor(points.reshape(-1, *self._shape))).flatten(1).double().numpy()
         value = y @ self._functionals.reshape(len(self._functionals), -1).T + self._constants
-        excess = np.where(self._members, value[:, np.newaxis], -np.inf).max(axis=2).min(axis=1)
+        excess = self._exclusion.of_alternatives(np.maximum, value).min(axis=1)
         near = excess.argsort()[:_SHOWN].tolist()
         return any(excess[point] < _NEAR and self._refute(points[point]) for point in near)
 

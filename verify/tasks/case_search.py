@@ -113,10 +113,9 @@ class CaseSearch:
             return None
         network, case = self._network, self._case
         functionals, constants = constraint_functionals(network, self._rows)
-        numbers = np.array([row.alternative for row in self._rows])
         ends = case.lower.astype(np.float32), case.upper.astype(np.float32)
         exclusion = Exclusion(network, case.alternatives, self._contract, _WAY)
-        search = InputSplitting(network, ends, functionals, constants, numbers, exclusion, self._refute)
+        search = InputSplitting(network, ends, functionals, constants, exclusion, self._refute)
         if not search.run(self._deadline):
             self.late = search.late
             return None

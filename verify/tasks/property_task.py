@@ -18,6 +18,7 @@ import numpy as np
 from verify.check import check
 from verify.core.rounding import contract_named
 from verify.errors import ModelProblem, Rejected
+from verify.files import require_folder
 from verify.model.network import Network, load
 from verify.proofs.certificate import Certificate, Unreachable
 from verify.proofs.certificate import write as write_certificate
@@ -61,6 +62,7 @@ def answer_property(
 
     warn: is told what a user should know besides. Raises Problem, and ModelProblem for files that are not supported.
     """
+    require_folder(certificates)
     began = time.perf_counter()
     network: Network | None = None
     property: Property | None = None

@@ -11,6 +11,7 @@ from verify.bounds.methods import searches, ways_of
 from verify.boxes import InputRange, parse_eps
 from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.errors import ModelProblem, Problem
+from verify.files import require_folder
 from verify.model.network import Network
 from verify.tasks.effort import Effort
 from verify.tasks.result import Question, write_result
@@ -117,8 +118,11 @@ def answer(
     certificates: a folder for one certificate per verified sample, each checked before it is written.
     jobs: processes that look at samples at the same time; one means none but this.
     watch: passes the verdicts through as they are found, for a progress bar. Raises Problem where earlier verdicts lack
-    the certificates that are asked for.
+    the certificates that are asked for, or these have no folder.
     """
+    if not isinstance(jobs, int) or jobs < 1:
+        raise Problem(f"{jobs!r} is not a number of processes")
+    require_folder(certificates)
     if certificates and any(v.status is Status.VERIFIED and not v.certificate for v in verdicts):
         raise Problem("the interrupted run wrote no certificates: start anew, or leave them out")
     left = question.data.after(len(verdicts))

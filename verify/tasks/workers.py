@@ -46,7 +46,10 @@ def by_processes(question: Question, samples: Samples, certificates: Path | None
         for verdicts in found:
             yield from verdicts
     except BrokenProcessPool as error:
-        raise Problem("a process that looked at samples has ended, perhaps for lack of memory: try fewer") from error
+        raise Problem(
+            "a process that looked at samples has ended: perhaps for lack of memory, of which fewer take less, or "
+            'since a script asks for several without `if __name__ == "__main__":`'
+        ) from error
     finally:  # whatever ends this, nobody waits for samples that are still looked at
         for worker in workers:
             worker.terminate()

@@ -202,6 +202,8 @@ def pad(
     node.require_size([size + b + e for (b, e), size in zip(margins, x.shape, strict=True)])
     if mode != "constant" and min(amounts) < 0:
         node.refuse(f"negative pads in mode {mode!r} are not supported")
+    if mode == "reflect" and any(max(pair) >= size for pair, size in zip(margins, x.shape, strict=True) if any(pair)):
+        node.refuse("more is reflected than is there, which runtimes refuse")
 
     def padded(a: NDArray[Any]) -> NDArray[Any]:
         cropped = a[tuple(slice(max(-b, 0), n - max(-e, 0)) for (b, e), n in zip(margins, a.shape, strict=True))]
