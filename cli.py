@@ -180,7 +180,6 @@ def verify_command(
     from verify.boxes import eps_text, parse_eps, parse_range
     from verify.errors import Problem
     from verify.files import require_writable
-    from verify.model.network import load
     from verify.tasks import curve as curves
     from verify.tasks.card import write_card
     from verify.tasks.effort import Effort
@@ -190,9 +189,7 @@ def verify_command(
     terminal.CONSOLE.quiet = quiet()
     radii = [parse_eps(eps) for eps in curve.split(",")] if curve else []
 
-    network = load(model)
-    question = question_about(
-        network,
+    network, question = question_about(
         str(model),
         data=data,
         eps=eps,
@@ -336,15 +333,12 @@ def attack_command(
     from verify import terminal
     from verify.boxes import parse_range
     from verify.files import require_writable, write_atomically
-    from verify.model.network import load
     from verify.tasks.effort import Effort
     from verify.tasks.result import Summary, counterexamples, result_json
     from verify.tasks.task import answer, question_about
 
     terminal.CONSOLE.quiet = quiet()
-    network = load(model)
-    question = question_about(
-        network,
+    network, question = question_about(
         str(model),
         data=data,
         eps=eps,

@@ -31,7 +31,6 @@ from adcert.run import Run
 from adcert.train import Reporter
 from verify.bounds.methods import COMPLETE, METHODS
 from verify.files import write_atomically
-from verify.model.network import load as load_network
 from verify.tasks.effort import Effort
 from verify.tasks.result import Summary, read_verdicts
 from verify.tasks.robustness import Verdict
@@ -299,9 +298,7 @@ def _held_out_file(study: Study, student: Student, folder: Path) -> str:
 
 def _verified(study: Study, model: Path, data: str, result: Path, count: int | None, jobs: int) -> Finding:
     """What `verify` proves about `model`, from the result file if it is complete, else after completing it."""
-    network = load_network(model)
-    question = question_about(
-        network,
+    network, question = question_about(
         str(model),
         data=data,
         eps=None,

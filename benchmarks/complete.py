@@ -15,7 +15,6 @@ from verify.bounds.methods import METHODS
 from verify.boxes import box_around
 from verify.check import check
 from verify.core.rounding import contract_named
-from verify.model.network import load
 from verify.proofs.certificate import Certificate, Class, decode, encode
 from verify.proofs.split_trees import SplitProof
 from verify.tasks.robustness import Status, Verdict, verify_classifier
@@ -31,9 +30,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--timeout", type=float, default=20.0)
     options = parser.parse_args()
-    network = load(options.model)
-    question = question_about(
-        network,
+    network, question = question_about(
         options.model,
         data=options.data,
         eps=options.eps,

@@ -23,9 +23,8 @@ def test_a_student_and_its_teacher_ship() -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stem)
 def test_the_card_is_what_verification_finds(model: Path) -> None:
-    network = load(model)
-    question = question_about(
-        network, str(model), data=None, eps=None, start=0, count=None, method="ibp", contract="float32-any-order"
+    network, question = question_about(
+        str(model), data=None, eps=None, start=0, count=None, method="ibp", contract="float32-any-order"
     )
     verdicts: list[Verdict] = []
     answer(network, question, verdicts)

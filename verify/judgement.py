@@ -9,7 +9,7 @@ from pathlib import Path
 from verify.check import check, model_of
 from verify.errors import ModelProblem, Problem, Rejected
 from verify.files import read_bytes
-from verify.model.network import Network, load
+from verify.model.network import Model
 from verify.proofs.certificate import decode
 
 
@@ -33,7 +33,7 @@ class Judge:
     model: Path | None
     data: str | None
     property: Path | None
-    _networks: dict[Path, Network] = field(default_factory=dict)
+    _models: dict[Path, Model] = field(default_factory=dict)
 
     def __call__(self, path: Path) -> Iterator[Judgement]:
         """On a certificate; or on each proof that a result needs, and last on the result. Raises Problem where
@@ -50,7 +50,8 @@ class Judge:
     def _of_certificate(self, path: Path, content: bytes) -> Judgement:
         try:
             certificate = decode(content)
-            check(certificate, self._network(self.model or model_of(certificate, path)))
+            model = self._model(self.model or model_of(certificate, path))
+            check(certificate, model.network(certificate.lower.shape[1:]))
         except Rejected as reason:
             return Judgement(str(path), str(reason))
         return Judgement(str(path), None, certificate.statement)
@@ -63,13 +64,13 @@ class Judge:
         model = self.model or result.model
         if model is None:
             raise Problem(f"the model of {path} is neither beside it nor here: say where it is with --model")
-        network, count, failed = self._network(model), 0, 0
+        count = failed = 0
         try:
-            needed = result.confirmation(network, data=self.data, property=self.property)
+            needed = result.confirmation(self._model(model), data=self.data, property=self.property)
             for obligation in needed.obligations:
                 count += 1
                 try:
-                    require_proof(obligation, needed.contract, network, path.parent)
+                    require_proof(obligation, needed, path.parent)
                     yield Judgement(f"{path}: {obligation.subject}", None)
                 except Rejected as reason:
                     failed += 1
@@ -80,7 +81,7 @@ class Judge:
         except Rejected as reason:
             yield Judgement(str(path), str(reason))
 
-    def _network(self, file: Path) -> Network:
-        if file not in self._networks:
-            self._networks[file] = load(file)
-        return self._networks[file]
+    def _model(self, file: Path) -> Model:
+        if file not in self._models:
+            self._models[file] = Model(file)
+        return self._models[file]

@@ -116,7 +116,7 @@ def verify(
     Args:
         model: an ONNX file with one float32 input and one vector of logits.
         images: N x the shape of the model's input (axes of length one may be missing): float32, or uint8, which is
-            scaled to [0, 1].
+            scaled to [0, 1]. They tell the length of axes that the model leaves open.
         labels: N integers, each a class of the model.
         eps: the l_inf radius in the units of the model's input, "8/255" or 0.1. Default: what the file says.
         method: "ibp", "crown", "alpha-crown" or "complete": each tries those before it first. The last two need torch.
@@ -141,8 +141,8 @@ def verify(
     bounds those of Zhang et al. (arXiv 1811.00866), their optimisation that of Xu et al. (arXiv 2011.13824), branch and
     bound that of Wang et al. (arXiv 2103.06624), all of them widened by the rounding of the deployed network.
     """
-    network = load(model)
     data = labelled("arrays", np.asarray(images), np.asarray(labels))
+    network = load(model, data.images.shape[1:])
     question = question_on(
         network,
         os.fspath(model),
@@ -224,7 +224,7 @@ def check_certificate(certificate: File, model: File | None = None) -> Certifica
     """
     path = Path(certificate)
     statement = read_certificate(path)
-    check(statement, load(model_of(statement, path) if model is None else model))
+    check(statement, load(model_of(statement, path) if model is None else model, statement.lower.shape[1:]))
     return statement
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verify.core.primitives import Input, Product, Select, Shape, Tensor
@@ -52,17 +52,35 @@ class Network:
         return self.outputs[0]
 
 
-def load(path: str | os.PathLike[str]) -> Network:
-    """Read a model file into a network; raises ModelProblem for whatever cannot be verified."""
-    return build(onnx_file.read(Path(path)))
+class Model:
+    """A model file, for which there is one network, or one for each shape of samples if it leaves that open."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises ModelProblem for what cannot be read."""
+        self.file = onnx_file.read(Path(path))
+        self._networks: dict[Shape | None, Network] = {}
+
+    def network(self, sample: Shape | None = None) -> Network:
+        """As `build` makes it."""
+        key = sample if any(None in value.shape[1:] for value in self.file.inputs) else None
+        if key not in self._networks:
+            self._networks[key] = build(self.file, key)
+        return self._networks[key]
 
 
-def build(file: OnnxFile) -> Network:
+def load(path: str | os.PathLike[str], sample: Shape | None = None) -> Network:
+    """Read a model file into a network; raises ModelProblem for whatever cannot be verified. sample: as for `build`."""
+    return Model(path).network(sample)
+
+
+def build(file: OnnxFile, sample: Shape | None = None) -> Network:
     """Express every node of the file in primitives, by the table of operators.
 
-    An open batch axis gets length one, once it is shown that the samples of a batch do not influence each other.
+    An open batch axis gets length one, once it is shown that the samples of a batch do not influence each other. Other
+    axes of the input that are open get the lengths that they have in a sample of this shape, without a batch axis.
     """
     require_supported(file.nodes, file.opset)
+    file = replace(file, inputs=tuple(_taking(value, sample) for value in file.inputs))
     inputs, outputs = _expressed(file, batch=1)
     require_faithful_replacements(outputs)
     if any(None in value.shape for value in file.inputs):
@@ -125,8 +143,19 @@ def _value(values: Mapping[str, Operand], name: str) -> Operand:
     return values[name]
 
 
+def _taking(value: OnnxValue, sample: Shape | None) -> OnnxValue:
+    """The input that takes samples of that shape, of which none but the batch axis is open."""
+    if None not in value.shape[1:]:
+        return value
+    if sample is None or len(sample) != len(value.shape) - 1:
+        raise ModelProblem(
+            f"the input {value.name!r} leaves more than its first axis open, {value.shape}, and no samples of "
+            f"{len(value.shape) - 1} axes tell its shape: fix it with python -m "
+            "onnxruntime.tools.make_dynamic_shape_fixed, and deploy that"
+        )
+    sizes = (size or length for size, length in zip(value.shape[1:], sample, strict=True))
+    return replace(value, shape=(value.shape[0], *sizes))
+
+
 def _shape(value: OnnxValue, batch: int) -> Shape:
-    """Only the batch axis may be open."""
-    if any(size is None for size in value.shape[1:]):
-        raise ModelProblem(f"the input {value.name!r} leaves more than its first axis open: {value.shape}")
     return tuple(batch if size is None else size for size in value.shape)

@@ -21,7 +21,7 @@ from verify.boxes import InputRange, box_around, eps_text
 from verify.check import check
 from verify.core.rounding import Array, contract_named
 from verify.errors import Problem, Rejected
-from verify.model.network import Network
+from verify.model.network import Model, Network
 from verify.proofs.certificate import Class, Unreachable, read
 from verify.tasks.decision import cases_for
 from verify.tasks.result import SCHEMA_VERSION
@@ -43,12 +43,13 @@ class Obligation:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What is true of the model if all obligations, which are made one at a time, are proved under the contract.
+    """What is true of the network if all obligations, which are made one at a time, are proved under the contract.
 
     certified_accuracy: in %, then; None of a property.
     """
 
     statement: str
+    network: Network
     contract: str
     obligations: Iterator[Obligation]
     certified_accuracy: float | None = None
@@ -74,7 +75,7 @@ class ResultFile:
         path = about.get("path") if isinstance(about, dict) else None
         return located(path, self.folder) if isinstance(path, str) else None
 
-    def confirmation(self, network: Network, *, data: str | None, property: Path | None) -> Confirmation:
+    def confirmation(self, model: Model, *, data: str | None, property: Path | None) -> Confirmation:
         """What has to be proved, and what is true then. data, property: what the result is about, if that is not looked
         for by the name that the result has for it.
 
@@ -82,14 +83,18 @@ class ResultFile:
         should be about; and Problem where it is malformed, or something that it is about is missing or does not fit.
         """
         try:
-            if _typed(_typed(self.fields, "model", dict), "sha256", str) != network.sha256:
+            if _typed(_typed(self.fields, "model", dict), "sha256", str) != model.file.sha256:
                 raise Rejected("it is about another model: the SHA-256 differs")
-            return self._of_property(network, property) if self.is_about_a_property else self._of_samples(network, data)
+            return (
+                self._of_property(model.network(), property)
+                if self.is_about_a_property
+                else self._of_samples(model, data)
+            )
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             raise Problem(f"{self.name} is not a result file: {reason}") from error
 
-    def _of_samples(self, network: Network, source: str | None) -> Confirmation:
+    def _of_samples(self, model: Model, source: str | None) -> Confirmation:
         about, samples = _typed(self.fields, "data", dict), _typed(self.fields, "samples", list)
         contract, norm = contract_named(_typed(self.fields, "contract", str)), _typed(self.fields, "norm", str)
         eps, valid = _eps(self.fields), _range(self.fields)
@@ -109,6 +114,7 @@ class ResultFile:
             raise Rejected("the data do not have its samples")
         if labels != data.labels[first : first + count].tolist():
             raise Rejected("its labels are not those of the data")
+        network = model.network(data.images.shape[1:])
         inputs = samples_of(data, network.input.shape, start=first, count=count).inputs
         certificates = {
             place: None if sample.get("certificate") is None else _typed(sample, "certificate", str)
@@ -129,7 +135,7 @@ class ResultFile:
             f"{len(certificates)} of {count} ({share:.2f} %), {of}, are certified at eps {eps_text(eps)}{inside}"
         )
         certified = 100 * len(certificates) / count
-        return Confirmation(f"{statement}, {contract.scope}", contract.name, obligations(), certified)
+        return Confirmation(f"{statement}, {contract.scope}", network, contract.name, obligations(), certified)
 
     def _of_property(self, network: Network, path: Path | None) -> Confirmation:
         about, certificates = _typed(self.fields, "property", dict), _typed(self.fields, "certificates", list)
@@ -153,7 +159,7 @@ class ResultFile:
             claim = Unreachable(tuple(case.alternatives))
             found.append(Obligation(f"case {number}", certificate, claim, lower, upper))
         statement = f"{path} holds" + ("" if cases else ", for no input fulfils its own constraints")
-        return Confirmation(f"{statement}, {contract.scope}", contract.name, iter(found))
+        return Confirmation(f"{statement}, {contract.scope}", network, contract.name, iter(found))
 
     def _data(self, name: str) -> str:
         """Where data of that name are."""
@@ -185,24 +191,24 @@ def result_file(path: Path, content: bytes) -> ResultFile:
     return ResultFile(str(path), path.parent, fields)
 
 
-def require_proof(obligation: Obligation, contract: str, network: Network, folder: Path) -> None:
-    """Return if the obligation's certificate, found from the folder of the result, proves it under the contract; raise
-    Rejected, with the reason, if not."""
+def require_proof(obligation: Obligation, of: Confirmation, folder: Path) -> None:
+    """Return if the certificate of an obligation of the confirmation, found from the folder of the result, proves it;
+    raise Rejected, with the reason, if not."""
     if obligation.certificate is None:
         raise Rejected("the result names no certificate of it")
     path = located(obligation.certificate, folder)
     if path is None:
         raise Rejected(f"there is no certificate {obligation.certificate!r}")
     certificate = read(path)
-    if certificate.contract != contract:
-        raise Rejected(f"its certificate is under the contract {certificate.contract!r}, not {contract!r}")
+    if certificate.contract != of.contract:
+        raise Rejected(f"its certificate is under the contract {certificate.contract!r}, not {of.contract!r}")
     if certificate.claim != obligation.claim:
         raise Rejected("its certificate proves something else")
     if certificate.lower.shape != obligation.lower.shape:
         raise Rejected("its certificate is about inputs of another shape")
     if not ((certificate.lower <= obligation.lower) & (certificate.upper >= obligation.upper)).all():
         raise Rejected("its certificate is about another box")
-    check(certificate, network)
+    check(certificate, of.network)
 
 
 def located(path: str, folder: Path) -> Path | None:

@@ -44,16 +44,11 @@ class Samples:
         return replace(self, start=self.start + done, inputs=self.inputs[done:], labels=self.labels[done:])
 
 
-def load_samples(source: str, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
-    """The samples start, start + 1, ... of a data set's test split, or of an .npz file with arrays x and y.
+def samples_of(dataset: Dataset, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
+    """The samples start, start + 1, ... of a data set.
 
     shape: of the model's input. sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
     """
-    return samples_of(read_data(source), shape, start=start, count=count)
-
-
-def samples_of(dataset: Dataset, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
-    """The same of data that were read already."""
     x, y, name = dataset.images, dataset.labels, dataset.name
     if not 0 <= start < len(y):
         raise DataProblem(f"there is no sample {start}: {name} holds {len(y)}")

@@ -12,11 +12,12 @@ from verify.boxes import InputRange, parse_eps
 from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.errors import ModelProblem, Problem
 from verify.files import require_folder
-from verify.model.network import Network
+from verify.model.network import Model, Network
+from verify.model.operators import require_supported
 from verify.tasks.effort import Effort
 from verify.tasks.result import Question, write_result
 from verify.tasks.robustness import Status, Verdict
-from verify.tasks.samples import Samples, load_samples
+from verify.tasks.samples import Samples, read_data, samples_of
 from verify.tasks.verdicts import verdicts_about
 from verify.tasks.workers import by_processes
 
@@ -27,7 +28,6 @@ _DEFAULT_TIMEOUT_S = 20.0
 
 
 def question_about(
-    network: Network,
     model_path: str,
     *,
     data: str | None,
@@ -40,17 +40,21 @@ def question_about(
     attack: Effort | None = None,
     engine: str = "numpy",
     valid: InputRange | None = None,
-) -> Question:
-    """The question about a data set or .npz file; valid: as for `question_on`, and raises as that does, and Problem
-    where nothing names the data.
+) -> tuple[Network, Question]:
+    """The model, and the question about it and a data set or .npz file; valid: as for `question_on`, and raises as that
+    does, ModelProblem where the model is not supported, and Problem where nothing names the data.
     """
-    data = data or network.metadata.get("adcert.dataset")
+    model = Model(model_path)
+    require_supported(model.file.nodes, model.file.opset)  # before anything is said about data
+    data = data or model.file.metadata.get("adcert.dataset")
     if not data:
         raise Problem("the model does not name its data set: say which with --data")
-    return question_on(
+    dataset = read_data(data)
+    network = model.network(dataset.images.shape[1:])
+    question = question_on(
         network,
         model_path,
-        load_samples(data, network.input.shape, start=start, count=count),
+        samples_of(dataset, network.input.shape, start=start, count=count),
         eps=eps,
         method=method,
         contract=contract,
@@ -59,6 +63,7 @@ def question_about(
         engine=engine,
         valid=valid,
     )
+    return network, question
 
 
 def question_on(

@@ -16,6 +16,7 @@ from functools import cache
 from itertools import repeat
 from pathlib import Path
 
+from verify.core.primitives import Shape
 from verify.errors import ModelProblem, Problem
 from verify.model.network import Network, load
 from verify.tasks.result import Question
@@ -58,14 +59,14 @@ def by_processes(question: Question, samples: Samples, certificates: Path | None
 
 def _verdicts(question: Question, samples: Samples, certificates: Path | None) -> list[Verdict]:
     """In a process of its own."""
-    network = _network(question.model_path, question.model_sha256)
+    network = _network(question.model_path, question.model_sha256, samples.inputs.shape[2:])
     return list(verdicts_about(network, question, samples, certificates, threads=1))
 
 
 @cache
-def _network(path: str, sha256: str) -> Network:
+def _network(path: str, sha256: str, sample: Shape) -> Network:
     """Read once by each process."""
-    network = load(path)
+    network = load(path, sample)
     if network.sha256 != sha256:
         raise ModelProblem(f"the model {path} has changed since it was read")
     return network
