@@ -78,6 +78,26 @@ def conv(version: int, rng: np.random.Generator) -> list[Case]:
     ]
 
 
+@_for("ConvTranspose")
+def conv_transpose(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(shape: Shape, weight: Shape, *, bias: int = 0, **attributes: Any) -> Case:
+        constants = {"w": floats(rng, *weight)}
+        if bias:
+            constants["b"] = floats(rng, bias)
+        return _single("ConvTranspose", shape, constants, **attributes)
+
+    return [
+        case((1, 3, 4, 5), (3, 2, 3, 2), bias=2),
+        case((1, 3, 4, 5), (3, 2, 4, 3), strides=[2, 3], pads=[1, 0, 2, 1]),
+        case((1, 4, 3, 4), (4, 3, 3, 3), bias=6, group=2, strides=[2, 2], output_padding=[1, 0], pads=[1, 1, 1, 1]),
+        case((1, 4, 5, 4), (4, 1, 3, 2), group=4, dilations=[2, 1], strides=[1, 2], auto_pad="VALID"),
+        case((1, 2, 6, 5), (2, 3, 1, 2), bias=3, strides=[3, 1], pads=[1, 1, 2, 2], kernel_shape=[1, 2]),
+        case((1, 2, 5), (2, 3, 4), strides=[3]),
+        case((1, 2, 3, 2, 2), (2, 2, 2, 3, 2), strides=[1, 2, 1], pads=[0, 1, 0, 1, 0, 0]),
+        case((2, 3, 3, 3), (3, 4, 1, 1)),
+    ]
+
+
 @_for("Gemm")
 def gemm(version: int, rng: np.random.Generator) -> list[Case]:
     w, v = floats(rng, 6, 4), floats(rng, 4, 6)

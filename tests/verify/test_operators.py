@@ -224,6 +224,27 @@ MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], 
         13,
         "more is reflected than is there",
     ),
+    "a transposed kernel of other channels": (
+        [node("ConvTranspose", ["x", "kernel"], "y")],
+        [1, 4, 3],
+        {"kernel": np.ones((2, 4, 2), np.float32)},
+        13,
+        "does not fit an input",
+    ),
+    "a transposed convolution of no result": (
+        [node("ConvTranspose", ["x", "kernel"], "y", pads=[2, 2])],
+        [1, 2, 3],
+        {"kernel": np.ones((2, 4, 2), np.float32)},
+        13,
+        "its result is empty",
+    ),
+    "a transposed convolution of a given size": (
+        [node("ConvTranspose", ["x", "kernel"], "y", output_shape=[5])],
+        [1, 2, 3],
+        {"kernel": np.ones((2, 4, 2), np.float32)},
+        13,
+        "follow from the shape of the output",
+    ),
     "a huge window": ([node("MaxPool", ["x"], "y", kernel_shape=[300, 300])], [1, 1, 300, 300], {}, 13, "a window of"),
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.core.linear_maps import Convolution
 from verify.core.primitives import Linear, MaxPool, Reshape, Select, Tensor
@@ -12,6 +14,7 @@ from verify.core.rounding import Array
 from verify.core.windows import Window
 from verify.model.operators.arithmetic import reduce_over
 from verify.model.operators.computed import factor_of
+from verify.model.operators.movement import move
 from verify.model.operators.node import Node, Operand
 from verify.model.operators.quantised import product_of_quantised
 from verify.model.operators.registry import operator
@@ -75,18 +78,77 @@ def conv(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -
 
 def convolved(node: Node, x: Tensor, kernel: Array, bias: Array | None) -> Tensor:
     """The convolution that the attributes of a node describe; of integers, if x holds some."""
-    groups = node.attribute("group", 1)
-    if groups < 1 or (bias is not None and bias.shape != (len(kernel),)):
-        node.refuse(f"{groups} groups, or a bias that is not one number for each of {len(kernel)} outputs")
+    groups: int = node.attribute("group", 1)
+    _require_fit(node, x, kernel, groups, channels=kernel.shape[1] * groups)
+    window, _ = _window(node, x.shape[2:], kernel.shape[2:])
+    return _dot(node, x, kernel, bias, window, groups)
+
+
+def _require_fit(node: Node, x: Tensor, kernel: Array, groups: int, channels: int) -> None:
+    """channels: that the kernel takes."""
+    if groups < 1 or len(kernel) % groups or len(x.shape) != kernel.ndim or x.shape[1] != channels:
+        node.refuse(f"a kernel of shape {kernel.shape} in {groups} groups does not fit an input of shape {x.shape}")
     if node.attribute("kernel_shape", list(kernel.shape[2:])) != list(kernel.shape[2:]):
         node.refuse("kernel_shape differs from the kernel's shape")
-    if len(x.shape) != kernel.ndim or x.shape[1] != kernel.shape[1] * groups or len(kernel) % groups:
-        node.refuse(f"a kernel of shape {kernel.shape} in {groups} groups does not fit an input of shape {x.shape}")
-    window, _ = _window(node, x.shape[2:], kernel.shape[2:])
+
+
+def _dot(node: Node, x: Tensor, kernel: Array, bias: Array | None, window: Window, groups: int) -> Tensor:
+    if bias is not None and bias.shape != (len(kernel),):
+        node.refuse(f"the bias is not one number for each of {len(kernel)} outputs")
     shift = None if bias is None else bias.reshape(-1, *[1] * (kernel.ndim - 2))
     shape = (x.shape[0], len(kernel), *window.output(x.shape[2:]))
     node.require_size(shape)
     return node.result(node.dot(Convolution(kernel, window, groups), shift, x), x, shape=shape)
+
+
+@operator("ConvTranspose", 1, 11, 22)
+def conv_transpose(node: Node, x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
+    """A convolution with the reversed kernel, of x with zeros between its elements and around them: products with these
+    are zero in any arithmetic."""
+    x, kernel = node.tensor(x), node.weights(weight, "the kernel")
+    channels, outputs, *extent = kernel.shape
+    groups, axes = node.attribute("group", 1), len(extent)
+    _require_fit(node, x, kernel, groups, channels)
+    strides, dilations = (node.attribute(name, [1] * axes) for name in ("strides", "dilations"))
+    pads, more = node.attribute("pads", [0] * (2 * axes)), node.attribute("output_padding", [0] * axes)
+    if node.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or node.attribute("output_shape"):
+        node.refuse("pads that follow from the shape of the output are not supported: runtimes disagree")
+    if not len(strides) == len(dilations) == len(more) == len(pads) // 2 == axes:
+        node.refuse(f"strides, dilations or pads do not fit {axes} spatial axes")
+    if min(*strides, *dilations, *extent) < 1 or min(*pads, *more) < 0 or any(map(int.__ge__, more, strides)):
+        node.refuse("negative pads, windows without extent and output_padding of a stride or more are not supported")
+    if math.prod(extent) > LARGEST_WINDOW:
+        node.refuse(f"a window of {math.prod(extent)} elements is not supported")
+    reach = [dilation * (size - 1) for dilation, size in zip(dilations, extent, strict=True)]
+    begin = [r - pad for r, pad in zip(reach, pads[:axes], strict=True)]
+    end = [r - pad + added for r, pad, added in zip(reach, pads[axes:], more, strict=True)]
+    among = _among_zeros(node, x, strides, begin, end)
+    window = Window(tuple(extent), (1,) * axes, tuple(dilations), (0,) * axes, (0,) * axes)
+    if min(window.output(among.shape[2:])) < 1:
+        node.refuse("its result is empty")
+    apart = kernel.reshape(groups, channels // groups, outputs, *extent).swapaxes(1, 2)
+    turned = np.flip(apart, tuple(range(3, 3 + axes))).reshape(groups * outputs, channels // groups, *extent)
+    shift = None if bias is None else node.weights(bias, "the bias")
+    return _dot(node, among, np.ascontiguousarray(turned), shift, window, groups)
+
+
+def _among_zeros(node: Node, x: Tensor, strides: list[int], begin: list[int], end: list[int]) -> Tensor:
+    """The elements of x at every so many places of each spatial axis, zeros in between, and so many at its ends, or so
+    many places less."""
+    spread = [(size - 1) * stride + 1 for size, stride in zip(x.shape[2:], strides, strict=True)]
+    sides = list(zip(begin, end, strict=True))
+    node.require_size(
+        [*x.shape[:2], *(size + max(b, 0) + max(e, 0) for size, (b, e) in zip(spread, sides, strict=True))]
+    )
+
+    def among(elements: NDArray[Any]) -> NDArray[Any]:
+        found = np.full((*x.shape[:2], *spread), -1)
+        found[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))] = elements
+        kept = (slice(max(-b, 0), size - max(-e, 0)) for size, (b, e) in zip(spread, sides, strict=True))
+        added = [(0, 0), (0, 0), *((max(b, 0), max(e, 0)) for b, e in sides)]
+        return np.pad(found[(slice(None), slice(None), *kept)], added, constant_values=-1)
+
+    return node.tensor(move(node, x, among))
 
 
 def _covered(window: Window, spatial: tuple[int, ...]) -> Array:
