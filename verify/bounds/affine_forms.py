@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from verify.bounds.activations import is_relu
 from verify.bounds.lines import Intervals
 from verify.bounds.quadratics import Axes, Curvature
-from verify.bounds.relaxations import Relaxation
+from verify.bounds.relaxations import Centre, Centres, FunctionLines, Lines, Relaxation, ReluLines
 from verify.core.functions import Function
 from verify.core.intervals import Interval, midpoint, per_lane
 from verify.core.primitives import (
@@ -265,7 +265,9 @@ def _sum(tensor: Tensor, operands: list[Form], intervals: Intervals, around: Rel
 
 def _product(tensor: Tensor, operands: list[Form], intervals: Intervals, around: Relaxation) -> Form:
     """x y is within the charge of d x + c y - c d (`verify.bounds.relaxations`)."""
-    (x, y), (c, d) = operands, around.lines
+    (x, y), centres = operands, around.lines
+    assert isinstance(centres, Centres)
+    c, d = centres
     first, second = _scaled(x, d), _scaled(y, c)
     found = Form(
         first.centre + second.centre - c * d, first.generators + second.generators, first.radius + second.radius
@@ -281,15 +283,16 @@ def _relu(tensor: Tensor, operands: list[Form], intervals: Intervals, around: Re
     """Below its line above, by the offset of that at most: at the kink."""
     if not is_relu(tensor):
         return _between_lines(tensor, operands, intervals, around)
-    _, slope, offset, *_ = around.lines
-    return _near_line(operands[0], slope, 0.5 * offset, 0.5 * offset, around.charge, offset)
+    lines: ReluLines = around.lines
+    return _near_line(operands[0], lines.above, 0.5 * lines.offset, 0.5 * lines.offset, around.charge, lines.offset)
 
 
 def _between_lines(tensor: Tensor, operands: list[Form], intervals: Intervals, around: Relaxation) -> Form | None:
     """Both lines turn around the middle of what is read, from one that is half as steep as both together."""
-    if len(around.lines) < 4:  # an end of the interval is all that is known
+    lines: Centre | Lines | FunctionLines = around.lines
+    if isinstance(lines, Centre):  # an end of the interval is all that is known
         return None
-    below, low, above, high = around.lines[:4]
+    below, low, above, high = lines[:4]
     centre, radius, magnitude = midpoint(intervals[tensor.operands[0]])
     slope, turn = 0.5 * (above + below), 0.5 * (above - below)
     deviation = 0.5 * (high - low) + turn * centre + np.abs(turn) * radius

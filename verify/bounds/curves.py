@@ -24,8 +24,7 @@ NEAR_CROWN = 0.5 / 127.0
 """What turns a slope by less than one 255th does not turn it."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """y = slope x + offset, elementwise."""
 
     slope: Array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,8 +101,7 @@ def ratio(a: Interval, b: Interval, z: Interval, contract: Contract) -> Ratio:
     )
 
 
-@dataclass(frozen=True)
-class Winners:
+class Winners(NamedTuple):
     """Of each window of a max pooling: the tap under which the element with the largest lower bound lies, whether it is
     always the maximum, and an upper bound of the maximum where it is not; lanes x the shape of the result."""
 

@@ -60,6 +60,13 @@ class Curvature(NamedTuple):
         return Curvature(*map(function, self))
 
 
+class Spread(NamedTuple):
+    """Of the input: the centre of its interval, and the generators of its axes."""
+
+    centre: Array
+    generators: Array
+
+
 Curvatures = Mapping[Tensor, Axes | Curvature]
 """By the tensor: of the input, and of products."""
 
@@ -69,24 +76,24 @@ def curved(
 ) -> Relaxation:
     """The relaxation of the input, or of a product, that passes on quadratic forms. flat: the one that does not."""
     if isinstance(known, Axes):
-        return replace(flat, through=_through_axes, lines=(*flat.lines, known.generators))
-    c, d, first, second, size, rest = known
+        return replace(flat, through=_through_axes, lines=Spread(flat.lines.centre, known.generators))
+    c, d, size, rest = known.c, known.d, known.size, known.rest
     x, y = (magnitude_of(intervals[operand]) for operand in tensor.operands)
     passed = own_error(tensor, 2.0 * (np.abs(d) * x + np.abs(c) * y + np.abs(c * d)))
     summed = kappa(math.prod(tensor.shape) + 8, FLOAT64_UNIT) * size
     rounding = kappa(1, contract.unit) * magnitude_of(intervals[tensor]) + contract.underflow
     loss = rest + summed + rounding + passed
-    return charged(tensor, intervals, _through_curved, loss, c, d, first, second)
+    return charged(tensor, intervals, _through_curved, loss, known)
 
 
 def _through_axes(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    centre, generators = around.lines
-    flat, axes = a.reshape(*a.shape[:2], -1), generators.reshape(*generators.shape[:2], -1)
-    return Step((), dot(a, centre), slope=flat @ axes.swapaxes(1, 2))
+    lines: Spread = around.lines
+    flat, axes = (each.reshape(*each.shape[:2], -1) for each in (a, lines.generators))
+    return Step((), dot(a, lines.centre), slope=flat @ axes.swapaxes(1, 2))
 
 
 def _through_curved(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    c, d, first, second = around.lines
+    c, d, first, second, *_ = around.lines
     x, y = (operand.shape for operand in tensor.operands)
     flat, left, right = (each.reshape(*each.shape[:2], -1) for each in (a, first, second))
     curvature = (flat[:, :, np.newaxis] * left[:, np.newaxis]) @ right.swapaxes(1, 2)[:, np.newaxis]

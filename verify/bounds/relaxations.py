@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from verify.bounds.activations import is_relu
 from verify.bounds.curves import Curve, Line
 from verify.bounds.functionals import dot, times
-from verify.bounds.lines import Intervals, leaky_rounding, lines_around, places_of, ratio, slopes, winners
+from verify.bounds.lines import Intervals, Winners, leaky_rounding, lines_around, places_of, ratio, slopes, winners
 from verify.core.functions import Function
 from verify.core.intervals import Interval, LinearError, fused_error, magnitude_of, midpoint, variance_error
 from verify.core.linear_maps import Diagonal
@@ -135,17 +135,17 @@ class Relaxation:
     through: passes functionals of the result (lanes x functionals x its shape) backwards, with these lines. charge: not
     negative; what rounding, deployed and own, and the width of intervals take away at most, for each element, per unit
     of its coefficient. own: computes the part of it that float64 roundings of the coefficients, and of the sum of their
-    products with values, can change.
+    products with values, can change. lines: a named tuple of arrays, of a type that belongs to `through`.
     """
 
     through: Callable[[Tensor, Array, Relaxation, Choice | None], Step]
     charge: Array
     own: Callable[[], Array]
-    lines: tuple[NDArray[Any], ...] = ()
+    lines: Any = ()
 
     def mapped(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> Relaxation:
         """With the function applied to every array."""
-        lines = tuple(map(function, self.lines))
+        lines = self.lines and self.lines._make(None if each is None else function(each) for each in self.lines)
         return Relaxation(self.through, function(self.charge), lambda: function(self.own()), lines)
 
     @property
@@ -155,6 +155,70 @@ class Relaxation:
 
 
 Through = Callable[[Tensor, Array, Relaxation, Choice | None], Step]
+
+
+class Centre(NamedTuple):
+    """Of the interval, where substitution ends."""
+
+    centre: Array
+
+
+class ReluLines(NamedTuple):
+    """Of a ReLU, or leaky one: the slope of the line through zero below, the line above, and the own error of what it
+    reads, if that is more than the charge has."""
+
+    below: Array
+    above: Array
+    offset: Array
+    own: Array | None
+
+
+class Lines(NamedTuple):
+    """The slope of a line below, its value at zero, and the same of a line above."""
+
+    below: Array
+    low: Array
+    above: Array
+    high: Array
+
+
+class FunctionLines(NamedTuple):
+    """The same around a smooth function; the interval of what it reads, and its own."""
+
+    below: Array
+    low: Array
+    above: Array
+    high: Array
+    least: Array
+    largest: Array
+    lowest: Array
+    highest: Array
+
+
+class Centres(NamedTuple):
+    """Of the intervals of a product's operands x and y: x y is about c y + d x - c d."""
+
+    c: Array
+    d: Array
+
+
+class RatioLines(NamedTuple):
+    """Around a quotient, as `lines.Ratio` has them."""
+
+    first: Array
+    second: Array
+    offset: Array
+    below: Array
+    low: Array
+    above: Array
+    high: Array
+
+
+class SoftmaxPlane(NamedTuple):
+    """Slopes of each element in what the softmax reads, and the value at zero."""
+
+    slope: Array
+    offset: Array
 
 
 def some_lanes(values: NDArray[Any], rows: slice | NDArray[np.integer]) -> NDArray[Any]:
@@ -179,20 +243,21 @@ def relaxation(
 def _with_signs(around: Relaxation, sign: NDArray[np.int8]) -> Relaxation:
     """Of a ReLU that reads numbers of these signs. Where they are at least zero the function is the line above, and no
     line below is wrong; where they are at most zero the intervals have to say so."""
-    below, above, offset, *own = around.lines
+    lines: ReluLines = around.lines
     positive = sign > 0
-    return replace(around, lines=(below, np.where(positive, 1.0, above), np.where(positive, 0.0, offset), *own))
+    above, offset = np.where(positive, 1.0, lines.above), np.where(positive, 0.0, lines.offset)
+    return replace(around, lines=lines._replace(above=above, offset=offset))
 
 
 def constant(tensor: Tensor, intervals: Intervals) -> Relaxation:
     """Where substitution ends, as the interval bounds the tensor."""
     centre, radius, _ = midpoint(intervals[tensor])
     own = partial(own_error, tensor, magnitude_of(intervals[tensor]))
-    return Relaxation(_through_centre, radius + own(), own, (centre,))
+    return Relaxation(_through_centre, radius + own(), own, Centre(centre))
 
 
 def _through_centre(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    return Step((), dot(a, *around.lines))
+    return Step((), dot(a, around.lines.centre))
 
 
 def _constant(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
@@ -207,7 +272,7 @@ def own_error(tensor: Tensor, magnitude: Array) -> Array:
 
 
 def charged(
-    tensor: Tensor, intervals: Intervals, through: Through, loss: Array | float = 0.0, *lines: NDArray[Any]
+    tensor: Tensor, intervals: Intervals, through: Through, loss: Array | float = 0.0, lines: Any = ()
 ) -> Relaxation:
     """With a charge of what the operation loses and what passing it on costs."""
     own = partial(own_error, tensor, magnitude_of(intervals[tensor]))
@@ -255,15 +320,15 @@ def _leaky_relu(tensor: Tensor, intervals: Intervals, contract: Contract) -> Rel
     x = intervals[tensor.operands[0]]
     below, above = slopes(primitive, x)
     own = own_error(tensor, magnitude_of(x))
-    lines = below, above.slope, above.offset, *((own,) if primitive.slope else ())
-    return charged(tensor, intervals, _through_relu, own + leaky_rounding(primitive, x, contract), *lines)
+    lines = ReluLines(below, above.slope, above.offset, own if primitive.slope else None)
+    return charged(tensor, intervals, _through_relu, own + leaky_rounding(primitive, x, contract), lines)
 
 
 def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
     primitive: Any = tensor.primitive
     slope = primitive.slope
-    lowest, highest, offset, *own = around.lines
-    below, above = lowest[:, np.newaxis], highest[:, np.newaxis]
+    lines: ReluLines = around.lines
+    below, above, offset = lines.below[:, np.newaxis], lines.above[:, np.newaxis], lines.offset
     added: Array | None = None
     if choice:
         chosen = np.clip(slope + (1.0 - slope) * choice.slope, slope, 1.0)
@@ -297,7 +362,7 @@ def _through_relu(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
     coefficients += negative
     if added is not None:
         coefficients += added
-        constant = constant - dot(np.abs(added), *own or (around.charge,))
+        constant = constant - dot(np.abs(added), around.charge if lines.own is None else lines.own)
     return Step((coefficients,), constant, beyond)
 
 
@@ -311,29 +376,29 @@ def _between_lines(tensor: Tensor, intervals: Intervals, contract: Contract) -> 
         np.maximum(np.abs(x), np.abs(y)) for x, y in ((below.slope, above.slope), (below.offset, above.offset))
     )
     loss = own_error(tensor, steepest * magnitude + highest)
-    ends = below.slope, below.offset, above.slope, above.offset
-    return charged(tensor, intervals, _through_lines, loss, *ends)
+    return charged(tensor, intervals, _through_lines, loss, Lines(*below, *above))
 
 
 def _through_lines(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    below, low, above, high = around.lines
+    lines: Lines | FunctionLines = around.lines
     positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
-    coefficients = positive * below[:, np.newaxis] + negative * above[:, np.newaxis]
-    return Step((coefficients,), dot(positive, low) + dot(negative, high))
+    coefficients = positive * lines.below[:, np.newaxis] + negative * lines.above[:, np.newaxis]
+    return Step((coefficients,), dot(positive, lines.low) + dot(negative, lines.high))
 
 
 def _function(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
     around = _between_lines(tensor, intervals, contract)
-    ends = *intervals[tensor.operands[0]], *intervals[tensor]
-    return replace(around, through=partial(_through_function, contract), lines=(*around.lines, *ends))
+    lines: Lines = around.lines
+    known = FunctionLines(*lines, *intervals[tensor.operands[0]], *intervals[tensor])
+    return replace(around, through=partial(_through_function, contract), lines=known)
 
 
 def _through_function(contract: Contract, tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    *lines, least, largest, lowest, highest = around.lines
     if choice is None:
-        return _through_lines(tensor, a, replace(around, lines=tuple(lines)), None)
+        return _through_lines(tensor, a, around, None)
     primitive: Any = tensor.primitive
-    x, y = Interval(least, largest), Interval(lowest, highest)
+    lines: FunctionLines = around.lines
+    x, y = Interval(lines.least, lines.largest), Interval(lines.lowest, lines.highest)
     curve = Curve.of(primitive, x, y, contract)
     below, above = (curve.chosen(sign, choice.slope) for sign in (-1, 1))
     if choice.within:
@@ -479,13 +544,13 @@ def _product(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxa
     (c, radius, reach), (d, other, extent) = midpoint(first), midpoint(second)
     rounding = kappa(1, contract.unit) * magnitude_of(intervals[tensor]) + contract.underflow
     loss = radius * other * (1.0 + 2.0**-50) + rounding + own_error(tensor, 3.0 * reach * extent)
-    return charged(tensor, intervals, _through_product, loss, c, d)
+    return charged(tensor, intervals, _through_product, loss, Centres(c, d))
 
 
 def _through_product(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    c, d = around.lines
+    lines: Centres = around.lines
     first, second = (operand.shape for operand in tensor.operands)
-    return Step((times(a, d, first), times(a, c, second)), -dot(a, c * d))
+    return Step((times(a, lines.d, first), times(a, lines.c, second)), -dot(a, lines.c * lines.d))
 
 
 def _quotient(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
@@ -496,17 +561,17 @@ def _quotient(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     highest = np.maximum(np.abs(below.offset), np.abs(above.offset))
     terms = np.abs(around.first) * magnitude_of(first) + np.abs(around.second) * (steepest + highest)
     loss = around.deviation + own_error(tensor, 2.0 * (terms + np.abs(around.offset)))
-    lines = *around[:3], below.slope, below.offset, above.slope, above.offset
-    return charged(tensor, intervals, _through_quotient, loss, *lines)
+    lines = RatioLines(around.first, around.second, around.offset, *below, *above)
+    return charged(tensor, intervals, _through_quotient, loss, lines)
 
 
 def _through_quotient(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    first, second, offset, below, low, above, high = around.lines
-    inverse = a * second[:, np.newaxis]
+    lines: RatioLines = around.lines
+    inverse = a * lines.second[:, np.newaxis]
     positive, negative = np.maximum(inverse, 0.0), np.minimum(inverse, 0.0)
-    coefficients = positive * below[:, np.newaxis] + negative * above[:, np.newaxis]
-    constant = dot(a, offset) + dot(positive, low) + dot(negative, high)
-    return Step((a * first[:, np.newaxis], coefficients), constant)
+    coefficients = positive * lines.below[:, np.newaxis] + negative * lines.above[:, np.newaxis]
+    constant = dot(a, lines.offset) + dot(positive, lines.low) + dot(negative, lines.high)
+    return Step((a * lines.first[:, np.newaxis], coefficients), constant)
 
 
 def _softmax(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
@@ -517,12 +582,12 @@ def _softmax(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxa
     around = plane(x.lower, x.upper, primitive.logarithm, contract)
     size = (np.abs(around.slope) @ magnitude_of(x)[..., np.newaxis])[..., 0] + np.abs(around.offset)
     loss = around.deviation + own_error(tensor, size)
-    return charged(tensor, intervals, _through_softmax, loss, around.slope, around.offset)
+    return charged(tensor, intervals, _through_softmax, loss, SoftmaxPlane(around.slope, around.offset))
 
 
 def _through_softmax(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    slope, offset = around.lines
-    return Step(((a[..., np.newaxis, :] @ slope[:, np.newaxis])[..., 0, :],), dot(a, offset))
+    lines: SoftmaxPlane = around.lines
+    return Step(((a[..., np.newaxis, :] @ lines.slope[:, np.newaxis])[..., 0, :],), dot(a, lines.offset))
 
 
 def _max_pool(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
@@ -535,15 +600,15 @@ def _max_pool(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relax
     magnitude = magnitude_of(intervals[tensor.operands[0]]).reshape(len(best.tap), -1)
     reach = np.take_along_axis(magnitude, places_of(tensor, best.tap), axis=1).reshape(best.tap.shape)
     loss = own_error(tensor, reach + np.abs(best.highest))
-    return charged(tensor, intervals, _through_pool, loss, best.tap, best.always, best.highest)
+    return charged(tensor, intervals, _through_pool, loss, best)
 
 
 def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice | None) -> Step:
-    tap, always, highest = around.lines
+    best: Winners = around.lines
     primitive: Any = tensor.primitive
     (operand,) = tensor.operands
-    place = places_of(tensor, tap)[:, np.newaxis]
-    passed = np.where(always[:, np.newaxis], a, np.maximum(a, 0.0)).reshape(*a.shape[:2], -1)
+    place = places_of(tensor, best.tap)[:, np.newaxis]
+    passed = np.where(best.always[:, np.newaxis], a, np.maximum(a, 0.0)).reshape(*a.shape[:2], -1)
     coefficients = np.zeros((*a.shape[:2], math.prod(operand.shape)))
     windows = np.arange(math.prod(tensor.shape)).reshape(tensor.shape)
     output = tensor.shape[-len(primitive.window.kernel) :]
@@ -551,7 +616,7 @@ def _through_pool(tensor: Tensor, a: Array, around: Relaxation, choice: Choice |
         some = windows[(..., *apart)].reshape(-1)
         before = np.take_along_axis(coefficients, place[..., some], axis=2)
         np.put_along_axis(coefficients, place[..., some], before + passed[..., some], axis=2)
-    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), dot(np.minimum(a, 0.0), highest))
+    return Step((coefficients.reshape(*a.shape[:2], *operand.shape),), dot(np.minimum(a, 0.0), best.highest))
 
 
 def _variance(tensor: Tensor, intervals: Intervals, contract: Contract) -> Relaxation:
