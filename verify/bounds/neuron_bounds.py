@@ -136,9 +136,10 @@ def _joined_curvatures(parts: list[dict[Tensor, Axes | Curvature]]) -> dict[Tens
 class _Propagation:
     """Through a network, tensor by tensor in topological order; arguments as those of `crown_intervals`.
 
-    intervals: of the tensors that were followed, and forms of them, if any lane has some. relaxations: that follow from
-    them, kept until one that they were found with becomes narrower. curvatures: of products, and the axes of the input.
-    inputs: as for `Forms`.
+    intervals: of the tensors that were followed, and forms of them, if any lane has some. All of them hold for every
+    execution with the signs at any time, and only ever become narrower, so that a relaxation that was found with wider
+    ones is valid, too. relaxations: kept until one that they were found with becomes narrower. curvatures: of products,
+    and the axes of the input. inputs: as for `Forms`.
     """
 
     def __init__(
@@ -306,10 +307,10 @@ def _refine(
             numbers = np.take_along_axis(tiles.inside[blocks[some]], place, axis=1)
             seen: Part = tiles.at(lanes[some], blocks[some])
             find = partial(_relaxed_part, seen, relaxed)
-            if len(some) == 1 and seen.tensor is tensor:
+            if len(some) == 1 and seen.tensor is tensor:  # one lane of the whole network, some of which may be dead
                 around, sides = intervals_of(seen, intervals), signs_of(seen, signs)
                 seen = pruned(tensor, around, place[0])
-                if seen.tensor.shape != tensor.shape:
+                if seen.tensor.shape != tensor.shape:  # of which just the wanted elements are left, in order
                     place = np.arange(place.size)[np.newaxis]
                 around, sides = intervals_of(seen, around), signs_of(seen, sides)
                 find = partial(relaxation, intervals=around, contract=contract, signs=sides)
