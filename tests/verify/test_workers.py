@@ -88,7 +88,7 @@ def test_what_is_wrong_for_one_process_is_said_by_all(file: Path, points: Points
     assert not multiprocessing.active_children()
 
 
-def ends(question: Question, samples: Samples, certificates: Path | None) -> list[Verdict]:
+def ends(samples: Samples) -> list[Verdict]:
     """As a process that the system ends for lack of memory."""
     os._exit(9)
 

@@ -18,7 +18,7 @@ from verify.tasks.effort import Effort
 from verify.tasks.result import Question, write_result
 from verify.tasks.robustness import Status, Verdict
 from verify.tasks.samples import Samples, read_data, samples_of
-from verify.tasks.verdicts import verdicts_about
+from verify.tasks.verdicts import Examiner
 from verify.tasks.workers import by_processes
 
 _SHARE_OF_SAVING = 0.05
@@ -134,7 +134,7 @@ def answer(
     if jobs > 1 and len(left) > 1:
         found = by_processes(question, left, certificates, jobs)
     else:
-        found = verdicts_about(network, question, left, certificates)
+        found = Examiner(network, question, certificates)(left)
     saved, took = time.monotonic(), 0.0
     try:
         for verdict in watch(found):

@@ -24,31 +24,37 @@ from verify.tasks.runtime import Runtime
 from verify.tasks.samples import Samples
 
 
-def verdicts_about(
-    network: Network, question: Question, samples: Samples, certificates: Path | None, *, threads: int = 0
-) -> Iterator[Verdict]:
-    """On some samples of the question, one after the other, without their proofs, which may be large.
+class Examiner:
+    """Finds what a question asks, of some of its samples at a time."""
 
-    certificates: a folder for one per verified sample, each checked before it is written. threads: of the engine onnx,
-    0 for one per core.
-    """
-    engine = question.engine == "onnx"
-    found = verify_classifier(
-        network,
-        samples,
-        eps=question.eps,
-        input_range=question.input_range,
-        contract=contract_named(question.contract),
-        method=question.method,
-        timeout_s=question.timeout_s or math.inf,
-        attack=_search(network, question),
-        engine=CompiledEngine(network, question.eps, question.input_range, threads=threads) if engine else None,
-    )
-    for verdict in found:
-        if certificates and verdict.status is Status.VERIFIED:
-            inputs = samples.inputs[verdict.index - samples.start]
-            verdict = _certified(network, question, verdict, inputs, certificates)
-        yield replace(verdict, proof=None)
+    def __init__(self, network: Network, question: Question, certificates: Path | None, *, threads: int = 0) -> None:
+        """certificates: a folder for one per verified sample, each checked before it is written. threads: of the engine
+        onnx, 0 for one per core. Raises Problem where an engine or an attack that was asked for is impossible."""
+        self._network, self._question, self._certificates = network, question, certificates
+        self._attack = _search(network, question)
+        self._engine: CompiledEngine | None = None
+        if question.engine == "onnx":
+            self._engine = CompiledEngine(network, question.eps, question.input_range, threads=threads)
+
+    def __call__(self, samples: Samples) -> Iterator[Verdict]:
+        """Verdicts on the samples, one after the other, without their proofs, which may be large."""
+        network, question = self._network, self._question
+        found = verify_classifier(
+            network,
+            samples,
+            eps=question.eps,
+            input_range=question.input_range,
+            contract=contract_named(question.contract),
+            method=question.method,
+            timeout_s=question.timeout_s or math.inf,
+            attack=self._attack,
+            engine=self._engine,
+        )
+        for verdict in found:
+            if self._certificates and verdict.status is Status.VERIFIED:
+                inputs = samples.inputs[verdict.index - samples.start]
+                verdict = _certified(network, question, verdict, inputs, self._certificates)
+            yield replace(verdict, proof=None)
 
 
 def _search(network: Network, question: Question) -> MisclassificationSearch | None:

@@ -13,16 +13,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from itertools import repeat
 from pathlib import Path
 
-from verify.core.primitives import Shape
 from verify.errors import ModelProblem, Problem
-from verify.model.network import Network, load
+from verify.model.network import load
 from verify.tasks.result import Question
 from verify.tasks.robustness import Verdict
 from verify.tasks.samples import Samples
-from verify.tasks.verdicts import verdicts_about
+from verify.tasks.verdicts import Examiner
 
 _TOGETHER = 16
 """Samples that a process takes at a time, whatever their number and that of the processes, so that what is found
@@ -33,15 +31,15 @@ _THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def by_processes(question: Question, samples: Samples, certificates: Path | None, jobs: int) -> Iterator[Verdict]:
-    """Verdicts in the order of the samples, as `verdicts_about` finds them; raises as it does, and Problem where a
-    process comes to an end of its own."""
+    """Verdicts in the order of the samples, as an `Examiner` finds them; raises as it does, and Problem where a process
+    comes to an end of its own."""
     asked = replace(question, data=samples.first(0))  # the samples go to whom they are for
     parts = [samples.after(first).first(_TOGETHER) for first in range(0, len(samples), _TOGETHER)]
     jobs = min(jobs, len(parts))
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (asked, certificates))
     with _started_with(threads=max(1, _processors() // jobs)):
-        found = pool.map(_verdicts, repeat(asked), parts, repeat(certificates))
+        found = pool.map(_verdicts, parts)
     workers = set(multiprocessing.active_children()) - others
     try:
         for verdicts in found:
@@ -57,19 +55,26 @@ def by_processes(question: Question, samples: Samples, certificates: Path | None
         pool.shutdown(cancel_futures=True)
 
 
-def _verdicts(question: Question, samples: Samples, certificates: Path | None) -> list[Verdict]:
-    """In a process of its own."""
-    network = _network(question.model_path, question.model_sha256, samples.inputs.shape[2:])
-    return list(verdicts_about(network, question, samples, certificates, threads=1))
+_task: list[tuple[Question, Path | None]] = []
+"""Of a process that looks at samples: the question, and the folder of certificates."""
+
+
+def _begin(question: Question, certificates: Path | None) -> None:
+    """In a process of its own, as is all that follows: what goes wrong here would end it without a word."""
+    _task.append((question, certificates))
+
+
+def _verdicts(samples: Samples) -> list[Verdict]:
+    return list(_examiner()(samples))
 
 
 @cache
-def _network(path: str, sha256: str, sample: Shape) -> Network:
-    """Read once by each process."""
-    network = load(path, sample)
-    if network.sha256 != sha256:
-        raise ModelProblem(f"the model {path} has changed since it was read")
-    return network
+def _examiner() -> Examiner:
+    ((question, certificates),) = _task
+    network = load(question.model_path, question.data.inputs.shape[2:])
+    if network.sha256 != question.model_sha256:
+        raise ModelProblem(f"the model {question.model_path} has changed since it was read")
+    return Examiner(network, question, certificates, threads=1)
 
 
 def _processors() -> int:
