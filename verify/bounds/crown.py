@@ -30,7 +30,7 @@ def crown_margins(network: Network, box: Interval, labels: Labels, contract: Con
     with np.errstate(all="ignore"):
         curvatures: dict[Tensor, Axes | Curvature] = {}
         before = replace(network, outputs=(target,))
-        intervals = crown_intervals(before, box, contract, refine=refine, curvatures=curvatures)
+        intervals = crown_intervals(before, box, contract, refine=refine, every_end=False, curvatures=curvatures)
         lower = lower_bounds(target, functionals, intervals, contract, curvatures=curvatures)
     return of_the_answer(lower, network, labels, intervals[target], contract)
 

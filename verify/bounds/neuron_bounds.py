@@ -57,10 +57,6 @@ _CHEAP = 2**17
 """Coefficients of functionals in all, so few that both ends of elements are bounded at once, rather than the one first
 that may settle which piece of an activation applies."""
 
-_LITTLE_WORK = 2**18
-"""Elements to be bounded in a lane, times elements that they depend on, so few that both ends are narrowed in any case:
-what lies in narrower intervals rounds less."""
-
 _FEW_FACTORS = 2**12
 """Elements of what a product or a softmax reads, at most, for linear bounds of it: each of them takes some, whereas
 activations need those of open neurons only."""
@@ -72,15 +68,21 @@ def crown_intervals(
     contract: Contract,
     *,
     refine: bool = True,
+    every_end: bool = True,
     choose: Choose = lambda activation, intervals: None,
     signs: Signs = MappingProxyType({}),
     known: Mapping[Tensor, Interval] = MappingProxyType({}),
     curvatures: dict[Tensor, Axes | Curvature] | None = None,
 ) -> dict[Tensor, Interval]:
     """Intervals of every tensor that the output depends on, in executions that have the signs; they mean nothing where
-    there is none. refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a
-    product or softmax of few values. known: intervals of what activations read, to be improved on. curvatures: where
-    the quadratic forms of products are written, if there are any, of all executions."""
+    there is none.
+
+    refine: by linear bounds where an activation needs them, with slopes as chosen, if any are, or a product or softmax
+    of few values. every_end: also those ends that are needless since the other one tells which piece of an activation
+    applies; what lies in narrower intervals rounds less, and planes above neurons are lower. known: intervals of what
+    activations read, to be improved on. curvatures: where the quadratic forms of products are written, if there are
+    any, of all executions.
+    """
     lanes = len(box.lower)
     inputs, step = inputs_and_lanes(network, box) if refine else (0, max(1, lanes))
     found = []
@@ -93,6 +95,7 @@ def crown_intervals(
             {tensor: some_lanes(sign, rows) for tensor, sign in signs.items()},
             some_intervals(known, rows),
             refine,
+            every_end,
             inputs,
         )
         for tensor in topological([network.output]):
@@ -151,9 +154,11 @@ class _Propagation:
         signs: Signs,
         known: Mapping[Tensor, Interval],
         refine: bool,
+        every_end: bool,
         inputs: int,
     ) -> None:
         self.intervals = {network.input: box}
+        self._every_end = every_end
         self._contract, self._choose, self._signs, self._known, self._refines = contract, choose, signs, known, refine
         self._rules: Rules = interval_rules(contract)
         self._forms = Forms(network, box, inputs) if refine else None
@@ -242,22 +247,19 @@ class _Propagation:
         chosen: Slopes | None = None,
     ) -> None:
         """By linear bounds of the elements that are wanted (lanes x elements), with slopes as chosen. corners: of what
-        reads them; an end that leaves none inside makes the other one needless."""
-        work = wanted.sum(axis=1) * sum(math.prod(before.shape) for before in topological([tensor]))
-        ends = _Ends(self.intervals[tensor], wanted, corners, work < _LITTLE_WORK)
+        reads them."""
+        ends = _Ends(self.intervals[tensor], wanted, () if self._every_end else corners)
         _refine(tensor, ends, self.intervals, self._contract, self._relaxed, self._signs, chosen)
         self._update(tensor, Interval(*(end.reshape(-1, *tensor.shape) for end in (ends.lower, ends.upper))))
 
 
 class _Ends:
     """Of the elements of a tensor, lanes x elements, to be narrowed where wanted. corners: between the pieces of what
-    reads them, if these are straight. both: lanes in which both ends are narrowed, whatever the first one settles."""
+    reads them, if these are straight, and an end that leaves none inside makes the other one needless."""
 
-    def __init__(
-        self, interval: Interval, wanted: NDArray[np.bool_], corners: tuple[float, ...], both: NDArray[np.bool_]
-    ) -> None:
+    def __init__(self, interval: Interval, wanted: NDArray[np.bool_], corners: tuple[float, ...]) -> None:
         self.lower, self.upper = (end.reshape(len(end), -1).copy() for end in interval)
-        self.wanted, self.corners, self.both = wanted, corners, both
+        self.wanted, self.corners = wanted, corners
 
     def nearer(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> Array:
         """Which end of some elements (lanes x elements) is nearer to a corner: 1 for the lower one, -1 for the
@@ -269,9 +271,9 @@ class _Ends:
         return found
 
     def open(self, lane: NDArray[np.intp], elements: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which elements are wanted still."""
+        """Which elements are wanted and have a corner inside still."""
         inside = _open(self.corners, Interval(self.lower[lane, elements], self.upper[lane, elements]))
-        return np.asarray(self.wanted[lane, elements] & (inside | self.both[lane]))
+        return np.asarray(self.wanted[lane, elements] & inside)
 
     def narrow(self, lane: NDArray[np.intp], elements: NDArray[np.intp], signs: Array, bounds: Array) -> None:
         """By lower bounds of elements times 1 or -1. They hold where they are numbers: fmax and fmin pass over NaN.
