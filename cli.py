@@ -47,6 +47,16 @@ def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) 
     context.meta["quiet"] = value
 
 
+def _lengths(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Of axes, as in 3,224,224."""
+    if value is None:
+        return None
+    lengths = tuple(int(length) for length in value.split(",") if length.strip().isdecimal())
+    if len(lengths) != value.count(",") + 1 or 0 in lengths:
+        raise click.BadParameter(f"{value!r} is no shape such as 3,224,224")
+    return lengths
+
+
 quiet_option = click.option(
     "--quiet", "-q", is_flag=True, expose_value=False, callback=_set_quiet, help="Say nothing on stderr but errors."
 )
@@ -69,6 +79,12 @@ jobs_option = click.option(
     default=1,
     show_default=True,
     help="Processes that look at samples at the same time.",
+)
+shape_option = click.option(
+    "--shape",
+    metavar="N,N,...",
+    callback=_lengths,
+    help="Of one input, without batch, where MODEL leaves axes of it open.",
 )
 range_option = click.option(
     "--input-range", metavar="LOW,HIGH", help="The valid inputs. Default: the model's own; of images as bytes 0,1."
@@ -450,7 +466,8 @@ def report_command(results: tuple[Path, ...], out: Path, data: str | None) -> No
 @commands.command("inspect", short_help="Show what a file consists of, and whether a runtime keeps the contract.")
 @click.argument("model", required=False, type=PATH)
 @click.option("--runtime", is_flag=True, help="Probe onnxruntime on this machine: does it keep the contract?")
-def inspect_command(model: Path | None, runtime: bool) -> int:
+@shape_option
+def inspect_command(model: Path | None, runtime: bool, shape: tuple[int, ...] | None) -> int:
     """Show what MODEL takes, yields and consists of; say what of it is not supported.
 
     With --runtime, also probe how this machine's onnxruntime computes, and compare MODEL on it with its bounds.
@@ -460,7 +477,7 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
 
     if not (model or runtime):
         raise click.UsageError("name a MODEL, or use --runtime, or both")
-    network = load(model) if model else None
+    network = load(model, shape) if model else None
     if model and network:
         terminal.show_network(model, network)
         if len(network.inputs) != 1 or len(network.outputs) != 1:
@@ -475,8 +492,9 @@ def inspect_command(model: Path | None, runtime: bool) -> int:
 @commands.command("bounds", short_help="Compile interval bounds to ONNX, for serving.")
 @click.argument("model", type=PATH)
 @click.option("--out", metavar="FILE", type=PATH, required=True, help="The ONNX file.")
+@shape_option
 @quiet_option
-def bounds_command(model: Path, out: Path) -> None:
+def bounds_command(model: Path, out: Path, shape: tuple[int, ...] | None) -> None:
     """Compile the bounds of MODEL, a classifier, to an ONNX graph that any float32 runtime runs.
 
     It takes x and eps and yields the logits, intervals of the logits over the box, margins of the predicted class, and
@@ -487,7 +505,7 @@ def bounds_command(model: Path, out: Path) -> None:
     from verify.model.network import load
     from verify.tasks.task import input_range
 
-    network = load(model)
+    network = load(model, shape)
     graph = compile_bounds(network, input_range(network.metadata))
     write_atomically(out, graph.SerializeToString(deterministic=True))
     say(f"{out}: {len(graph.graph.node)} nodes, opset {graph.opset_import[0].version}")

@@ -70,8 +70,9 @@ def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -
     file = onnx_file.parse(source, "the float model")
     if any(node.op_type == "QuantizeLinear" for node in file.nodes):
         raise ExportProblem("the model is quantised already")
-    given = build(file)
     dataset = _training_data(file, data)
+    shape = dataset.images.shape[1:]
+    given = build(file, shape)
     samples = samples_of(dataset, given.input.shape)
     require_labels(samples, classes(given))
     if not np.isfinite(samples.inputs).all():
@@ -82,7 +83,7 @@ def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -
     calibrating, compared = samples.first(part), samples.after(len(samples) - part)
     model = _quantised(source, form, _feeds(file, calibrating.inputs))
     content = model.SerializeToString()
-    network = build(onnx_file.parse(content, "the quantised model"))
+    network = build(onnx_file.parse(content, "the quantised model"), shape)
     agreement = compare(content, network, source, compared.inputs)
     whole = "the training split" if dataset.split else dataset.name
     own = {

@@ -255,17 +255,18 @@ def check_result(
     return Confirmed(judgement.statement, judgement.certified_accuracy)
 
 
-def compile_bounds(model: File) -> onnx.ModelProto:
+def compile_bounds(model: File, *, shape: Sequence[int] | None = None) -> onnx.ModelProto:
     """The interval bounds of a classifier as an ONNX graph, for serving: `onnx.save(compile_bounds(...), path)`.
 
     Inputs: "x", of the model's input's shape, float32; "eps", a scalar in the same units. Outputs: "logits"; "lower"
     and "upper", their bounds over the box; "margins" of the predicted class over the others; "certified", whether all
-    of them are positive. They hold in any runtime that keeps the contract float32-any-order. Raises ModelProblem for a
-    network whose bounds cannot be compiled.
+    of them are positive. They hold in any runtime that keeps the contract float32-any-order. shape: of one input,
+    without batch, where the model leaves axes of it open. Raises ModelProblem for a network whose bounds cannot be
+    compiled.
     """
     from verify import compiled
 
-    network = load(model)
+    network = load(model, None if shape is None else tuple(shape))
     return compiled.compile_bounds(network, input_range(network.metadata))
 
 

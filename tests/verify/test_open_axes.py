@@ -87,11 +87,34 @@ def test_each_shape_is_read_once_and_one_that_is_stated_counts(classifier: Path,
     assert one_size.network((2, 2)) is one_size.network()
 
 
+def test_the_shape_may_be_given(classifier: Path, tmp_path: Path) -> None:
+    shown = adcert("inspect", classifier, "--shape", "3,5,7")
+    assert shown.returncode == 0
+    assert "1 x 4 x 5 x 7" in shown.stderr
+    done = adcert("bounds", classifier, "--shape", "3, 5, 7", "--out", tmp_path / "bounds.onnx")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bounds.onnx").read_bytes() == verify.compile_bounds(
+        classifier, shape=[3, 5, 7]
+    ).SerializeToString(deterministic=True)
+
+
+def test_what_is_quantised_takes_the_shape_of_what_calibrates(classifier: Path, tmp_path: Path) -> None:
+    x, y = samples(classifier, (3, 5, 7), 40)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    quantised = tmp_path / "int8.onnx"
+    done = adcert("export", classifier, "--int8", "--data", tmp_path / "data.npz", "--out", quantised)
+    assert done.returncode == 0, done.stderr
+    done = adcert("verify", quantised, "--data", tmp_path / "data.npz", "--eps", "1e-6")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_tells_no_shape_is_refused(classifier: Path, tmp_path: Path) -> None:
     for sample in (None, (5, 7), (1, 3, 5, 7)):
-        with pytest.raises(ModelProblem, match="no samples of 3 axes tell its shape"):
+        with pytest.raises(ModelProblem, match="has to tell the lengths of 3 axes"):
             load(classifier, sample)
     assert adcert("inspect", classifier).returncode == 4
+    for shape in ("3,x,7", "", "3,,7", "3,0,7", "-3,5,7", "3;5;7"):
+        assert adcert("inspect", classifier, "--shape", shape).returncode == 2
     np.savez(tmp_path / "data.npz", x=np.zeros((1, 2, 5, 7), F32), y=[0])
     done = adcert("verify", classifier, "--data", tmp_path / "data.npz", "--eps", "0.1")
     assert done.returncode == 2

@@ -149,9 +149,8 @@ def _taking(value: OnnxValue, sample: Shape | None) -> OnnxValue:
         return value
     if sample is None or len(sample) != len(value.shape) - 1:
         raise ModelProblem(
-            f"the input {value.name!r} leaves more than its first axis open, {value.shape}, and no samples of "
-            f"{len(value.shape) - 1} axes tell its shape: fix it with python -m "
-            "onnxruntime.tools.make_dynamic_shape_fixed, and deploy that"
+            f"the input {value.name!r} leaves more than its first axis open, {value.shape}: "
+            f"the shape of a sample has to tell the lengths of {len(value.shape) - 1} axes"
         )
     sizes = (size or length for size, length in zip(value.shape[1:], sample, strict=True))
     return replace(value, shape=(value.shape[0], *sizes))
