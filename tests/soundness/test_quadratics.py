@@ -17,7 +17,8 @@ from verify.bounds.crown import crown_bounds
 from verify.bounds.linear_bounds import TwoSided
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.quadratics import Axes, Curvature, curved, least
-from verify.bounds.relaxations import Relaxation, relaxation
+from verify.bounds.relaxations import relaxation
+from verify.bounds.steps import Relaxation
 from verify.boxes import box_around
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor

@@ -17,7 +17,7 @@ from verify.bounds.crown import crown_margins
 from verify.bounds.evaluation import bounds
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.margins import margin_bounds
-from verify.bounds.relaxations import Choice
+from verify.bounds.steps import Choice
 from verify.core.intervals import Interval
 from verify.core.primitives import topological
 from verify.core.rounding import FLOAT32_ANY_ORDER, REAL, Contract

@@ -15,7 +15,7 @@ from verify.bounds import linear_bounds
 from verify.bounds.activations import neuron_count, relus
 from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.neuron_bounds import crown_intervals
-from verify.bounds.relaxations import Choice
+from verify.bounds.steps import Choice
 from verify.boxes import box_around
 from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import Rejected

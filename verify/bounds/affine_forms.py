@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from verify.bounds.activations import is_relu
 from verify.bounds.lines import Intervals
 from verify.bounds.quadratics import Axes, Curvature
-from verify.bounds.relaxations import Centre, Centres, FunctionLines, Lines, Relaxation, ReluLines
+from verify.bounds.relaxations import Centres, FunctionLines, Lines, ReluLines
+from verify.bounds.steps import Centre, Relaxation
 from verify.core.functions import Function
 from verify.core.intervals import Interval, midpoint, per_lane
 from verify.core.primitives import (

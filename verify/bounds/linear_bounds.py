@@ -21,17 +21,8 @@ from numpy.typing import NDArray
 from verify.bounds.functionals import dot, dot_of_magnitudes
 from verify.bounds.lines import Intervals
 from verify.bounds.quadratics import Axes, Curvatures, curved, least
-from verify.bounds.relaxations import (
-    BENDING,
-    Choice,
-    Choices,
-    Relaxation,
-    Signs,
-    constant,
-    relaxation,
-    some_intervals,
-    some_lanes,
-)
+from verify.bounds.relaxations import BENDING, relaxation
+from verify.bounds.steps import Choice, Choices, Relaxation, Signs, constant, some_intervals, some_lanes
 from verify.core.primitives import Input, Tensor, topological
 from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa
 

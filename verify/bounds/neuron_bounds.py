@@ -24,7 +24,8 @@ from verify.bounds.linear_bounds import WORKSPACE, Relaxed, TwoSided
 from verify.bounds.pruning import pruned
 from verify.bounds.quadratics import Axes, Curvature
 from verify.bounds.refinements import Choose, Slopes
-from verify.bounds.relaxations import Choices, Relaxation, Signs, relaxation, some_intervals, some_lanes
+from verify.bounds.relaxations import moved, relaxation
+from verify.bounds.steps import Choices, Relaxation, Signs, some_intervals, some_lanes
 from verify.core.functions import Function
 from verify.core.interpreter import Rules
 from verify.core.intervals import Interval, interval_rules
@@ -372,7 +373,7 @@ def _relaxed_part(part: Part, relaxed: Relaxed, piece: Tensor) -> Relaxation:
     source, _ = part.parts[piece]
     around = relaxed(source)
     same = type(piece.primitive) is type(source.primitive)
-    return (around if same else around.moved).mapped(partial(part.cut, piece))
+    return (around if same else moved(around)).mapped(partial(part.cut, piece))
 
 
 def _none(part: Part, elements: NDArray[np.intp], signs: Array) -> Choices:

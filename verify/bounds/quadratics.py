@@ -22,7 +22,7 @@ import numpy as np
 
 from verify.bounds.functionals import dot, times
 from verify.bounds.lines import Intervals
-from verify.bounds.relaxations import Choice, Relaxation, Step, charged, own_error
+from verify.bounds.steps import Choice, Relaxation, Step, charged, own_error
 from verify.core.intervals import magnitude_of
 from verify.core.primitives import Tensor
 from verify.core.rounding import FLOAT64_UNIT, OWN_UNDERFLOW, Array, Contract, kappa

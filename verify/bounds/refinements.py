@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from verify.bounds.activations import activations, neuron_count
 from verify.bounds.cones import Cone, Part
 from verify.bounds.lines import Intervals
-from verify.bounds.relaxations import Choice, Choices
+from verify.bounds.steps import Choice, Choices
 from verify.core.functions import Function
 from verify.core.primitives import LeakyRelu, Tensor
 from verify.core.rounding import Array

@@ -13,7 +13,7 @@ from verify.bounds.activations import activations, is_relu, neuron_count
 from verify.bounds.cones import Cone
 from verify.bounds.linear_bounds import WORKSPACE
 from verify.bounds.pruning import neurons_of
-from verify.bounds.relaxations import Choice, Planes
+from verify.bounds.steps import Choice, Planes
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor, topological
 from verify.core.rounding import Array

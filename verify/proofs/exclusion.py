@@ -17,7 +17,7 @@ from verify.bounds.linear_bounds import lower_bounds
 from verify.bounds.methods import FUNCTIONAL_PROOFS
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.quadratics import Axes, Curvature
-from verify.bounds.relaxations import some_intervals
+from verify.bounds.steps import some_intervals
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import FLOAT64_UNIT, Array, Contract, kappa

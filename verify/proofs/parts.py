@@ -23,7 +23,7 @@ from verify.bounds.lines import Intervals
 from verify.bounds.neuron_bounds import crown_intervals
 from verify.bounds.pruning import neurons_of, pruned
 from verify.bounds.refinements import Refinement, Slopes, refining
-from verify.bounds.relaxations import Signs, some_intervals, some_lanes
+from verify.bounds.steps import Signs, some_intervals, some_lanes
 from verify.core.intervals import Interval
 from verify.core.primitives import Tensor
 from verify.core.rounding import Array, Contract, down

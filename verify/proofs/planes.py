@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from verify.bounds.activations import relus
 from verify.bounds.cones import Part
 from verify.bounds.pruning import is_dense
-from verify.bounds.relaxations import Planes, relaxation
+from verify.bounds.relaxations import relaxation
+from verify.bounds.steps import Planes
 from verify.core.intervals import Interval, magnitude_of
 from verify.core.linear_maps import Dense
 from verify.core.primitives import LeakyRelu, Linear, Tensor
