@@ -51,10 +51,10 @@ def _lengths(context: click.Context, parameter: click.Parameter, value: str | No
     """Of axes, as in 3,224,224."""
     if value is None:
         return None
-    lengths = tuple(int(length) for length in value.split(",") if length.strip().isdecimal())
-    if len(lengths) != value.count(",") + 1 or 0 in lengths:
+    lengths = [length.strip() for length in value.split(",")]
+    if not all(length.isdecimal() and len(length) < 10 and int(length) for length in lengths):
         raise click.BadParameter(f"{value!r} is no shape such as 3,224,224")
-    return lengths
+    return tuple(map(int, lengths))
 
 
 quiet_option = click.option(

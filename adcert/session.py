@@ -24,7 +24,7 @@ from adcert.tracing import trace
 from adcert.train import Reporter, placed, train
 from verify.errors import Problem
 from verify.files import write_atomically
-from verify.model.network import load
+from verify.model import onnx_file
 
 
 def select_device(name: str) -> torch.device:
@@ -60,7 +60,7 @@ def start(folder: Path, recipe: Recipe, teacher: Path | None) -> Run:
 def _dataset_of(teacher: Path) -> str | None:
     """What a teacher was trained on, as far as it says."""
     if teacher.suffix == ".onnx":
-        return load(teacher).metadata.get("adcert.dataset")
+        return onnx_file.read(teacher).metadata.get("adcert.dataset")
     return runs.load_trained(teacher).recipe.dataset
 
 

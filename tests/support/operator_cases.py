@@ -95,6 +95,8 @@ def conv_transpose(version: int, rng: np.random.Generator) -> list[Case]:
         case((1, 2, 5), (2, 3, 4), strides=[3]),
         case((1, 2, 3, 2, 2), (2, 2, 2, 3, 2), strides=[1, 2, 1], pads=[0, 1, 0, 1, 0, 0]),
         case((2, 3, 3, 3), (3, 4, 1, 1)),
+        case((1, 2, 1), (2, 3, 2), bias=3, strides=[3], output_padding=[2], pads=[2, 0]),
+        case((1, 2, 1), (2, 3, 2), bias=3, strides=[3], output_padding=[2], pads=[3, 0]),
     ]
 
 

@@ -56,16 +56,17 @@ class Model:
     """A model file, for which there is one network, or one for each shape of samples if it leaves that open."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises ModelProblem for what cannot be read."""
+        """Raises ModelProblem for what cannot be read, or holds operators that are not supported."""
         self.file = onnx_file.read(Path(path))
-        self._networks: dict[Shape | None, Network] = {}
+        require_supported(self.file.nodes, self.file.opset)
+        self._latest: tuple[Shape | None, Network] | None = None
 
     def network(self, sample: Shape | None = None) -> Network:
-        """As `build` makes it."""
+        """As `build` makes it; the latest one is kept."""
         key = sample if any(None in value.shape[1:] for value in self.file.inputs) else None
-        if key not in self._networks:
-            self._networks[key] = build(self.file, key)
-        return self._networks[key]
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, build(self.file, key)
+        return self._latest[1]
 
 
 def load(path: str | os.PathLike[str], sample: Shape | None = None) -> Network:

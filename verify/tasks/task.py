@@ -13,7 +13,6 @@ from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.errors import ModelProblem, Problem
 from verify.files import require_folder
 from verify.model.network import Model, Network
-from verify.model.operators import require_supported
 from verify.tasks.effort import Effort
 from verify.tasks.result import Question, write_result
 from verify.tasks.robustness import Status, Verdict
@@ -45,7 +44,6 @@ def question_about(
     does, ModelProblem where the model is not supported, and Problem where nothing names the data.
     """
     model = Model(model_path)
-    require_supported(model.file.nodes, model.file.opset)  # before anything is said about data
     data = data or model.file.metadata.get("adcert.dataset")
     if not data:
         raise Problem("the model does not name its data set: say which with --data")

@@ -111,8 +111,11 @@ def conv_transpose(node: Node, x: Operand, weight: Operand, bias: Operand | None
     _require_fit(node, x, kernel, groups, channels)
     strides, dilations = (node.attribute(name, [1] * axes) for name in ("strides", "dilations"))
     pads, more = node.attribute("pads", [0] * (2 * axes)), node.attribute("output_padding", [0] * axes)
-    if node.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or node.attribute("output_shape"):
+    automatic = node.attribute("auto_pad", b"NOTSET")
+    if automatic not in (b"NOTSET", b"VALID") or node.attribute("output_shape"):
         node.refuse("pads that follow from the shape of the output are not supported: runtimes disagree")
+    if automatic == b"VALID" and "pads" in node.attributes:
+        node.refuse("pads beside auto_pad are not supported: runtimes refuse them, or leave them out")
     if not len(strides) == len(dilations) == len(more) == len(pads) // 2 == axes:
         node.refuse(f"strides, dilations or pads do not fit {axes} spatial axes")
     if min(*strides, *dilations, *extent) < 1 or min(*pads, *more) < 0 or any(map(int.__ge__, more, strides)):
@@ -122,10 +125,11 @@ def conv_transpose(node: Node, x: Operand, weight: Operand, bias: Operand | None
     reach = [dilation * (size - 1) for dilation, size in zip(dilations, extent, strict=True)]
     begin = [r - pad for r, pad in zip(reach, pads[:axes], strict=True)]
     end = [r - pad + added for r, pad, added in zip(reach, pads[axes:], more, strict=True)]
+    sizes = zip(x.shape[2:], strides, begin, end, reach, strict=True)
+    if any((n - 1) * stride + 1 + b + e - r < 1 for n, stride, b, e, r in sizes):
+        node.refuse("its result is empty")
     among = _among_zeros(node, x, strides, begin, end)
     window = Window(tuple(extent), (1,) * axes, tuple(dilations), (0,) * axes, (0,) * axes)
-    if min(window.output(among.shape[2:])) < 1:
-        node.refuse("its result is empty")
     apart = kernel.reshape(groups, channels // groups, outputs, *extent).swapaxes(1, 2)
     turned = np.flip(apart, tuple(range(3, 3 + axes))).reshape(groups * outputs, channels // groups, *extent)
     shift = None if bias is None else node.weights(bias, "the bias")
@@ -144,9 +148,11 @@ def _among_zeros(node: Node, x: Tensor, strides: list[int], begin: list[int], en
     def among(elements: NDArray[Any]) -> NDArray[Any]:
         found = np.full((*x.shape[:2], *spread), -1)
         found[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))] = elements
-        kept = (slice(max(-b, 0), size - max(-e, 0)) for size, (b, e) in zip(spread, sides, strict=True))
         added = [(0, 0), (0, 0), *((max(b, 0), max(e, 0)) for b, e in sides)]
-        return np.pad(found[(slice(None), slice(None), *kept)], added, constant_values=-1)
+        found = np.pad(found, added, constant_values=-1)
+        # One end may lose what the other one got.
+        kept = (slice(max(-b, 0), size + max(b, 0) + e) for size, (b, e) in zip(spread, sides, strict=True))
+        return found[(slice(None), slice(None), *kept)]
 
     return node.tensor(move(node, x, among))
 
