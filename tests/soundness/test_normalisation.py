@@ -1,4 +1,4 @@
-"""Layer normalisation: no execution leaves its bounds, in whatever way a runtime computes the variance."""
+"""Normalisation of layers and groups: no execution leaves its bounds, however a runtime computes the variance."""
 
 from __future__ import annotations
 
@@ -99,6 +99,65 @@ def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
         assert not (values < lower.reshape(outputs)).any()
         assert not (values > upper.reshape(outputs)).any()
         assert not (values @ rows.T < linear).any()
+
+
+GROUPS, PIXELS = 2, (2, 3)
+
+
+def of_groups(kind: str, rng: np.random.Generator) -> tuple[bytes, int, Floats, Floats]:
+    """A network of six channels that normalises groups of pixels; how many groups, the scales and the shifts."""
+    scale, shift = (rng.normal(size=6).astype(F32) for _ in range(2))
+    groups = {"num_groups": GROUPS} if kind == "GroupNormalization" else {}
+    nodes = [node(kind, ["x", "scale", "shift"], "y", epsilon=EPSILON, **groups)]
+    content = model(nodes, ["n", 6, *PIXELS], {"scale": scale, "shift": shift}, opset=21)
+    return content, GROUPS if groups else 6, scale, shift
+
+
+def as_factor_and_summand(x: Floats, groups: int, scale: Floats, shift: Floats, rng: np.random.Generator) -> Floats:
+    """s x + (beta - s mean), as onnxruntime has it, with sums in an order of their own; x: points x 6 x pixels."""
+    rows = x.reshape(len(x), groups, -1)
+    count = F32(rows.shape[2])
+    shuffled = rows[..., rng.permutation(rows.shape[2])]
+    mean = np.add.accumulate(shuffled, axis=2)[..., -1:] / count
+    variance = np.add.accumulate((shuffled - mean) ** 2, axis=2)[..., -1:] / count
+    inverse = F32(1.0) / np.sqrt(variance + F32(EPSILON))
+    each = 6 // groups
+    factor = np.repeat(inverse[..., 0], each, axis=1) * scale
+    summand = shift - np.repeat(mean[..., 0], each, axis=1) * factor
+    return np.asarray(x * factor[..., np.newaxis, np.newaxis] + summand[..., np.newaxis, np.newaxis])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["GroupNormalization", "InstanceNormalization"])
+def test_no_execution_leaves_the_bounds_of_normalised_groups(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content, groups, scale, shift = of_groups(kind, rng)
+    network = network_of(content)
+    eps = (Fraction(0), Fraction(1, 10**5), Fraction(1, 100), Fraction(1, 2))[seed % 4]
+    offset, spread = ((0.0, 1.0), (30.0, 1.0), (1.0, 0.05))[seed % 3]
+    shape = 6, *PIXELS
+    box = box_around((offset + spread * rng.normal(size=(1, 1, *shape))).astype(F32), eps, None)
+    outputs = int(np.prod(shape))
+    rows = np.concatenate([np.eye(outputs), -np.eye(outputs), rng.normal(size=(8, outputs))])
+    with np.errstate(all="ignore"):
+        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+        linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
+    points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
+    found = executions(content, points)
+    found += [as_factor_and_summand(points, groups, scale, shift, rng) for _ in range(5)]
+    for y in found:
+        values = y.reshape(len(y), outputs)
+        assert not (values < lower.reshape(outputs)).any()
+        assert not (values > upper.reshape(outputs)).any()
+        assert not (values @ rows.T < linear).any()
+
+
+@pytest.mark.parametrize(("epsilon", "scale"), [(0.0, 1.0), (1e-30, 1.0), (1e-5, 1e7)])
+def test_a_factor_that_may_overflow_is_refused(epsilon: float, scale: float) -> None:
+    constants = {"scale": np.full(2, scale, F32), "shift": np.zeros(2, F32)}
+    nodes = [node("InstanceNormalization", ["x", "scale", "shift"], "y", epsilon=epsilon)]
+    with pytest.raises(ModelProblem, match="so small an epsilon, or so large a scale"):
+        network_of(model(nodes, ["n", 2, 3], constants, opset=17))
 
 
 def quotient(of: list[str], root: list[str], exponent: float, mean: bool) -> list[onnx.NodeProto]:

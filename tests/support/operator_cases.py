@@ -230,6 +230,25 @@ def rms_normalization(version: int, rng: np.random.Generator) -> list[Case]:
     ]
 
 
+@_for("InstanceNormalization")
+def instance_normalization(version: int, rng: np.random.Generator) -> list[Case]:
+    both = {"s": floats(rng, 3), "b": floats(rng, 3)}
+    return [
+        _single("InstanceNormalization", (1, 3, 4, 5), both),
+        _single("InstanceNormalization", (2, 3, 7), both, epsilon=0.1),
+        _single("InstanceNormalization", (1, 3, 2, 3, 2), both, epsilon=1e-3),
+    ]
+
+
+@_for("GroupNormalization")
+def group_normalization(version: int, rng: np.random.Generator) -> list[Case]:
+    def case(groups: int, shape: Shape, **attributes: Any) -> Case:
+        both = {"s": floats(rng, shape[1]), "b": floats(rng, shape[1])}
+        return _single("GroupNormalization", shape, both, num_groups=groups, **attributes)
+
+    return [case(2, (1, 4, 3, 5)), case(1, (2, 4, 6), epsilon=0.1), case(4, (1, 4, 3, 3), epsilon=1e-3)]
+
+
 @_for("ReduceMean")
 def reduce_mean(version: int, rng: np.random.Generator, operator: str = "ReduceMean", since: int = 18) -> list[Case]:
     def case(axes: list[int] | None, **attributes: Any) -> Case:
@@ -259,6 +278,60 @@ def reduce_l2(version: int, rng: np.random.Generator) -> list[Case]:
 
 def _does_nothing(each: onnx.NodeProto) -> bool:
     return any(attribute.name == "noop_with_empty_axes" and attribute.i for attribute in each.attribute)
+
+
+@_for("ReduceL1")
+def reduce_l1(version: int, rng: np.random.Generator) -> list[Case]:
+    return [case for case in reduce_mean(version, rng, "ReduceL1") if not any(map(_does_nothing, case.nodes))]
+
+
+@_for("ReduceSumSquare")
+def reduce_sum_square(version: int, rng: np.random.Generator) -> list[Case]:
+    return [case for case in reduce_mean(version, rng, "ReduceSumSquare") if not any(map(_does_nothing, case.nodes))]
+
+
+@_for("Sum")
+def sum_(version: int, rng: np.random.Generator, operator: str = "Sum") -> list[Case]:
+    halves = [node("Relu", ["x"], "r"), node("Neg", ["x"], "n")]
+    return [
+        _single(operator, (2, 3)),
+        _single(operator, (2, 3), {"c": floats(rng, 3)}),
+        _single(operator, (2, 3), {"c": floats(rng, 3), "d": floats(rng, 4, 1, 1)}),
+        Case([*halves, node(operator, ["x", "r"], "y")], (2, 3)),
+        Case([*halves, node(operator, ["x", "r", "n", "c"], "y")], (2, 3), {"c": floats(rng, 1)}),
+    ]
+
+
+@_for("Mean")
+def mean(version: int, rng: np.random.Generator) -> list[Case]:
+    return sum_(version, rng, "Mean")
+
+
+@_for("Einsum")
+def einsum(version: int, rng: np.random.Generator) -> list[Case]:
+    def one(equation: str, shape: Shape) -> Case:
+        return _single("Einsum", shape, equation=equation)
+
+    def two(equation: str, shape: Shape, constant: Shape) -> Case:
+        return _single("Einsum", shape, {"c": floats(rng, *constant)}, equation=equation)
+
+    moved = node("Transpose", ["x"], "t", perm=[0, 2, 1])
+    return [
+        one("ij->ji", (2, 3)),
+        one("ijk -> kj", (2, 3, 4)),
+        one("ba", (2, 3)),
+        one("ij->", (2, 3)),
+        two("bij,jk->bik", (2, 3, 4), (4, 5)),
+        two("bij,bkj->bik", (2, 3, 4), (2, 5, 4)),
+        two("nchw,oc->nohw", (1, 3, 2, 2), (4, 3)),
+        two("i,j->ij", (3,), (4,)),
+        two("ij,ij->", (3, 4), (3, 4)),
+        two("ij,ij->ji", (3, 4), (3, 4)),
+        two("ij,jk", (3, 4), (4, 2)),
+        Case([node("Einsum", ["c", "x"], "y", equation="oi,bij->boj")], (2, 3, 4), {"c": floats(rng, 5, 3)}),
+        Case([moved, node("Einsum", ["x", "t"], "y", equation="bij,bjk->bik")], (2, 3, 4)),
+        Case([node("Einsum", ["x", "x"], "y", equation="bhid,bhjd->bhij")], (1, 2, 3, 4)),
+    ]
 
 
 @_for("ReduceMax")
@@ -487,6 +560,82 @@ def pad(version: int, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+@_for("GatherElements")
+def gather_elements(version: int, rng: np.random.Generator) -> list[Case]:
+    return [
+        _single("GatherElements", (4, 3), {"i": ints(2, 0, -1, 1, 1, 3).reshape(2, 3)}),
+        _single("GatherElements", (4, 3), {"i": ints(2, 0, -3, 1, 1, 1, 0, 2).reshape(2, 4)}, axis=1),
+        _single("GatherElements", (2, 4, 3), {"i": rng.integers(-3, 3, (2, 2, 5))}, axis=-1),
+    ]
+
+
+@_for("GatherND")
+def gather_nd(version: int, rng: np.random.Generator) -> list[Case]:
+    cases = [
+        _single("GatherND", (4, 3), {"i": ints(2, 0, -1, 1).reshape(2, 2)}),
+        _single("GatherND", (4, 3, 2), {"i": ints(3, -2, 0).reshape(3, 1)}),
+        _single("GatherND", (4, 3, 2), {"i": rng.integers(-3, 3, (2, 5, 2))}),
+        _single("GatherND", (4, 3, 2), {"i": ints(1, 2)}),
+    ]
+    batches = [
+        _single("GatherND", (2, 3, 4), {"i": rng.integers(-3, 3, (2, 5, 1))}, batch_dims=1),
+        _single("GatherND", (2, 3, 4), {"i": rng.integers(-4, 4, (2, 3, 1))}, batch_dims=2),
+        _single("GatherND", (2, 3, 4), {"i": rng.integers(-3, 3, (2, 5, 6, 2))}, batch_dims=1),
+    ]
+    return cases + (batches if version >= 12 else [])
+
+
+@_for("ScatterElements")
+def scatter_elements(version: int, rng: np.random.Generator) -> list[Case]:
+    each = np.argsort(rng.random((2, 5)), axis=1)[:, :3] - 5
+    doubled = node("Add", ["x", "x"], "d")
+    return [
+        _single("ScatterElements", (2, 5), {"i": each, "u": floats(rng, 2, 3)}, axis=1),
+        _single("ScatterElements", (5, 2), {"i": each.T.copy(), "u": floats(rng, 3, 2)}),
+        Case([node("ScatterElements", ["c", "i", "x"], "y", axis=-1)], (2, 3), {"c": floats(rng, 2, 5), "i": each}),
+        Case(
+            [doubled, node("ScatterElements", ["x", "i", "d"], "y", axis=1)],
+            (2, 3),
+            {"i": ints(2, 0, 1, 0, 2, 1).reshape(2, 3)},
+        ),
+    ]
+
+
+@_for("ScatterND")
+def scatter_nd(version: int, rng: np.random.Generator) -> list[Case]:
+    places = ints(3, 0, -2, 1).reshape(2, 2)
+    rows = node("Gather", ["x", "rows"], "r")
+    return [
+        _single("ScatterND", (4, 3), {"i": places, "u": floats(rng, 2)}),
+        _single("ScatterND", (4, 3), {"i": ints(2, -4).reshape(2, 1), "u": floats(rng, 2, 3)}),
+        Case([node("ScatterND", ["c", "i", "x"], "y")], (2,), {"c": floats(rng, 4, 3), "i": places}),
+        Case(
+            [rows, node("ScatterND", ["x", "i", "r"], "y")], (4, 3), {"rows": ints(0, 1), "i": ints(1, 2).reshape(2, 1)}
+        ),
+        *(
+            [_single("ScatterND", (3,), {"i": ints(1).reshape(1, 1), "u": floats(rng, 1)}, reduction="none")]
+            if version >= 16
+            else []
+        ),
+    ]
+
+
+@_for("DepthToSpace")
+def depth_to_space(version: int, rng: np.random.Generator) -> list[Case]:
+    modes: list[dict[str, Any]] = [{}] + ([{"mode": "DCR"}, {"mode": "CRD"}] if version >= 11 else [])
+    return [_single("DepthToSpace", (1, 8, 2, 3), blocksize=2, **mode) for mode in modes]
+
+
+@_for("SpaceToDepth")
+def space_to_depth(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("SpaceToDepth", (1, 3, 4, 6), blocksize=size) for size in (1, 2)]
+
+
+@_for("Tile")
+def tile(version: int, rng: np.random.Generator) -> list[Case]:
+    return [_single("Tile", (2, 1, 3), {"r": ints(*repeats)}) for repeats in ((1, 4, 2), (3, 1, 1), (1, 1, 1))]
+
+
 @_for("Upsample")
 def upsample(version: int, rng: np.random.Generator) -> list[Case]:
     def case(shape: Shape, *scales: float, **attributes: Any) -> Case:
@@ -604,6 +753,12 @@ def cast(version: int, rng: np.random.Generator) -> list[Case]:
     ]
 
 
+@_for("CastLike")
+def cast_like(version: int, rng: np.random.Generator) -> list[Case]:
+    whole = [node("CastLike", ["c", "x"], "f"), node("Mul", ["x", "f"], "y")]
+    return [Case(whole, (2, 3), {"c": ints(1, 2, 3)}), _single("CastLike", (2, 3), {"c": floats(rng, 1)})]
+
+
 @_for("Range")
 def range_(version: int, rng: np.random.Generator) -> list[Case]:
     glue = [node("Range", ["a", "b", "d"], "i"), node("Gather", ["x", "i"], "y")]
@@ -614,6 +769,29 @@ def range_(version: int, rng: np.random.Generator) -> list[Case]:
 def equal(version: int, rng: np.random.Generator) -> list[Case]:
     glue = [node("Equal", ["e", "m"], "q"), node("Where", ["q", "one", "e"], "s"), node("Expand", ["x", "s"], "y")]
     return [Case(glue, (2, 1), {"e": ints(4, -1, 3), "m": ints(-1), "one": ints(2)})]
+
+
+def _comparison(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        glue = [node(operator, ["e", "m"], "q"), node("Where", ["q", "one", "e"], "s"), node("Expand", ["x", "s"], "y")]
+        return [Case(glue, (2, 1), {"e": ints(4, 2, 3), "m": ints(3), "one": ints(2)})]
+
+    return make
+
+
+def _logical(operator: str) -> Callable[[int, np.random.Generator], list[Case]]:
+    def make(version: int, rng: np.random.Generator) -> list[Case]:
+        glue = [node(operator, ["a", "b"], "q"), node("Where", ["q", "e", "f"], "s"), node("Expand", ["x", "s"], "y")]
+        truth = {"a": np.array([True, True, False, False]), "b": np.array([True, False, True, False])}
+        return [Case(glue, (1, 2, 1, 2), truth | {"e": ints(3, 2, 3, 2), "f": ints(1, 2, 1, 2)})]
+
+    return make
+
+
+for _operator in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+    CASES[_operator] = _comparison(_operator)
+for _operator in ("And", "Or", "Xor"):
+    CASES[_operator] = _logical(_operator)
 
 
 @_for("Mod")

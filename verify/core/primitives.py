@@ -352,8 +352,8 @@ class Softmax:
 class Sum:
     """y = a + sign * b, for operands of one shape.
 
-    fused_roundings: for each operand, how many roundings the *other* one meets when a runtime adds it inside the
-    operand's own dot product (0: the operand is not a dot product of which this is the only use).
+    fused_roundings: for each operand, how many more roundings the *other* one meets when a runtime adds it inside the
+    operand's own dot product, or multiplies both before it adds them (0: it does nothing of the kind).
     """
 
     sign: int

@@ -61,7 +61,8 @@ def fused_additions(outputs: Outputs) -> Outputs:
             primitive = replace(primitive, roundings=primitive.roundings + further[primitive])
             tensor = replace(tensor, primitive=primitive)
         if isinstance(primitive, Sum):
-            tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(inside[0], inside[1])))
+            first, second = (own + each for own, each in zip(primitive.fused_roundings, inside, strict=True))
+            tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(first, second)))
             roundings[tensor] = max(inside) + 1
         elif isinstance(primitive, _MOVES):
             roundings[tensor] = max(inside)

@@ -1,4 +1,4 @@
-"""Sums, products and means."""
+"""Sums and products."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.core.functions import SQRT, SQUARE
 from verify.core.linear_maps import Dense, Reduction
 from verify.core.primitives import Linear, Primitive, Product, Quotient, Sum, Tensor
 from verify.core.rounding import Array
 from verify.model.operators.computed import factor_of, summand_of
-from verify.model.operators.movement import axes_of, move, reduced
+from verify.model.operators.movement import move
 from verify.model.operators.node import Node, Operand, is_computed
 from verify.model.operators.quantised import product_of_quantised
 from verify.model.operators.registry import operator
@@ -51,7 +50,7 @@ def _is_fixed(x: Operand, *, beside: Operand) -> bool:
     return isinstance(x, np.ndarray) or (is_computed(x) and _varies(beside))
 
 
-def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
+def broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
     """x as a tensor of the shape that it takes together with the others."""
     shape = np.broadcast_shapes(x.shape, *(other.shape for other in others))
     node.require_size(shape)
@@ -59,12 +58,12 @@ def _broadcast(node: Node, x: Operand, *others: Operand) -> Tensor:
 
 
 def _elementwise(node: Node, x: Operand, weights: NDArray[Any], primitive: Linear) -> Tensor:
-    x = _broadcast(node, x, weights)
+    x = broadcast(node, x, weights)
     return node.result(primitive, x, shape=x.shape)
 
 
 def _of_two(node: Node, primitive: Primitive, a: Operand, b: Operand) -> Tensor:
-    first, second = _broadcast(node, a, b), _broadcast(node, b, a)
+    first, second = broadcast(node, a, b), broadcast(node, b, a)
     return node.result(primitive, first, second, shape=first.shape)
 
 
@@ -160,6 +159,11 @@ def neg(node: Node, x: Operand) -> Operand:
 @operator("MatMul", 1, 9, 13)
 @product_of_quantised(lambda node, rank: rank - 1)
 def matmul(node: Node, a: Operand, b: Operand) -> Operand:
+    return product_of_matrices(node, a, b)
+
+
+def product_of_matrices(node: Node, a: Operand, b: Operand) -> Operand:
+    """a b for the last two axes, of which one may be constant."""
     if _is_fixed(b, beside=a):
         weight, *off = factor_of(node, b, "the matrix")
         return matrix_product(node.off_by(*off), node.tensor(a), weight, None)
@@ -249,59 +253,3 @@ def gemm(node: Node, a: Operand, b: Operand, c: Operand | None = None) -> Operan
         scalings=1 + own,
     )
     return node.result(scale, product, shape=product.shape)
-
-
-def reduce_over(node: Node, x: Operand, axes: list[int], *, mean: bool, keep: bool) -> Tensor:
-    """Sum or mean over axes; the mean divides by the count, or multiplies by its reciprocal."""
-    x = node.tensor(x)
-    over = tuple(sorted({reduced(axis, len(x.shape), node) for axis in axes}))
-    reduction = Reduction(over, x.shape)
-    primitive = Linear.dot(reduction, None, x.shape)
-    if mean:
-        if not reduction.terms:
-            node.refuse("the mean of no element")
-        inverse = np.array(1.0 / reduction.terms)
-        primitive = primitive.then(Linear.elementwise(inverse, np.zeros(()), roundings=2, scalings=1))
-    kept = tuple(1 if axis in over else size for axis, size in enumerate(x.shape))
-    result = node.result(primitive, x, shape=kept)
-    return result if keep else node.tensor(move(node, result, lambda a: np.squeeze(a, over)))
-
-
-def reduction(
-    node: Node, x: Operand, axes: Operand | None, over: Callable[[list[int], bool], Operand], *, operand_since: int
-) -> Operand:
-    """What `over` makes of the axes, told whether to keep them with length one; of all where there are none, unless
-    the node says that there is nothing to do then."""
-    chosen = axes_of(node, axes, operand_since=operand_since)
-    keep, nothing_to_do = node.flag("keepdims", 1), node.flag("noop_with_empty_axes")
-    if not chosen and nothing_to_do:
-        return x
-    return over(chosen or list(range(len(x.shape))), keep)
-
-
-@operator("ReduceMean", 1, 11, 13, 18)
-def reduce_mean(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    return reduction(
-        node, x, axes, lambda over, keep: reduce_over(node, x, over, mean=True, keep=keep), operand_since=18
-    )
-
-
-@operator("ReduceL2", 1, 11, 13, 18)
-def reduce_l2(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    """The root of the sum of squares."""
-    if node.version >= 18 and axes is None and node.flag("noop_with_empty_axes"):
-        node.refuse("noop_with_empty_axes is not supported: runtimes disagree")
-
-    def norm(over: list[int], keep: bool) -> Tensor:
-        squares = node.result(SQUARE, node.tensor(x), shape=x.shape)
-        sums = reduce_over(node, squares, over, mean=False, keep=keep)
-        return node.result(SQRT, sums, shape=sums.shape)
-
-    return reduction(node, x, axes, norm, operand_since=18)
-
-
-@operator("ReduceSum", 1, 11, 13)
-def reduce_sum(node: Node, x: Operand, axes: Operand | None = None) -> Operand:
-    return reduction(
-        node, x, axes, lambda over, keep: reduce_over(node, x, over, mean=False, keep=keep), operand_since=13
-    )

@@ -66,9 +66,17 @@ _CASTABLE = {np.dtype(kind) for kind in ("?", *"bhiqBHIQ", *"efd")}
 
 @operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
 def cast(node: Node, x: Operand) -> Operand:
+    return _as_type(node, x, helper.tensor_dtype_to_np_dtype(node.attribute("to")))
+
+
+@operator("CastLike", 15, 19, 21, 23, 24, 25)
+def cast_like(node: Node, x: Operand, like: Operand) -> Operand:
+    return _as_type(node, x, like.dtype)
+
+
+def _as_type(node: Node, x: Operand, dtype: np.dtype[Any]) -> Operand:
     node.attribute("saturate")  # of types that are not supported
     node.attribute("round_mode")
-    dtype = helper.tensor_dtype_to_np_dtype(node.attribute("to"))
     if isinstance(x, Tensor):
         if dtype != np.float32:
             node.refuse(f"a cast of the network's values to {dtype} is not supported")
@@ -96,11 +104,25 @@ def range_(node: Node, start: Operand, limit: Operand, delta: Operand) -> Operan
     return np.arange(first, last, step, dtype=np.int64)
 
 
-@operator("Equal", 7, 11, 13, 19)
-def equal(node: Node, a: Operand, b: Operand) -> Operand:
-    first, second = _folded(node, a, b)
-    node.require_size(np.broadcast_shapes(first.shape, second.shape))
-    return np.asarray(np.equal(first, second))
+def _register(name: str, versions: tuple[int, ...], function: np.ufunc) -> None:
+    @operator(name, *versions)
+    def rule(node: Node, a: Operand, b: Operand) -> Operand:
+        first, second = _folded(node, a, b)
+        node.require_size(np.broadcast_shapes(first.shape, second.shape))
+        return np.asarray(function(first, second))
+
+
+for _name, _versions, _function in (
+    ("Equal", (7, 11, 13, 19), np.equal),
+    ("Greater", (9, 13), np.greater),
+    ("GreaterOrEqual", (12, 16), np.greater_equal),
+    ("Less", (9, 13), np.less),
+    ("LessOrEqual", (12, 16), np.less_equal),
+    ("And", (7,), np.logical_and),
+    ("Or", (7,), np.logical_or),
+    ("Xor", (7,), np.logical_xor),
+):
+    _register(_name, _versions, _function)
 
 
 @operator("Mod", 10, 13)

@@ -7,12 +7,13 @@ from functools import reduce
 
 import numpy as np
 
-from verify.core.primitives import Clip, Concatenate, MaxPool, Reshape, Shape, Tensor
+from verify.core.primitives import Clip, MaxPool, Reshape, Shape, Tensor
 from verify.core.windows import Window
-from verify.model.operators.arithmetic import neg, reduction
+from verify.model.operators.arithmetic import neg
 from verify.model.operators.movement import move, reduced
 from verify.model.operators.node import Node, Operand
 from verify.model.operators.pooling import LARGEST_WINDOW
+from verify.model.operators.reductions import reduction, side_by_side
 from verify.model.operators.registry import operator
 
 
@@ -38,14 +39,8 @@ def _clipped(node: Node, operands: tuple[Operand, ...]) -> tuple[Tensor, float] 
 
 
 def _largest(node: Node, operands: tuple[Operand, ...]) -> Tensor:
-    """A pool over an axis along which the operands lie side by side."""
-    shape = np.broadcast_shapes(*(operand.shape for operand in operands))
-    node.require_size((*shape, len(operands)))
-    column = (*shape, 1)
-    columns = [
-        node.tensor(move(node, node.tensor(x), lambda a: np.broadcast_to(a, shape).reshape(column))) for x in operands
-    ]
-    return _pooled(node, node.result(Concatenate(len(shape)), *columns, shape=(*shape, len(columns))), shape)
+    columns = side_by_side(node, operands)
+    return _pooled(node, columns, columns.shape[:-1])
 
 
 def _pooled(node: Node, x: Tensor, shape: Shape) -> Tensor:

@@ -171,13 +171,38 @@ def _extent(start: int, end: int, step: int, length: int) -> slice:
     return slice(start, None if end < 0 else end, step)
 
 
-@operator("Gather", 1, 11, 13)
-def gather(node: Node, x: Operand, indices: Operand) -> Operand:
-    if not isinstance(indices, np.ndarray) or indices.dtype.kind not in "iu":
-        node.refuse("the indices must be constant integers")
-    axis = reduced(node.attribute("axis", 0), len(x.shape), node)
-    node.require_size((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
-    return move(node, x, lambda a: np.take(a, indices, axis=axis))
+@operator("DepthToSpace", 1, 11, 13, 28)
+def depth_to_space(node: Node, x: Operand) -> Operand:
+    """Channels become blocks of pixels, in one of two orders: N x (b b C) x H x W, or N x (C b b) x H x W, to
+    N x C x b H x b W."""
+    block = node.attribute("blocksize")
+    mode = node.attribute("mode", b"DCR").decode() if node.version >= 11 else "DCR"
+    if mode not in ("DCR", "CRD"):
+        node.refuse(f"mode {mode!r} is not supported")
+
+    def spread(a: NDArray[Any]) -> NDArray[Any]:
+        count, depth, height, width = a.shape
+        channels = depth // block**2
+        if mode == "DCR":
+            rows_of_blocks = a.reshape(count, block, block, channels, height, width).transpose(0, 3, 4, 1, 5, 2)
+        else:
+            rows_of_blocks = a.reshape(count, channels, block, block, height, width).transpose(0, 1, 4, 2, 5, 3)
+        return rows_of_blocks.reshape(count, channels, height * block, width * block)
+
+    return move(node, x, spread)
+
+
+@operator("SpaceToDepth", 1, 13)
+def space_to_depth(node: Node, x: Operand) -> Operand:
+    """Blocks of pixels become channels: N x C x b H x b W to N x (b b C) x H x W."""
+    block = node.attribute("blocksize")
+
+    def gathered(a: NDArray[Any]) -> NDArray[Any]:
+        count, channels, height, width = a.shape
+        blocks = a.reshape(count, channels, height // block, block, width // block, block).transpose(0, 3, 5, 1, 2, 4)
+        return blocks.reshape(count, -1, height // block, width // block)
+
+    return move(node, x, gathered)
 
 
 @operator("Pad", 2, 11, 13, 18, 19, *_SINCE_21)

@@ -8,11 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from verify.core.functions import SQUARE, power
-from verify.core.primitives import Linear, Tensor
-from verify.model.operators.arithmetic import multiplied, reduce_over, sub
-from verify.model.operators.movement import reduced
+from verify.core.primitives import Linear, Sum, Tensor
+from verify.core.rounding import Array
+from verify.model.operators.arithmetic import broadcast, multiplied, sub
+from verify.model.operators.movement import move, reduced
 from verify.model.operators.node import Node, Operand
+from verify.model.operators.reductions import reduce_over
 from verify.model.operators.registry import operator
+
+_LEAST_EPSILON, _LARGEST_SCALE = 2.0**-80, 2.0**20
+"""Of normalisation that runtimes may fold into a factor and a summand: products with the factor do not overflow."""
 
 
 @operator("BatchNormalization", 7, 9, 14, 15)
@@ -63,7 +68,7 @@ def layer_normalization(node: Node, x: Operand, scale: Operand, shift: Operand |
     mean = reduce_over(node, x, axes, mean=True, keep=True)
     deviation = node.tensor(sub(node, x, mean))
     inverse = _inverse_root_of_mean_squares(node, deviation, axes)
-    found: list[Operand] = [_scaled(node, multiplied(node, deviation, inverse), scale, shift), mean, inverse]
+    found: list[Operand] = [_weighted(node, multiplied(node, deviation, inverse), scale, shift), mean, inverse]
     return found[: node.outputs]
 
 
@@ -71,7 +76,44 @@ def layer_normalization(node: Node, x: Operand, scale: Operand, shift: Operand |
 def rms_normalization(node: Node, x: Operand, scale: Operand) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon), with a scale."""
     x = node.tensor(x)
-    return _scaled(node, multiplied(node, x, _inverse_root_of_mean_squares(node, x, _last_axes(node, x))), scale, None)
+    return _weighted(
+        node, multiplied(node, x, _inverse_root_of_mean_squares(node, x, _last_axes(node, x))), scale, None
+    )
+
+
+@operator("InstanceNormalization", 6, 22)
+def instance_normalization(node: Node, x: Operand, scale: Operand, shift: Operand) -> Tensor:
+    """(x - mean) / sqrt(variance + epsilon) over the pixels of each channel, with a scale and a shift of each."""
+    x = node.tensor(x)
+    return _of_groups(node, x, x.shape[1], scale, shift)
+
+
+@operator("GroupNormalization", 21)
+def group_normalization(node: Node, x: Operand, scale: Operand, shift: Operand) -> Tensor:
+    """The same over groups of channels."""
+    if node.attribute("stash_type", 1) != 1:
+        node.refuse("statistics in another type than float32 are not supported")
+    x, groups = node.tensor(x), node.attribute("num_groups")
+    if groups < 1 or x.shape[1] % groups:
+        node.refuse(f"{x.shape[1]} channels do not make up {groups} groups")
+    return _of_groups(node, x, groups, scale, shift)
+
+
+def _of_groups(node: Node, x: Tensor, groups: int, scale: Operand, shift: Operand) -> Tensor:
+    """Runtimes compute s (x - mean) + beta, or s x + (beta - s mean) with s = gamma / sqrt(variance + epsilon), which
+    rounds s x and s mean up to four times more; these do not overflow where the squares of x do not."""
+    factors, summands = node.weights(scale, "the scale"), node.weights(shift, "the shift")
+    if len(x.shape) < 3 or factors.shape != x.shape[1:2] or summands.shape != x.shape[1:2]:
+        node.refuse(f"a scale and a shift of shapes {factors.shape} and {summands.shape} do not fit {x.shape}")
+    if _epsilon(node) < _LEAST_EPSILON or np.abs(factors).max() > _LARGEST_SCALE:
+        node.refuse("so small an epsilon, or so large a scale, is not supported")
+    grouped = node.tensor(move(node, x, lambda a: a.reshape(a.shape[0], groups, -1)))
+    mean = reduce_over(node, grouped, [2], mean=True, keep=True)
+    deviation = node.result(Sum(-1, (4, 4)), grouped, broadcast(node, mean, grouped), shape=grouped.shape)
+    normal = multiplied(node, deviation, _inverse_root_of_mean_squares(node, deviation, [2]))
+    per_channel = (-1, *[1] * (len(x.shape) - 2))
+    whole = node.tensor(move(node, normal, lambda a: a.reshape(x.shape)))
+    return _scaled(node, whole, factors.reshape(per_channel), summands.reshape(per_channel))
 
 
 def _last_axes(node: Node, x: Tensor) -> list[int]:
@@ -84,18 +126,27 @@ def _last_axes(node: Node, x: Tensor) -> list[int]:
 def _inverse_root_of_mean_squares(node: Node, x: Tensor, axes: list[int]) -> Tensor:
     """(mean(x^2) + epsilon)^(-1/2): the error that `functions` assumes has room for a root and a division."""
     squares = reduce_over(node, node.result(SQUARE, x, shape=x.shape), axes, mean=True, keep=True)
-    epsilon = np.array(float(np.float32(node.attribute("epsilon", 1e-5))))
-    if not 0 <= epsilon < math.inf:
-        node.refuse("epsilon is negative or not finite")
+    epsilon = np.array(_epsilon(node))
     total = node.result(Linear.elementwise(np.ones(()), epsilon, roundings=1), squares, shape=squares.shape)
     return node.result(power(-0.5), total, shape=total.shape)
 
 
-def _scaled(node: Node, x: Tensor, scale: Operand, shift: Operand | None) -> Tensor:
-    """Two roundings, and one more where a runtime divides the scale by the root of the variance first: the quotient may
-    be 2^75 times as large, and what it loses by underflow grows with x less its mean, up to 2^63."""
+def _epsilon(node: Node) -> float:
+    epsilon = float(np.float32(node.attribute("epsilon", 1e-5)))
+    if not 0 <= epsilon < math.inf:
+        node.refuse("epsilon is negative or not finite")
+    return epsilon
+
+
+def _weighted(node: Node, x: Tensor, scale: Operand, shift: Operand | None) -> Tensor:
     factors = node.weights(scale, "the scale")
     summands = np.zeros(()) if shift is None else node.weights(shift, "the shift")
+    return _scaled(node, x, factors, summands)
+
+
+def _scaled(node: Node, x: Tensor, factors: Array, summands: Array) -> Tensor:
+    """Two roundings, and one more where a runtime divides the scale by the root of the variance first: the quotient may
+    be 2^75 times as large, and what it loses by underflow grows with x less its mean, up to 2^63."""
     if any(np.broadcast_shapes(values.shape, x.shape) != x.shape for values in (factors, summands)):
         node.refuse(f"a scale and a shift of shapes {factors.shape} and {summands.shape} do not fit {x.shape}")
     scaling = Linear.elementwise(factors, summands, roundings=3)

@@ -12,11 +12,11 @@ from verify.core.linear_maps import Convolution
 from verify.core.primitives import Linear, MaxPool, Reshape, Select, Tensor
 from verify.core.rounding import Array
 from verify.core.windows import Window
-from verify.model.operators.arithmetic import reduce_over
 from verify.model.operators.computed import factor_of
 from verify.model.operators.movement import move
 from verify.model.operators.node import Node, Operand
 from verify.model.operators.quantised import product_of_quantised
+from verify.model.operators.reductions import reduce_over
 from verify.model.operators.registry import operator
 
 LARGEST_WINDOW = 2**16

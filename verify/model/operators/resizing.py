@@ -1,4 +1,4 @@
-"""Operators that enlarge by whole factors and only repeat elements: exact in every arithmetic."""
+"""Operators that only repeat elements, a whole number of times: exact in every arithmetic."""
 
 from __future__ import annotations
 
@@ -81,3 +81,13 @@ def _repeated(node: Node, x: Operand, axes: Sequence[int], factors: Sequence[flo
         return a
 
     return move(node, x, repeated)
+
+
+@operator("Tile", 6, 13)
+def tile(node: Node, x: Operand, repeats: Operand) -> Operand:
+    """All of x so many times along each axis."""
+    counts = node.integers(repeats, "the repeats")
+    if len(counts) != len(x.shape) or min(counts, default=1) < 1:
+        node.refuse(f"the repeats {counts} do not fit {x.shape}")
+    node.require_size([size * count for size, count in zip(x.shape, counts, strict=True)])
+    return move(node, x, lambda a: np.tile(a, counts))
