@@ -132,7 +132,7 @@ def commands() -> None:
     "--timeout",
     type=FINITE_SECONDS,
     metavar="SECONDS",
-    help="Limit of the search for each proof, by alpha-crown or complete (default: 20); with --vnnlib, of all.",
+    help="Limit for each proof (default: 20 by alpha-crown or complete, else none); with --vnnlib, of all.",
 )
 @click.option(
     "--engine",

@@ -60,7 +60,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Study:
-    """students: recipe by recipe, seed by seed. method: of `verify`; timeout: its seconds per sample, if it searches.
+    """students: recipe by recipe, seed by seed. method: of `verify`; timeout: its seconds per sample.
 
     selection_seeds: those that all settings are trained with; the others get only the settings that are selected then.
     test: the test set of the recipes' own data (FILE.npz), if they have such. test_samples: how many of the test set,

@@ -14,7 +14,7 @@ from verify.errors import FileProblem, Problem
 def require_writable(*paths: Path | None) -> None:
     """Raise FileProblem, before any work is done, where a file cannot be written later on; as far as that shows."""
     for path in paths:
-        if path is None:
+        if path is None or _is_device(path):
             continue
         if path.is_dir():
             raise FileProblem(f"cannot write {path}: it is a folder")
@@ -22,6 +22,18 @@ def require_writable(*paths: Path | None) -> None:
             raise FileProblem(f"cannot write {path}: there is no folder {path.parent}")
         if not os.access(path.parent, os.W_OK):
             raise FileProblem(f"cannot write {path}: the folder {path.parent} does not allow it")
+
+
+def _is_device(path: Path) -> bool:
+    """Or a pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise FileProblem(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def require_folder(path: Path | None) -> None:
@@ -56,10 +68,15 @@ def read_unpacked(path: Path, what: str, problem: type[Problem], *, largest: int
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step; a failure leaves what was there.
+    """Replace `path`, or what it links to, by `content` in one step; a failure leaves what was there. Devices and pipes
+    stay what they are, and get the content.
 
     Raises FileProblem when the folder does not exist or cannot be written, or the disk is full.
     """
+    if _is_device(path):
+        _write_through(path, content)
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -123,7 +123,7 @@ def verify(
             None proves nothing.
         contract: what is assumed of the arithmetic that executes the model: "float32-any-order", or "real" for exact
             arithmetic, which says nothing about an execution in float32.
-        timeout_s: seconds of search for each proof, by "alpha-crown" or "complete". Default: 20.
+        timeout_s: seconds for each proof. Default: 20 by "alpha-crown" or "complete", which search, else none.
         attack: how hard to look for counterexamples to what is not proved; "complete" always does. Needs torch and
             onnxruntime.
         input_range: the least and the largest valid input. Default: what the file says; else [0, 1] if the images are

@@ -50,7 +50,7 @@ class Blind:
         return bool(MADE.run(x.reshape(1, 3), ALL)[0].argmax() != label)
 
 
-def verdicts(samples: Samples = SAMPLES, **options: Any) -> list[Verdict]:
+def verdicts(samples: Samples = SAMPLES, method: str = "complete", **options: Any) -> list[Verdict]:
     torch.set_num_threads(1)
     return list(
         verify_classifier(
@@ -59,7 +59,7 @@ def verdicts(samples: Samples = SAMPLES, **options: Any) -> list[Verdict]:
             eps=EPS,
             input_range=None,
             contract=FLOAT32_ANY_ORDER,
-            method="complete",
+            method=method,
             **options,
         )
     )
@@ -111,9 +111,10 @@ def forever(*arguments: Any, **options: Any) -> Any:
 
 
 @interrupted
-def test_a_way_that_takes_too_long_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["crown", "complete"])
+def test_a_way_that_takes_too_long_is_interrupted(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROOFS, "crown", forever)
-    found = verdicts(timeout_s=0.05)
+    found = verdicts(method=method, timeout_s=0.05)
     assert {verdict.status for verdict in found} == {Status.TIMEOUT}
     assert all(verdict.decided_by is None and verdict.time_s >= 0.05 for verdict in found)
 

@@ -60,5 +60,5 @@ def next_method(method: str | None) -> str | None:
 
 
 def searches(method: str | None) -> bool:
-    """Whether a method searches, so that a time limit means something."""
+    """Whether a method searches, and would do so for as long as it may."""
     return method in (ALPHA_CROWN, COMPLETE)

@@ -31,7 +31,7 @@ _FALSE = (Status.MISCLASSIFIED, Status.COUNTEREXAMPLE)
 @dataclass(frozen=True)
 class Question:
     """What was asked: everything that a verdict depends on. method: None where no proof is asked for. eps: in the units
-    of the model's input. timeout_s: for a sample, None where the method does not search. attack: on what is not proved,
+    of the model's input. timeout_s: for a sample, None where there is no limit. attack: on what is not proved,
     if on anything. engine: what looks at intervals first, numpy or onnx."""
 
     model_path: str

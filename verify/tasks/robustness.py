@@ -103,9 +103,10 @@ def verify_classifier(
 
     A sample is verified if and only if every margin of its label is proved positive over the whole box of radius eps
     within the input range, under the contract. timeout_s: for each sample, with its share of what is done about several
-    at once, where the method searches; kept by signals in the main thread, except on Windows, and elsewhere as well as
-    single steps allow. Raises ModelProblem and DataProblem where model and samples do not fit, BrokenArithmetic where
-    this process cannot compute soundly, and Problem where a method needs torch and there is none.
+    at once; intervals are computed however long they take. It is kept by signals in the main thread, except on Windows,
+    and elsewhere as well as single steps allow. Raises ModelProblem and DataProblem where model and samples do not fit,
+    BrokenArithmetic where this process cannot compute soundly, and Problem where a method needs torch and there is
+    none.
     """
     require_ieee_arithmetic()
     count = classes(network)
@@ -127,8 +128,9 @@ def verify_classifier(
             predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
             margins, open_lanes = np.full(len(x), np.nan), np.arange(len(x))
         spent = np.full(len(x), (time.perf_counter() - began) / len(x))
-        limit = timeout_s if searches(method) else math.inf
-        bounded = _Batch(network, x, box, labels, contract, limit, predictions == labels, margins, decided_by, spent)
+        bounded = _Batch(
+            network, x, box, labels, contract, timeout_s, predictions == labels, margins, decided_by, spent
+        )
         for way in proofs:
             if way == proofs[0]:
                 bounded.prove(way, open_lanes, math.inf)
@@ -147,7 +149,7 @@ def verify_classifier(
                 status = Status.COUNTEREXAMPLE
             elif status is Status.UNKNOWN and prediction != label:
                 status = Status.MISCLASSIFIED
-            elif status is Status.UNKNOWN and spent[lane] >= limit:
+            elif status is Status.UNKNOWN and spent[lane] >= timeout_s:
                 status = Status.TIMEOUT
             verdict = Verdict(
                 index=samples.start + first + lane,

@@ -95,7 +95,7 @@ def question_on(
         model_sha256=network.sha256,
         contract=contract_named(contract).name,
         method=method,
-        timeout_s=timeout_s or _DEFAULT_TIMEOUT_S if searches(method) else None,
+        timeout_s=timeout_s or (_DEFAULT_TIMEOUT_S if searches(method) else None),
         eps=parse_eps(eps),
         input_range=valid or input_range(network.metadata) or samples.natural_range,
         data=samples,
