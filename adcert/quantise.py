@@ -73,7 +73,8 @@ def export_int8(source: bytes, form: str, path: Path, data: str | None = None) -
     dataset = _training_data(file, data)
     shape = dataset.images.shape[1:]
     given = build(file, shape)
-    samples = samples_of(dataset, given.input.shape)
+    given.require_floats("quantisation")
+    samples = samples_of(dataset, given)
     require_labels(samples, classes(given))
     if not np.isfinite(samples.inputs).all():
         raise DataProblem(f"{samples.name} holds numbers that are not finite")

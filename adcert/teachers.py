@@ -59,6 +59,7 @@ def from_onnx(path: Path, device: torch.device) -> Teacher:
     Raises ModelProblem for what `verify` does not read either.
     """
     network = load(path)
+    network.require_floats("distillation")
     return Teacher(_FromOnnx(network, device), network.input.shape[1:], classes(network), network.sha256)
 
 

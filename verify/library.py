@@ -114,9 +114,9 @@ def verify(
     """Prove, sample by sample, that no perturbation within eps changes the class that a model answers.
 
     Args:
-        model: an ONNX file with one float32 input and one vector of logits.
+        model: an ONNX file with one input, of float32 or uint8, and one vector of logits.
         images: N x the shape of the model's input (axes of length one may be missing): float32, or uint8, which is
-            scaled to [0, 1]. They tell the length of axes that the model leaves open.
+            scaled to [0, 1] unless the model takes bytes. They tell the length of axes that the model leaves open.
         labels: N integers, each a class of the model.
         eps: the l_inf radius in the units of the model's input, "8/255" or 0.1. Default: what the file says.
         method: "ibp", "crown", "alpha-crown" or "complete": each tries those before it first. The last two need torch.
@@ -136,7 +136,7 @@ def verify(
         ModelProblem: the model is invalid or not supported.
         Problem: images, labels or another argument do not fit, or a package is missing.
 
-    A sample is verified if and only if every margin of its label is proved positive for every float32 input in its box,
+    A sample is verified if and only if every margin of its label is proved positive for every input in its box,
     in every execution that keeps the contract. Interval bounds are those of Gowal et al. (arXiv 1810.12715), linear
     bounds those of Zhang et al. (arXiv 1811.00866), their optimisation that of Xu et al. (arXiv 2011.13824), branch and
     bound that of Wang et al. (arXiv 2103.06624), all of them widened by the rounding of the deployed network.
@@ -146,7 +146,7 @@ def verify(
     question = question_on(
         network,
         os.fspath(model),
-        samples_of(data, network.input.shape),
+        samples_of(data, network),
         eps=None if eps is None else str(eps),
         method=method,
         contract=contract,

@@ -120,7 +120,7 @@ def show_network(path: Path, network: Network) -> None:
     table.add_row("opset", str(network.opset))
     for kind, tensors in (("input", network.inputs), ("output", network.outputs)):
         for tensor in tensors:
-            table.add_row(kind, f"{tensor.name}  {' x '.join(map(str, tensor.shape))}")
+            table.add_row(kind, f"{tensor.name}  {tensor.dtype} {' x '.join(map(str, tensor.shape))}")
     for key, value in sorted(network.metadata.items()):
         table.add_row(key, value if len(value) <= 300 else value[:97] + "...")
     CONSOLE.print(table)

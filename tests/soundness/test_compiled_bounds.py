@@ -91,7 +91,7 @@ def test_random_networks_stay_within_their_compiled_bounds(form: str | None, see
 def test_shipped_students_are_bounded_as_tightly_as_by_the_rigorous_engine(name: str) -> None:
     """Except that a quantised logit may lie one step further, where the graph's own rounding crosses a tie."""
     network = load(EXPORTED / f"{name}.onnx")
-    data = samples_of(read_data("mnist"), network.input.shape, start=0, count=100)
+    data = samples_of(read_data("mnist"), network, start=0, count=100)
     x = data.inputs.reshape(-1, *network.input.shape[1:])
     box = box_around(data.inputs, Fraction(float(F32(0.1))), UNIT_RANGE)
     ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)

@@ -35,12 +35,13 @@ def model(
     opset: int = 17,
     outputs: Sequence[str] = ("y",),
     metadata: Mapping[str, str] | None = None,
+    taking: int = TensorProto.FLOAT,
 ) -> bytes:
-    """A model with the float32 input "x" of that shape; types and shapes of the outputs are left to be inferred."""
+    """A model with the input "x" of that shape and type; types and shapes of the outputs are left to be inferred."""
     graph = helper.make_graph(
         list(nodes),
         "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("x", taking, shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )

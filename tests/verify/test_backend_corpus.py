@@ -41,7 +41,7 @@ REFUSED = (
     "a cast of",
     "runtimes disagree",
     "this version is not supported",
-    "only FLOAT inputs are supported",
+    "only FLOAT and UINT8 inputs are supported",
     "is empty",
     "is an output of its node that is not supported",
     "which repeats elements, is",
@@ -103,6 +103,12 @@ def test_values_and_bounds_agree_with_the_expected_outputs(case: Any, proto: onn
         assert theirs.shape == ours.shape[1:]
         np.testing.assert_allclose(ours[0], theirs, case.rtol, case.atol)  # some were written down with few digits
     if max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")) <= NEWEST:
-        for actual, (lower, upper) in zip(session(content).run(None, {name: x}), intervals, strict=False):
+        try:
+            found = session(content).run(None, {name: x})
+        except Exception as error:  # onnxruntime's own exceptions share no base class but this
+            if "not supported now" not in str(error):
+                raise
+            pytest.skip("onnxruntime does not compute it")
+        for actual, (lower, upper) in zip(found, intervals, strict=False):
             undefined = np.isnan(actual) & np.isnan(lower[0]) & np.isnan(upper[0])
             assert (undefined | ((lower[0] <= actual) & (actual <= upper[0]))).all()

@@ -88,6 +88,7 @@ def compile_bounds(network: Network, input_range: InputRange | None) -> onnx.Mod
     holds every float32 input within eps of x, in each coordinate, and within the input range. Raises ModelProblem for a
     network that the graph cannot be made for.
     """
+    network.require_floats("a graph of bounds")
     count = classes(network)
     output = logits_of(network)
     writer = BoundsWriter(input_range)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from verify.core.primitives import Input, Product, Select, Shape, Tensor
 from verify.errors import ModelProblem
 from verify.model import onnx_file
@@ -51,6 +53,16 @@ class Network:
             raise ModelProblem(f"the model has {len(self.outputs)} outputs; exactly one is supported")
         return self.outputs[0]
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the only input is of uint8, as images are stored, rather than of float32."""
+        return self.input.dtype == np.uint8
+
+    def require_floats(self, what: str) -> None:
+        """Raise ModelProblem where the network takes bytes, which does not do for that."""
+        if self.takes_bytes:
+            raise ModelProblem(f"the model takes bytes (uint8): {what} is about models that take float32 numbers")
+
 
 class Model:
     """A model file, for which there is one network, or one for each shape of samples if it leaves that open."""
@@ -92,7 +104,7 @@ def build(file: OnnxFile, sample: Shape | None = None) -> Network:
 
 def _expressed(file: OnnxFile, *, batch: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs and outputs of the network, for that many samples where the model leaves their number open."""
-    inputs = tuple(Tensor(Input(), (), _shape(value, batch), value.name) for value in file.inputs)
+    inputs = tuple(Tensor(Input(), (), _shape(value, batch), value.name, value.dtype) for value in file.inputs)
     if any(math.prod(tensor.shape) > LARGEST for tensor in inputs):
         raise ModelProblem("the input of the model is too large")
     values: dict[str, Operand] = {**file.constants, **{tensor.name: tensor for tensor in inputs}}

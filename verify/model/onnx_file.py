@@ -19,15 +19,19 @@ from verify.errors import ModelProblem
 from verify.files import read_unpacked
 
 _OLDEST_OPSET = 6
-_FLOAT = onnx.TensorProto.FLOAT
+_INPUTS: dict[int, np.dtype[Any]] = {
+    onnx.TensorProto.FLOAT: np.dtype(np.float32),
+    onnx.TensorProto.UINT8: np.dtype(np.uint8),
+}
 
 
 @dataclass(frozen=True)
 class OnnxValue:
-    """An input of the graph. shape: None for each dimension that the model leaves open."""
+    """An input of the graph. shape: None for each dimension that the model leaves open. dtype: float32 or uint8."""
 
     name: str
     shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,11 @@ def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 def _input(value: onnx.ValueInfoProto) -> OnnxValue:
     kind = value.type.tensor_type
-    if kind.elem_type != _FLOAT:
+    if kind.elem_type not in _INPUTS:
         names = {number: name for name, number in onnx.TensorProto.DataType.items()}
         name = names.get(kind.elem_type, "unknown")
-        raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT inputs are supported")
+        raise ModelProblem(f"the input {value.name!r} is of type {name}: only FLOAT and UINT8 inputs are supported")
     sizes = _sizes(value)
     if 0 in sizes:
         raise ModelProblem(f"the input {value.name!r} of shape {sizes} is empty")
-    return OnnxValue(value.name, sizes)
+    return OnnxValue(value.name, sizes, _INPUTS[kind.elem_type])

@@ -21,7 +21,8 @@ A certificate is a JSON object:
                     and in base64 like the box: numbers of nodes, neurons, parts and functionals as int32, slopes and
                     weights of constraints as uint8, other numbers as float32. What is not there has no attribute.
 
-It says: for every float32 input in the box, every execution of the model that keeps the contract has the property.
+It says: for every input in the box, of float32, or of uint8 for a model that takes bytes, every execution of the model
+that keeps the contract has the property.
 """
 
 from __future__ import annotations

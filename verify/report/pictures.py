@@ -111,7 +111,7 @@ def png(pixels: Pixels) -> str:
 
 
 def _picture(sample: Sample, data: Dataset, result: Result) -> Picture:
-    stored = _as_stored(data, sample.index)
+    stored = _as_taken(data, sample.index, result)
     low, high = _limits(data, result)
     image = png(_drawn(stored, low, high))
     if sample.counterexample is None or len(sample.counterexample) != stored.size:
@@ -123,10 +123,11 @@ def _picture(sample: Sample, data: Dataset, result: Result) -> Picture:
     return Picture(sample, image, *pictures, float(abs(difference).max()))
 
 
-def _as_stored(data: Dataset, index: int) -> Array:
-    """An input as the model takes it: bytes are scaled to [0, 1]."""
+def _as_taken(data: Dataset, index: int, result: Result) -> Array:
+    """An input as the model takes it: bytes are scaled to [0, 1], unless the model takes bytes, as its range shows."""
     image: Array = data.images[index].astype(np.float64)
-    return image / 255 if data.images.dtype == np.uint8 else image
+    scaled = data.images.dtype == np.uint8 and not (result.input_range and result.input_range[1] > 1)
+    return image / 255 if scaled else image
 
 
 def _require_pictures(data: Dataset) -> None:

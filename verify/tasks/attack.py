@@ -208,9 +208,12 @@ class Misclassification:
         effort = self._quick if quickly else self.effort
         found: set[int] = set()
         for lane, candidate in candidates(self.network, lower, upper, x, excess, effort):
-            if lane not in found and self.refutes(candidate, int(labels[lane])):
+            if lane in found:
+                continue
+            counterexample = self.confirmed(candidate, int(labels[lane]))
+            if counterexample is not None:
                 found.add(lane)
-                yield lane, candidate
+                yield lane, counterexample
 
     @property
     def _quick(self) -> Effort:
@@ -221,9 +224,10 @@ class Misclassification:
         """Of the steps of all restarts."""
         return max(1, self._quick.steps) / max(1, self.effort.steps * self.effort.restarts)
 
-    def refutes(self, x: Floats, label: int) -> bool:
-        """Whether onnxruntime answers another class to x."""
-        return bool(self.runtime.output(x).argmax() != label)
+    def confirmed(self, x: Floats, label: int) -> Floats | None:
+        """The input next to x that the network takes, if onnxruntime answers another class to that."""
+        taken = np.rint(x) if self.network.takes_bytes else x
+        return taken if self.runtime.output(taken).argmax() != label else None
 
 
 def misclassification_search(network: Network, runtime: Runs, effort: Effort) -> Misclassification:

@@ -115,7 +115,7 @@ class ResultFile:
         if labels != data.labels[first : first + count].tolist():
             raise Rejected("its labels are not those of the data")
         network = model.network(data.images.shape[1:])
-        inputs = samples_of(data, network.input.shape, start=first, count=count).inputs
+        inputs = samples_of(data, network, start=first, count=count).inputs
         certificates = {
             place: None if sample.get("certificate") is None else _typed(sample, "certificate", str)
             for place, sample in enumerate(samples)

@@ -51,6 +51,7 @@ class Decision:
 
 def cases_for(network: Network, property: Property) -> list[Case]:
     """The property's cases; raises ModelProblem when it does not fit the network."""
+    network.require_floats("a property")
     mentioned = largest_indices(property.formula)
     for what, stated, shape, highest, tensor in (
         ("input", property.inputs, property.shapes[0], mentioned[0], network.input),

@@ -40,9 +40,10 @@ class Runtime:
         return cls(content_of(Path(path)), network)
 
     def output(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The only output, flat, for one input, of any shape that has its elements in C order."""
+        """The only output, flat, for one input, of any shape that has its elements in C order; of whole numbers if the
+        model takes bytes."""
         source = self._network.input
-        (y,) = self._session.run([self._network_output], {source.name: x.reshape(source.shape)})
+        (y,) = self._session.run([self._network_output], {source.name: x.reshape(source.shape).astype(source.dtype)})
         return np.asarray(y, np.float32).reshape(-1)
 
     @property

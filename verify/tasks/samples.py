@@ -15,13 +15,14 @@ from verify import datasets
 from verify.boxes import InputRange
 from verify.core.primitives import Shape
 from verify.datasets import DataProblem, Dataset
+from verify.model.network import Network
 
 
 @dataclass(frozen=True)
 class Samples:
     """inputs: float32, N x the shape of the model's input. labels: int64, N. start: index of the first one.
 
-    natural_range: [0, 1] for images that were stored as bytes and scaled, else None.
+    natural_range: of what was stored as bytes, [0, 1], or [0, 255] for a model that takes bytes; else None.
     """
 
     name: str
@@ -44,19 +45,23 @@ class Samples:
         return replace(self, start=self.start + done, inputs=self.inputs[done:], labels=self.labels[done:])
 
 
-def samples_of(dataset: Dataset, shape: Shape, *, start: int = 0, count: int | None = None) -> Samples:
-    """The samples start, start + 1, ... of a data set.
+def samples_of(dataset: Dataset, network: Network, *, start: int = 0, count: int | None = None) -> Samples:
+    """The samples start, start + 1, ... of a data set, as the network takes them: what is stored as bytes is scaled to
+    [0, 1], unless the network takes bytes.
 
-    shape: of the model's input. sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
+    sha256 is that of the whole data, whatever part is taken. Raises DataProblem.
     """
     x, y, name = dataset.images, dataset.labels, dataset.name
     if not 0 <= start < len(y):
         raise DataProblem(f"there is no sample {start}: {name} holds {len(y)}")
     part = slice(start, None if count is None else start + count)
     stored_as_bytes = x.dtype == np.uint8
-    inputs = x[part].astype(np.float32) / np.float32(255) if stored_as_bytes else x[part]
-    inputs = _fitted(inputs, shape, name)
-    natural_range = (0.0, 1.0) if stored_as_bytes else None
+    if network.takes_bytes and not stored_as_bytes:
+        raise DataProblem(f"the model takes bytes (uint8), but {name} holds numbers of type {x.dtype}")
+    largest = np.float32(255 if network.takes_bytes else 1)
+    inputs = x[part].astype(np.float32) / (np.float32(255) / largest) if stored_as_bytes else x[part]
+    inputs = _fitted(inputs, network.input.shape, name)
+    natural_range = (0.0, float(largest)) if stored_as_bytes else None
     return Samples(name, dataset.split, start, dataset.sha256, inputs, y[part], natural_range)
 
 

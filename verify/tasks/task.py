@@ -52,7 +52,7 @@ def question_about(
     question = question_on(
         network,
         model_path,
-        samples_of(dataset, network.input.shape, start=start, count=count),
+        samples_of(dataset, network, start=start, count=count),
         eps=eps,
         method=method,
         contract=contract,

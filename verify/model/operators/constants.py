@@ -11,7 +11,7 @@ from onnx import helper
 from verify.core.primitives import Linear, Tensor
 from verify.model.onnx_file import constant as constant_of
 from verify.model.operators.movement import axes_of
-from verify.model.operators.node import Node, Operand
+from verify.model.operators.node import INTEGERS, Node, Operand
 from verify.model.operators.registry import operator
 
 
@@ -82,7 +82,7 @@ def _as_type(node: Node, x: Operand, dtype: np.dtype[Any]) -> Operand:
             node.refuse(f"a cast of the network's values to {dtype} is not supported")
         if x.dtype == np.float32:
             return x
-        primitive = Linear.elementwise(np.ones(()), np.zeros(()), roundings=1)
+        primitive = Linear.elementwise(np.ones(()), np.zeros(()), roundings=0 if x.dtype in INTEGERS else 1)
         return node.result(primitive, x, shape=x.shape, dtype=dtype)
     if not {x.dtype, dtype} <= _CASTABLE:
         node.refuse(f"a cast of constants from {x.dtype} to {dtype} is not supported")
