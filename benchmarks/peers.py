@@ -131,6 +131,12 @@ SETUPS = {
         None,
         {"ibp": (1, 16), "ibp-onnx": (1, 16), "crown-ibp": (1, 16), "crown": (1, 4), "alpha-crown": (1,)},
     ),
+    "vit": Setup(
+        partial(_of_corpus, "vit_ibp", "ibp_3_3_8.onnx.gz"),
+        Fraction(1, 255),
+        None,
+        {"ibp": (1, 16), "ibp-onnx": (1, 16), "crown-ibp": (1,), "crown": (1,)},
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import zlib
 from pathlib import Path
@@ -14,7 +15,12 @@ from verify.errors import FileProblem, Problem
 def require_writable(*paths: Path | None) -> None:
     """Raise FileProblem, before any work is done, where a file cannot be written later on; as far as that shows."""
     for path in paths:
-        if path is None or _is_device(path):
+        if path is None:
+            continue
+        path = _target(path)
+        if _is_device(path):
+            if not os.access(path, os.W_OK):
+                raise FileProblem(f"cannot write {path}: the device does not allow it")
             continue
         if path.is_dir():
             raise FileProblem(f"cannot write {path}: it is a folder")
@@ -24,16 +30,19 @@ def require_writable(*paths: Path | None) -> None:
             raise FileProblem(f"cannot write {path}: the folder {path.parent} does not allow it")
 
 
+def _target(path: Path) -> Path:
+    """Where a link leads to; raises FileProblem where that is nowhere, or a file that somebody holds open."""
+    if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
+        raise FileProblem(f"cannot write {path}: it stands for an open file (where stdout is meant, say -)")
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop
+        raise FileProblem(f"cannot write {path}: the links lead nowhere") from error
+
+
 def _is_device(path: Path) -> bool:
     """Or a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise FileProblem(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def require_folder(path: Path | None) -> None:
@@ -55,9 +64,10 @@ def read_unpacked(path: Path, what: str, problem: type[Problem], *, largest: int
     raised as that kind of problem. largest: bytes, unpacked."""
     try:
         with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as file:
             content = file.read(largest + 1)
+        if content[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as unpacked:
+                content = unpacked.read(largest + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise problem(f"{path} is not a gzip file, or is truncated") from error
     except OSError as error:
@@ -73,10 +83,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises FileProblem when the folder does not exist or cannot be written, or the disk is full.
     """
+    path = _target(path)
     if _is_device(path):
-        _write_through(path, content)
+        try:
+            with path.open("ab") as device:
+                device.write(content)
+        except OSError as error:
+            raise FileProblem(f"cannot write {path}: {error.strerror or error}") from error
         return
-    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from support.executions import executions
 from support.onnx_models import ALL, DISABLED, EXTENDED, model, network_of, node, run, session
 from support.scan_functions import fast_gelu_nodes, gelu_nodes, hard_swish_nodes, mish_nodes
+from verify.bounds.crown import crown_bounds
 from verify.bounds.evaluation import bounds
 from verify.boxes import box_around
 from verify.core.functions import Function
 from verify.core.intervals import Interval
-from verify.core.primitives import topological
+from verify.core.primitives import Clip, Linear, topological
 from verify.core.rounding import FLOAT32_ANY_ORDER
 from verify.errors import ModelProblem
 
@@ -450,3 +451,86 @@ def test_a_factor_that_the_model_computes_is_no_constant_of_an_activation(operat
 def test_an_output_that_the_model_computes_beforehand_is_refused() -> None:
     with pytest.raises(ModelProblem, match="does not depend on the input"):
         network_of(model([node("Sqrt", ["c"], "y"), node("Relu", ["x"], "z")], [1, 3], {"c": F32([2, 3, 5])}))
+
+
+SEVERAL = {
+    "two sums": [node("Add", ["d", "r"], "t"), node("Add", ["t", "s"], "y")],
+    "a sum of three": [node("Sum", ["r", "d", "s"], "y")],
+    "joined and summed": [node("Concat", ["s", "d", "r"], "j", axis=1), node("ReduceSum", ["j", "one"], "y")],
+    "stacked and summed": [
+        *(node("Unsqueeze", [name, "one"], f"{name}1") for name in "rds"),
+        *(node("Concat", ["r1", "d1", "s1"], "j", axis=1), node("ReduceSum", ["j", "one"], "y", keepdims=0)),
+    ],
+    "joined, moved and summed": [
+        *(node("Concat", ["s", "d", "r"], "j", axis=1), node("Transpose", ["j"], "t", perm=[1, 0])),
+        *(node("ReduceSum", ["t", "zero"], "u"), node("Transpose", ["u"], "y", perm=[1, 0])),
+    ],
+    "a mean": [node("Mean", ["d", "r", "s"], "m"), node("Mul", ["m", "three"], "y")],
+}
+
+
+@pytest.mark.parametrize("way", SEVERAL)
+def test_residuals_are_added_inside_a_product_however_the_sum_is_written(way: str) -> None:
+    """4096 terms of a little more than half a unit in the last place of the residuals, each rounded up."""
+    terms = 4096
+    constants = {
+        "w": np.full((terms, 1), F32(1.01 * 2.0**-24)),
+        **{"zero": np.array([0]), "k": np.array([terms]), "one": np.array([1]), "three": F32(3)},
+        **{"l": np.array([terms + 1]), "m2": np.array([terms + 2])},
+    }
+    nodes = [
+        node("Slice", ["x", "zero", "k", "one"], "h"),
+        node("Slice", ["x", "k", "l", "one"], "r"),
+        node("Slice", ["x", "l", "m2", "one"], "s"),
+        node("MatMul", ["h", "w"], "d"),
+        *SEVERAL[way],
+    ]
+    used = {name for each in nodes for name in each.input}
+    content = model(nodes, ["n", terms + 2], {name: value for name, value in constants.items() if name in used})
+    x = np.ones((1, terms + 2), F32)
+    x[0, -1] = 0.25
+    total = x[0, terms] + x[0, terms + 1]
+    for each in range(terms):
+        total += F32(constants["w"][each, 0] * x[0, each])
+    box = box_around(x[np.newaxis], Fraction(0), None)
+    network = network_of(content)
+    ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+    assert lower.item() <= total <= upper.item()
+    below, above = crown_bounds(network, box, np.array([[[[1.0]], [[-1.0]]]]), FLOAT32_ANY_ORDER)[0]
+    assert below <= total <= -above
+    for y in executions(content, x[np.newaxis, 0]):
+        assert lower.item() <= y.item() <= upper.item()
+
+
+def test_values_that_are_joined_along_another_axis_are_no_residuals() -> None:
+    """As the tokens of a transformer are, whose means over features would have bounds as wide as a product's."""
+    nodes = [
+        *(node("MatMul", ["x", "w"], "a"), node("MatMul", ["x", "v"], "b"), node("Concat", ["a", "b"], "j", axis=0)),
+        node("ReduceMean", ["j"], "y", axes=[1]),
+    ]
+    constants = {"w": np.ones((500, 4), F32), "v": np.ones((500, 4), F32)}
+    (joined,) = network_of(model(nodes, [1, 500], constants)).outputs
+    assert isinstance(joined.primitive, Linear)
+    assert joined.primitive.roundings < 30
+
+
+@pytest.mark.parametrize("first", ["Mul", "Div"])
+def test_constants_that_round_twice_may_be_computed_at_once(first: str) -> None:
+    """A product less its rounded value is zero, or its rounding error where a runtime fuses the two."""
+    a, b = F32(1 + 2.0**-12), F32(3)
+    rounded = a * F32(1 + 2.0**-12) if first == "Mul" else a / b
+    nodes = [node(first, ["a", "b"], "p"), node("Sub", ["p", "c"], "e"), node("Add", ["x", "e"], "y")]
+    constants = {"a": a, "b": a if first == "Mul" else b, "c": rounded}
+    with pytest.raises(ModelProblem, match="not accurate"):
+        network_of(model(nodes, ["n", 1], constants))
+
+
+def test_exact_constants_are_constants_whatever_is_computed_of_them() -> None:
+    nodes = [
+        *(node("Mul", ["a", "b"], "p"), node("Sub", ["p", "c"], "e"), node("Div", ["e", "b"], "d")),
+        *(node("Add", ["d", "a"], "f"), node("Clip", ["x", "f"], "y")),  # whose end has to be a constant
+    ]
+    constants = {"a": F32(0.375), "b": F32(1024), "c": F32(100)}
+    clipped = network_of(model(nodes, ["n", 1], constants)).output.primitive
+    assert isinstance(clipped, Clip)
+    assert clipped.lower == (0.375 * 1024 - 100) / 1024 + 0.375

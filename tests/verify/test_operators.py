@@ -302,6 +302,38 @@ MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], 
         13,
         "the sum over j",
     ),
+    **{
+        f"{name} over no axes": (
+            [node(name, ["x", "axes"], "y", noop_with_empty_axes=1)],
+            [2, 3],
+            {"axes": np.zeros(0, np.int64)},
+            18,
+            "runtimes disagree",
+        )
+        for name in ("ReduceL1", "ReduceL2", "ReduceSumSquare")
+    },
+    **{
+        f"{name} of no place": ([node(name, ["x", "at", *new], "y")], [2, 3], constants, 13, "say no place")
+        for name, new, constants in (
+            ("GatherND", [], {"at": np.zeros((2, 0), np.int64)}),
+            ("ScatterND", ["new"], {"at": np.zeros((2, 0), np.int64), "new": np.zeros((2, 2, 3), np.float32)}),
+        )
+    },
+    "indices of an odd type": (
+        [node("GatherND", ["x", "at"], "y")],
+        [2, 3],
+        {"at": np.zeros((1, 1), np.int32)},
+        13,
+        "constants of type int64",
+    ),
+    "repeats of several axes": ([node("Tile", ["x", "c"], "y")], [2], {"c": np.array([[2]])}, 13, "do not fit"),
+    "an upper-case index without a result": (
+        [node("Einsum", ["x"], "y", equation="bA")],
+        [2, 3],
+        {},
+        13,
+        "upper-case",
+    ),
     "a diagonal": ([node("Einsum", ["x"], "y", equation="ii->i")], [3, 3], {}, 13, "an index twice"),
     "an ellipsis": ([node("Einsum", ["x"], "y", equation="...i->i...")], [2, 3], {}, 13, "letters are"),
     "an index of two lengths": (

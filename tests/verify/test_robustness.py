@@ -119,6 +119,11 @@ def test_a_way_that_takes_too_long_is_interrupted(method: str, monkeypatch: pyte
     assert all(verdict.decided_by is None and verdict.time_s >= 0.05 for verdict in found)
 
 
+def test_intervals_take_as_long_as_they_take() -> None:
+    """Whoever asks for nothing else gets no more by waiting."""
+    assert Status.TIMEOUT not in {verdict.status for verdict in verdicts(method="ibp", timeout_s=1e-9)}
+
+
 @interrupted
 def test_an_attack_that_takes_too_long_is_interrupted() -> None:
     class Endless(Blind):

@@ -27,7 +27,7 @@ from verify.core.primitives import (
     topological,
 )
 from verify.core.rounding import Array
-from verify.model.variances import with_variances
+from verify.model.variances import reduction, with_variances
 from verify.model.written_out import recognised
 
 Outputs = tuple[Tensor, ...]
@@ -49,8 +49,9 @@ def folded_scales(outputs: Outputs) -> Outputs:
 
 def fused_additions(outputs: Outputs) -> Outputs:
     """Note what it costs to add residuals inside a dot product: on every sum, how many roundings an operand meets if it
-    is added inside the other one's; and on a linear map that more than two sums in a row add to, a further rounding of
-    its terms for each sum more (`Linear.dot` has room for one of them, and the last one accounts for its own)."""
+    is added inside the other one's, or, of several that are joined and summed, inside that of any; and on a linear map
+    that more than two sums in a row add to, a further rounding of its terms for each sum more (`Linear.dot` has room
+    for one of them, and the last one accounts for its own)."""
     further = _further_sums(outputs)
     roundings: dict[Tensor, int] = {}
 
@@ -59,6 +60,9 @@ def fused_additions(outputs: Outputs) -> Outputs:
         inside = [roundings[operand] for operand in tensor.operands]
         if isinstance(primitive, Linear) and primitive.roundings and further[primitive] > 0:
             primitive = replace(primitive, roundings=primitive.roundings + further[primitive])
+            tensor = replace(tensor, primitive=primitive)
+        if isinstance(primitive, Linear) and _joins(tensor):
+            primitive = replace(primitive, roundings=primitive.roundings + max(inside))
             tensor = replace(tensor, primitive=primitive)
         if isinstance(primitive, Sum):
             first, second = (own + each for own, each in zip(primitive.fused_roundings, inside, strict=True))
@@ -77,14 +81,36 @@ def _further_sums(outputs: Outputs) -> dict[Linear, int]:
     """How many more than two sums in a row add to each linear map, at most."""
     sums = dict.fromkeys(topological(outputs), 0)
     for tensor in reversed(sums):
-        if isinstance(tensor.primitive, Sum | _MOVES):
+        added = isinstance(tensor.primitive, Sum) or _joins(tensor)
+        if added or isinstance(tensor.primitive, _MOVES):
             for operand in tensor.operands:
-                sums[operand] = max(sums[operand], sums[tensor] + isinstance(tensor.primitive, Sum))
+                sums[operand] = max(sums[operand], sums[tensor] + added)
     further: dict[Linear, int] = {}
     for tensor, count in sums.items():
         if isinstance(tensor.primitive, Linear):
             further[tensor.primitive] = max(further.get(tensor.primitive, 0), count - 2)
     return further
+
+
+def _joins(tensor: Tensor) -> int:
+    """How many sums of two values it takes to add up those that are joined in front of a sum or mean, along the axes of
+    that; none where it is another operation."""
+    if not (over := reduction(tensor)):
+        return 0
+    source, moves = tensor.operands[0], []
+    while isinstance(source.primitive, Reshape | Select):
+        moves.append(source.primitive)
+        (source,) = source.operands
+    if not isinstance(source.primitive, Concatenate):
+        return 0
+    number = np.concatenate(
+        [np.full((1, *operand.shape), place) for place, operand in enumerate(source.operands)],
+        axis=source.primitive.axis + 1,
+    )
+    for move in reversed(moves):
+        number = move.apply(number)
+    axes = tuple(axis + 1 for axis in over.axes)
+    return len(source.operands) - 1 if (number.min(axis=axes) < number.max(axis=axes)).any() else 0
 
 
 def _folded_scale(tensor: Tensor) -> Tensor:

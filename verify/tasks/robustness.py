@@ -131,9 +131,8 @@ def verify_classifier(
             predictions = values(network, x.astype(np.float64))[0].reshape(len(x), count).argmax(axis=1)
             margins, open_lanes = np.full(len(x), np.nan), np.arange(len(x))
         spent = np.full(len(x), (time.perf_counter() - began) / len(x))
-        bounded = _Batch(
-            network, x, box, labels, contract, timeout_s, predictions == labels, margins, decided_by, spent
-        )
+        limit = timeout_s if len(proofs) > 1 or attack else math.inf
+        bounded = _Batch(network, x, box, labels, contract, limit, predictions == labels, margins, decided_by, spent)
         for way in proofs:
             if way == proofs[0]:
                 bounded.prove(way, open_lanes, math.inf)
@@ -152,7 +151,7 @@ def verify_classifier(
                 status = Status.COUNTEREXAMPLE
             elif status is Status.UNKNOWN and prediction != label:
                 status = Status.MISCLASSIFIED
-            elif status is Status.UNKNOWN and spent[lane] >= timeout_s:
+            elif status is Status.UNKNOWN and spent[lane] >= limit:
                 status = Status.TIMEOUT
             verdict = Verdict(
                 index=samples.start + first + lane,

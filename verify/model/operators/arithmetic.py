@@ -25,8 +25,8 @@ Function = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
 def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[Any] | None:
-    """The result of a single operation on two constants of one type, which no arithmetic computes otherwise; None where
-    an operand depends on the input."""
+    """The result of an operation on two constants of one type, if it is exact, so that no arithmetic yields another,
+    whatever comes before or behind; None else, and where an operand depends on the input."""
     if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
         return None
     if a.dtype != b.dtype or (a.dtype.kind not in "iu" and a.dtype != np.float32):
@@ -36,7 +36,19 @@ def _folded(node: Node, function: Function, a: Operand, b: Operand) -> NDArray[A
         result = np.asarray(function(a, b))
     if result.dtype.kind == "f" and not np.isfinite(result).all():
         node.refuse("arithmetic on constants yields numbers that are not finite")
-    return result
+    return result if result.dtype.kind != "f" or _is_exact(function, a, b, result) else None
+
+
+def _is_exact(function: Function, a: NDArray[Any], b: NDArray[Any], result: NDArray[Any]) -> bool:
+    """Whether float32 numbers are the real sum, difference, product or quotient of two others."""
+    x, y, z = (each.astype(np.float64) for each in (a, b, result))
+    if function is np.multiply:
+        return bool((x * y == z).all())  # float64 holds products of two float32 numbers
+    if function is _divided:
+        return bool((z * y == x).all())
+    y = y if function is np.add else -y
+    rest = z - x
+    return bool(((x + y == z) & ((x - (z - rest)) + (y - rest) == 0)).all())  # Knuth's two-sum
 
 
 def _varies(x: Operand) -> bool:

@@ -28,6 +28,8 @@ def _parsed(node: Node, equation: str, count: int) -> tuple[list[str], str]:
     left, arrow, result = equation.replace(" ", "").partition("->")
     indices = left.split(",")
     if not arrow:
+        if left != left.lower():
+            node.refuse(f"the equation {equation!r} is not supported: upper-case indices need a result")
         result = "".join(sorted(index for index in set(left) - {","} if left.count(index) == 1))
     known = set("".join(indices))
     if not all(index.isascii() and index.isalpha() for index in known):

@@ -14,15 +14,23 @@ from verify.model.operators.node import Node, Operand
 from verify.model.operators.registry import operator
 
 
-def _indices(node: Node, operand: Operand) -> NDArray[Any]:
-    if not isinstance(operand, np.ndarray) or operand.dtype.kind not in "iu":
-        node.refuse("the indices must be constant integers")
+def _indices(node: Node, operand: Operand, *types: type) -> NDArray[Any]:
+    if not isinstance(operand, np.ndarray) or operand.dtype not in types:
+        node.refuse(f"the indices must be constants of type {' or '.join(each.__name__ for each in types)}")
     return operand
+
+
+def _places(node: Node, operand: Operand) -> NDArray[Any]:
+    """Indices whose last axis holds where something is along the first axes of another array."""
+    places = _indices(node, operand, np.int64)
+    if not places.shape or not places.shape[-1]:
+        node.refuse(f"indices of shape {places.shape} say no place")
+    return places
 
 
 @operator("Gather", 1, 11, 13)
 def gather(node: Node, x: Operand, indices: Operand) -> Operand:
-    wanted = _indices(node, indices)
+    wanted = _indices(node, indices, np.int32, np.int64)
     axis = reduced(node.attribute("axis", 0), len(x.shape), node)
     node.require_size((*x.shape[:axis], *wanted.shape, *x.shape[axis + 1 :]))
     return move(node, x, lambda a: np.take(a, wanted, axis=axis))
@@ -31,15 +39,15 @@ def gather(node: Node, x: Operand, indices: Operand) -> Operand:
 @operator("GatherElements", 11, 13)
 def gather_elements(node: Node, x: Operand, indices: Operand) -> Operand:
     """The indices have their own shape, and say for each element where along one axis it comes from."""
-    wanted = _indices(node, indices)
+    wanted = _indices(node, indices, np.int32, np.int64)
     along = _along(node, x, wanted)
     return move(node, x, lambda a: a[along])
 
 
 @operator("GatherND", 11, 12, 13)
 def gather_nd(node: Node, x: Operand, indices: Operand) -> Operand:
-    """The last axis of the indices holds places along the axes of x behind those of batches, which both share."""
-    wanted = _indices(node, indices)
+    """Places along the axes of x behind those of batches, which x and the indices share."""
+    wanted = _places(node, indices)
     shared = node.attribute("batch_dims", 0)
     if not 0 <= shared < min(wanted.ndim, len(x.shape)) or x.shape[:shared] != wanted.shape[:shared]:
         node.refuse(f"indices of shape {wanted.shape} do not fit {x.shape} with {shared} axes of batches")
@@ -51,15 +59,15 @@ def gather_nd(node: Node, x: Operand, indices: Operand) -> Operand:
 @operator("ScatterElements", 11, 13, 16, 18)
 def scatter_elements(node: Node, x: Operand, indices: Operand, updates: Operand) -> Operand:
     """As `GatherElements`, but for where the updates go."""
-    wanted = _indices(node, indices)
+    wanted = _indices(node, indices, np.int32, np.int64)
     return _replaced(node, x, _along(node, x, wanted), updates)
 
 
 @operator("ScatterND", 11, 13, 16, 18)
 def scatter_nd(node: Node, x: Operand, indices: Operand, updates: Operand) -> Operand:
     """As `GatherND` without batches, but for where the updates go."""
-    wanted = _indices(node, indices)
-    return _replaced(node, x, tuple(np.moveaxis(wanted, -1, 0)), updates)
+    places = _places(node, indices)
+    return _replaced(node, x, tuple(np.moveaxis(places, -1, 0)), updates)
 
 
 def _along(node: Node, x: Operand, indices: NDArray[Any]) -> tuple[NDArray[Any], ...]:

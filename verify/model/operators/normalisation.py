@@ -108,9 +108,10 @@ def _of_groups(node: Node, x: Tensor, groups: int, scale: Operand, shift: Operan
     if _epsilon(node) < _LEAST_EPSILON or np.abs(factors).max() > _LARGEST_SCALE:
         node.refuse("so small an epsilon, or so large a scale, is not supported")
     grouped = node.tensor(move(node, x, lambda a: a.reshape(a.shape[0], groups, -1)))
-    mean = reduce_over(node, grouped, [2], mean=True, keep=True)
-    deviation = node.result(Sum(-1, (4, 4)), grouped, broadcast(node, mean, grouped), shape=grouped.shape)
-    normal = multiplied(node, deviation, _inverse_root_of_mean_squares(node, deviation, [2]))
+    mean = broadcast(node, reduce_over(node, grouped, [2], mean=True, keep=True), grouped)
+    # The variance is of the deviations as such: two values, of which the errors do not cancel where products do.
+    deviation, folded = (node.result(Sum(-1, more), grouped, mean, shape=grouped.shape) for more in ((0, 0), (4, 4)))
+    normal = multiplied(node, folded, _inverse_root_of_mean_squares(node, deviation, [2]))
     per_channel = (-1, *[1] * (len(x.shape) - 2))
     whole = node.tensor(move(node, normal, lambda a: a.reshape(x.shape)))
     return _scaled(node, whole, factors.reshape(per_channel), summands.reshape(per_channel))

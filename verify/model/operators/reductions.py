@@ -102,7 +102,7 @@ def reduce_sum_square(node: Node, x: Operand, axes: Operand | None = None) -> Op
 def _reduction_of_a_function(
     node: Node, x: Operand, axes: Operand | None, over: Callable[[Node, Operand, list[int], bool], Tensor]
 ) -> Operand:
-    if node.version >= 18 and axes is None and node.flag("noop_with_empty_axes"):
+    if node.flag("noop_with_empty_axes") and not axes_of(node, axes, operand_since=18):
         node.refuse("noop_with_empty_axes is not supported: runtimes disagree")
     return reduction(node, x, axes, lambda axes, keep: over(node, x, axes, keep), operand_since=18)
 
