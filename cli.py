@@ -193,7 +193,7 @@ def verify_command(
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
-    from verify.boxes import eps_text, parse_eps, parse_range
+    from verify.boxes import eps_text, parse_eps, parse_range, require_boxes
     from verify.errors import Problem
     from verify.files import require_writable
     from verify.tasks import curve as curves
@@ -218,6 +218,8 @@ def verify_command(
         timeout_s=timeout,
         valid=None if input_range is None else parse_range(input_range),
     )
+    for each in radii:
+        require_boxes(each, question.input_range, of_bytes=network.takes_bytes)
     result_path = json_path if json_path and str(json_path) != "-" else None
     require_writable(result_path, card, report)
     if resume and not result_path:
@@ -375,7 +377,7 @@ def attack_command(
     if json_path and not result_path:
         sys.stdout.buffer.write(result_json(question, verdicts))
     if out:
-        write_atomically(out, counterexamples(verdicts, network.input.shape))
+        write_atomically(out, counterexamples(verdicts, network.input))
         found = sum(verdict.counterexample is not None for verdict in verdicts)
         say(f"{out}: {found} counterexample{'' if found == 1 else 's'}")
 

@@ -55,8 +55,7 @@ def box_around(x: NDArray[np.float32], eps: Fraction, input_range: InputRange | 
     Every real point of the exact box, and so every float32 one, is inside. Raises Problem when x holds a number that is
     not finite or lies outside the input range.
     """
-    if not np.isfinite(x).all():
-        raise Problem("the inputs hold numbers that are not finite")
+    require_inside(x, input_range)
     radius = float(eps)
     if Fraction(radius) < eps:
         radius = float(np.nextafter(radius, np.inf))
@@ -64,11 +63,29 @@ def box_around(x: NDArray[np.float32], eps: Fraction, input_range: InputRange | 
     upper = -_float32_below(_exact_sum_below(-x.astype(np.float64), -radius))
     if input_range is not None:
         low, high = input_range
-        if not ((x >= np.float32(low)) & (x <= np.float32(high))).all():
-            raise Problem(f"the inputs leave the range [{low}, {high}] that the model is meant for")
         floor, ceiling = _float32_below(np.float64(low)), -_float32_below(np.float64(-high))
         lower, upper = np.maximum(lower, floor), np.minimum(upper, ceiling)
     return Interval(lower, upper)
+
+
+def require_inside(x: NDArray[np.float32], input_range: InputRange | None) -> None:
+    """Raise Problem when x holds a number that is not finite or lies outside the input range."""
+    if not np.isfinite(x).all():
+        raise Problem("the inputs hold numbers that are not finite")
+    if input_range is not None:
+        low, high = input_range
+        if not ((x >= np.float32(low)) & (x <= np.float32(high))).all():
+            raise Problem(
+                f"the inputs leave the range [{low}, {high}] that the model is meant for: --input-range says another"
+            )
+
+
+def require_boxes(eps: Fraction, input_range: InputRange | None, *, of_bytes: bool) -> None:
+    """Raise Problem when boxes of that radius have ends that are no bytes, if these are what the model takes."""
+    if of_bytes and eps.denominator != 1:
+        raise Problem(f"the model takes bytes (uint8): eps is a whole number, not {eps_text(eps)}")
+    if of_bytes and (input_range is None or not all(end in range(256) for end in input_range)):
+        raise Problem("the model takes bytes (uint8): the input range is a part of [0, 255] with whole ends")
 
 
 def _exact_sum_below(x: Array, y: float) -> Array:

@@ -31,13 +31,19 @@ def require_writable(*paths: Path | None) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where a link leads to; raises FileProblem where that is nowhere, or a file that somebody holds open."""
-    if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
-        raise FileProblem(f"cannot write {path}: it stands for an open file (where stdout is meant, say -)")
+    """Where a link leads to, but for devices and pipes; raises FileProblem where that is nowhere, or a file that
+    somebody holds open, who would go on writing to what is replaced."""
     try:
+        if _is_device(path):
+            return path
+        steps = [path, *([path.parent / path.readlink()] if path.is_symlink() else [])]
+        if any(step.is_symlink() and step.parent.resolve().parts[1:2] == ("proc",) for step in steps):
+            raise FileProblem(f"cannot write {path}: it stands for an open file (where stdout is meant, say -)")
         return path.resolve()
-    except (OSError, RuntimeError) as error:  # a loop
-        raise FileProblem(f"cannot write {path}: the links lead nowhere") from error
+    except (OSError, RuntimeError) as error:  # a loop, say
+        raise FileProblem(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or 'the links lead nowhere'}"
+        ) from error
 
 
 def _is_device(path: Path) -> bool:

@@ -1,7 +1,7 @@
-r"""The soundness tests at length: as many random networks, certificates and model files as there is time for.
+r"""The soundness tests at length: as many random networks, certificates, model files and nodes as there is time for.
 
     PYTHONPATH=.:tests python tests/soundness/campaign.py --evaluations 1000000 --certificates 10000 --files 10000 \
-        --networks 500
+        --nodes 100000 --networks 500
 
 Stops with an error at the first violation; prints what was done. Every case has its own seed, from `--seed` on.
 """
@@ -162,9 +162,16 @@ def mutate_files(count: int, seed: int) -> str:
     return f"{count} mutated model files: {refused} refused in a sentence, the others read"
 
 
+def read_odd_nodes(count: int, seed: int) -> str:
+    """Nodes of odd attributes, constants and shapes against onnxruntime."""
+    tests, rng = _tests("test_odd_nodes"), np.random.default_rng(seed)
+    alike = sum(tests.is_read_alike(rng) for _ in range(count))
+    return f"{count} odd nodes: {alike} are read and run, all alike, the others refused here or by onnxruntime"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("evaluations", "certificates", "files"):
+    for name in ("evaluations", "certificates", "files", "nodes"):
         parser.add_argument(f"--{name}", type=int, default=1000)
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=10_000)
@@ -173,6 +180,7 @@ def main() -> None:
     for line in mutate_certificates(options.certificates, options.seed):
         print(line, flush=True)
     print(mutate_files(options.files, options.seed), flush=True)
+    print(read_odd_nodes(options.nodes, options.seed), flush=True)
     print(ask_the_oracle(options.networks, options.seed), flush=True)
 
 

@@ -101,6 +101,25 @@ def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
         assert not (values @ rows.T < linear).any()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_execution_leaves_the_bounds_of_what_is_joined_and_normalised(seed: int) -> None:
+    """The values of two products side by side, whose mean a runtime may add up inside of them."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        *(node("MatMul", ["x", "v"], "a"), node("MatMul", ["x", "w"], "b"), node("Concat", ["a", "b"], "j", axis=1)),
+        node("LayerNormalization", ["j", "scale", "shift"], "y", axis=-1),
+    ]
+    scale, shift = (rng.normal(size=WIDTH).astype(F32) for _ in range(2))
+    constants = {name: rng.normal(size=(40, WIDTH // 2)).astype(F32) for name in ("v", "w")}
+    content = model(nodes, ["n", 40], constants | {"scale": scale, "shift": shift}, opset=17)
+    x = rng.normal(size=(1, 1, 40)).astype(F32)
+    with np.errstate(all="ignore"):
+        ((lower, upper),) = bounds(network_of(content), box_around(x, Fraction(0), None), FLOAT32_ANY_ORDER)
+    assert (upper - lower).max() < 1e-2
+    for y in executions(content, x[:, 0]):
+        assert not ((y < lower[0]) | (y > upper[0])).any()
+
+
 GROUPS, PIXELS = 2, (2, 3)
 
 

@@ -465,6 +465,14 @@ SEVERAL = {
         *(node("Concat", ["s", "d", "r"], "j", axis=1), node("Transpose", ["j"], "t", perm=[1, 0])),
         *(node("ReduceSum", ["t", "zero"], "u"), node("Transpose", ["u"], "y", perm=[1, 0])),
     ],
+    "joined, doing nothing, and summed": [
+        *(
+            node("Concat", ["s", "d", "r"], "j", axis=1),
+            node("Mul", ["j", "unit"], "i"),
+            node("Add", ["i", "nil"], "k0"),
+        ),
+        node("ReduceSum", ["k0", "one"], "y"),
+    ],
     "a mean": [node("Mean", ["d", "r", "s"], "m"), node("Mul", ["m", "three"], "y")],
 }
 
@@ -476,6 +484,7 @@ def test_residuals_are_added_inside_a_product_however_the_sum_is_written(way: st
     constants = {
         "w": np.full((terms, 1), F32(1.01 * 2.0**-24)),
         **{"zero": np.array([0]), "k": np.array([terms]), "one": np.array([1]), "three": F32(3)},
+        **{"unit": F32(1), "nil": F32(0)},
         **{"l": np.array([terms + 1]), "m2": np.array([terms + 2])},
     }
     nodes = [
@@ -500,6 +509,31 @@ def test_residuals_are_added_inside_a_product_however_the_sum_is_written(way: st
     assert below <= total <= -above
     for y in executions(content, x[np.newaxis, 0]):
         assert lower.item() <= y.item() <= upper.item()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_row_of_residuals_is_added_inside_a_product(nested: bool) -> None:
+    """One minus one, between which 40 residuals of half a unit in the last place are added, each rounded up."""
+    small = F32(1.01 * 2.0**-24)
+    nodes = [
+        *(node("Slice", ["x", "zero", "two", "one"], "h"), node("Slice", ["x", "two", "end", "one"], "r")),
+        node("MatMul", ["h", "w"], "d"),
+    ]
+    if nested:
+        nodes += [node("Split", ["r"], ["r1", "r2"], axis=1), node("Concat", ["d", "r1"], "e", axis=1)]
+    nodes += [node("Concat", ["e", "r2"] if nested else ["d", "r"], "j", axis=1), node("ReduceSum", ["j", "one"], "y")]
+    constants = {"w": F32([[1], [-1]]), "zero": np.array([0]), "one": np.array([1])}
+    content = model(nodes, ["n", 42], constants | {"two": np.array([2]), "end": np.array([42])})
+    x = np.full((1, 42), small)
+    x[0, :2] = 1
+    total = F32(1)
+    for residual in x[0, 2:]:
+        total += residual
+    total -= F32(1)
+    box = box_around(x[np.newaxis], Fraction(0), None)
+    ((lower, upper),) = bounds(network_of(content), box, FLOAT32_ANY_ORDER)
+    assert lower.item() <= total <= upper.item()
+    assert total > 41 * small  # far from the real number, 40.4 times as much
 
 
 def test_values_that_are_joined_along_another_axis_are_no_residuals() -> None:

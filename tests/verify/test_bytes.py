@@ -170,8 +170,50 @@ def test_the_commands_take_bytes(tmp_path: Path) -> None:
     assert verify.check_certificate(proofs[0]).upper.max() <= 255
     done = adcert("check", tmp_path / "result.json", *proofs)
     assert done.returncode == 0, done.stderr
-    done = adcert("attack", *about, "--out", tmp_path / "found.npz")
-    assert done.returncode in (0, 1), done.stderr
+    wide = tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--eps", "200"
+    done = adcert("attack", *wide, "--out", tmp_path / "found.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "found.npz") as found:
+        assert found["x"].dtype == np.uint8
+    done = adcert("verify", tmp_path / "model.onnx", "--data", tmp_path / "found.npz", "--eps", "0")
+    assert "clean accuracy      0.00 %" in done.stderr
+    done = adcert("inspect", tmp_path / "model.onnx", "--runtime")
+    assert done.returncode == 0
+    assert "not run" not in done.stderr
+    assert "No probe found" in done.stderr
+
+
+def test_a_question_about_no_bytes_costs_no_result(tmp_path: Path) -> None:
+    content = floats(np.random.default_rng(0))
+    (tmp_path / "model.onnx").write_bytes(content)
+    x, y = pictures(content, (2, 2, 1), 4)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    about = "verify", tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--json", tmp_path / "result.json"
+    assert adcert(*about, "--eps", "1").returncode == 0
+    kept = (tmp_path / "result.json").read_bytes()
+    for wrong in (("--eps", "0.5"), ("--eps", "1", "--curve", "2,0.5"), ("--eps", "1", "--input-range", "0,10")):
+        assert adcert(*about, *wrong).returncode == 2
+        assert (tmp_path / "result.json").read_bytes() == kept
+
+
+def test_logits_that_are_integers_are_compared_as_such(tmp_path: Path) -> None:
+    """As float32 numbers they would be the same."""
+    weight = np.full((1301, 2), 60, np.int8)
+    weight[-1] = 0, 1
+    proto = onnx.load_model_from_string(
+        model([node("MatMulInteger", ["x", "w"], "y")], ["n", 1301], {"w": weight}, taking=UINT8)
+    )
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    path, x = tmp_path / "model.onnx", np.full((1, 1301), 255, np.uint8)
+    x[0, -1] = 1
+    path.write_bytes(proto.SerializeToString())
+    result = verify.find_counterexamples(path, x, [1], eps=0)
+    assert result.verdicts[0].prediction == 1
+    assert result.verdicts[0].counterexample is None
+
+
+def test_inspect_says_what_a_model_takes(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(floats(np.random.default_rng(0)))
     assert "uint8 1 x 2 x 2 x 1" in adcert("inspect", tmp_path / "model.onnx").stderr
 
 

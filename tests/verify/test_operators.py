@@ -326,7 +326,7 @@ MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], 
         13,
         "constants of type int64",
     ),
-    "repeats of several axes": ([node("Tile", ["x", "c"], "y")], [2], {"c": np.array([[2]])}, 13, "do not fit"),
+    "repeats of several axes": ([node("Tile", ["x", "c"], "y")], [2], {"c": np.array([[2]])}, 13, "a constant list"),
     "an upper-case index without a result": (
         [node("Einsum", ["x"], "y", equation="bA")],
         [2, 3],

@@ -173,7 +173,7 @@ def test_the_numbers_are_those_of_the_result(folder: Path) -> None:
         "model SHA-256 " + "ab" * 32,
         "adcert 9.9.9",
         "time limit 20 s per sample attack steps 40, restarts 8",
-        "every float32 input within the perturbation (ℓ∞, ε = 2/255 inside [0, 1])",
+        "every input within the perturbation (ℓ∞, ε = 2/255 inside [0, 1])",
         "What it does not mean",
         "undecided samples",
     ):

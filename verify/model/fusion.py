@@ -23,11 +23,12 @@ from verify.core.primitives import (
     Select,
     Sum,
     Tensor,
+    Variance,
     rewritten,
     topological,
 )
 from verify.core.rounding import Array
-from verify.model.variances import reduction, with_variances
+from verify.model.variances import changes_nothing, reduction, with_variances
 from verify.model.written_out import recognised
 
 Outputs = tuple[Tensor, ...]
@@ -38,7 +39,7 @@ _MOVES = Reshape | Select | Concatenate
 def with_fusions(outputs: Outputs) -> Outputs:
     """The network that bounds every arrangement."""
     found = folded_scales(rewritten(rewritten(outputs, recognised), _scale_inside_product))
-    return with_variances(fused_additions(found))
+    return fused_additions(with_variances(found))
 
 
 def folded_scales(outputs: Outputs) -> Outputs:
@@ -64,11 +65,14 @@ def fused_additions(outputs: Outputs) -> Outputs:
         if isinstance(primitive, Linear) and _joins(tensor):
             primitive = replace(primitive, roundings=primitive.roundings + max(inside))
             tensor = replace(tensor, primitive=primitive)
+        if isinstance(primitive, Variance) and _mixes(tensor.operands[1], reduction(tensor.operands[0])):
+            # As much more as the mean may be off by: mean(x^2) - m^2 has that twice.
+            tensor = replace(tensor, primitive=replace(primitive, roundings=primitive.roundings + 6 * inside[1]))
         if isinstance(primitive, Sum):
             first, second = (own + each for own, each in zip(primitive.fused_roundings, inside, strict=True))
             tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(first, second)))
             roundings[tensor] = max(inside) + 1
-        elif isinstance(primitive, _MOVES):
+        elif isinstance(primitive, _MOVES) or changes_nothing(tensor):
             roundings[tensor] = max(inside)
         else:
             roundings[tensor] = primitive.roundings if isinstance(primitive, Linear) else 0
@@ -82,7 +86,7 @@ def _further_sums(outputs: Outputs) -> dict[Linear, int]:
     sums = dict.fromkeys(topological(outputs), 0)
     for tensor in reversed(sums):
         added = isinstance(tensor.primitive, Sum) or _joins(tensor)
-        if added or isinstance(tensor.primitive, _MOVES):
+        if added or isinstance(tensor.primitive, _MOVES) or changes_nothing(tensor):
             for operand in tensor.operands:
                 sums[operand] = max(sums[operand], sums[tensor] + added)
     further: dict[Linear, int] = {}
@@ -93,24 +97,30 @@ def _further_sums(outputs: Outputs) -> dict[Linear, int]:
 
 
 def _joins(tensor: Tensor) -> int:
-    """How many sums of two values it takes to add up those that are joined in front of a sum or mean, along the axes of
-    that; none where it is another operation."""
-    if not (over := reduction(tensor)):
-        return 0
-    source, moves = tensor.operands[0], []
-    while isinstance(source.primitive, Reshape | Select):
-        moves.append(source.primitive)
-        (source,) = source.operands
-    if not isinstance(source.primitive, Concatenate):
-        return 0
+    """How many sums of two values it takes to add up what several operations yield, side by side in front of a sum or
+    mean along its axes; none where it is another operation, or what it sums comes from a single one."""
+    over = reduction(tensor)
+    return over.terms - 1 if over and _mixes(tensor.operands[0], over) else 0
+
+
+def _mixes(tensor: Tensor, over: Reduction | None) -> bool:
+    """Whether a tensor holds, along the axes of a sum, elements that several operations yield."""
+    if over is None:
+        return False
+    moves = []
+    while isinstance(tensor.primitive, Reshape | Select) or changes_nothing(tensor):
+        moves.append(tensor.primitive)
+        (tensor,) = tensor.operands
+    if not isinstance(tensor.primitive, Concatenate):
+        return False
     number = np.concatenate(
-        [np.full((1, *operand.shape), place) for place, operand in enumerate(source.operands)],
-        axis=source.primitive.axis + 1,
+        [np.full((1, *operand.shape), place) for place, operand in enumerate(tensor.operands)],
+        axis=tensor.primitive.axis + 1,
     )
     for move in reversed(moves):
-        number = move.apply(number)
+        number = move.apply(number) if isinstance(move, Reshape | Select) else number
     axes = tuple(axis + 1 for axis in over.axes)
-    return len(source.operands) - 1 if (number.min(axis=axes) < number.max(axis=axes)).any() else 0
+    return bool((number.min(axis=axes) < number.max(axis=axes)).any())
 
 
 def _folded_scale(tensor: Tensor) -> Tensor:

@@ -104,12 +104,13 @@ def reduction(tensor: Tensor) -> Reduction | None:
 def bare(tensor: Tensor) -> Tensor:
     """What a tensor is before its elements were moved, or multiplied by what may be one: runtimes drop the latter, and
     then see through it."""
-    while isinstance(tensor.primitive, Reshape | Select) or _changes_nothing(tensor):
+    while isinstance(tensor.primitive, Reshape | Select) or changes_nothing(tensor):
         (tensor,) = tensor.operands
     return tensor
 
 
-def _changes_nothing(tensor: Tensor) -> bool:
+def changes_nothing(tensor: Tensor) -> bool:
+    """Whether it multiplies by what may be one, or adds zero."""
     primitive = tensor.primitive
     if not (isinstance(primitive, Linear) and isinstance(primitive.map, Diagonal)):
         return False

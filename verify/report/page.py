@@ -137,14 +137,13 @@ def _meaning(results: Sequence[Result]) -> Html:
         mine = [result for result in proving if result.contract == contract]
         boxes = {perturbation(result) for result in mine}
         box = f" ({boxes.pop()})" if len(boxes) == 1 else " of its result"
-        inputs = "input" if contract == "real" else "float32 input"
         statement = PROVED.get(contract, "is answered as that contract says, which this program does not know.")
         proved.append(
             tag(
                 "p",
                 "Contract ",
                 tag("code", contract),
-                f". For each certified sample: every {inputs} within the perturbation{box} {statement}",
+                f". For each certified sample: every input within the perturbation{box} {statement}",
                 class_="statement",
             )
         )

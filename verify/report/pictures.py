@@ -124,10 +124,9 @@ def _picture(sample: Sample, data: Dataset, result: Result) -> Picture:
 
 
 def _as_taken(data: Dataset, index: int, result: Result) -> Array:
-    """An input as the model takes it: bytes are scaled to [0, 1], unless the model takes bytes, as its range shows."""
+    """An input as the model takes it: bytes are scaled to [0, 1], unless the model takes bytes."""
     image: Array = data.images[index].astype(np.float64)
-    scaled = data.images.dtype == np.uint8 and not (result.input_range and result.input_range[1] > 1)
-    return image / 255 if scaled else image
+    return image / 255 if data.images.dtype == np.uint8 and not result.of_bytes else image
 
 
 def _require_pictures(data: Dataset) -> None:

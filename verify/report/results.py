@@ -79,7 +79,8 @@ class Point:
 @dataclass(frozen=True)
 class Result:
     """A result file. name: of the file. attacked_accuracy: in percent, None if no attack was run. eps_text: as it was
-    asked for, such as 2/255. limits: what else was asked for, in words. versions: of what made the result. elsewhere:
+    asked for, such as 2/255. limits: what else was asked for, in words. of_bytes: as the model takes
+    its inputs. versions: of what made the result. elsewhere:
     what was found at other eps."""
 
     name: str
@@ -95,6 +96,7 @@ class Result:
     data_name: str
     split: str | None
     data_sha256: str | None
+    of_bytes: bool
     asked: int
     attacked_accuracy: float | None
     samples: tuple[Sample, ...]
@@ -204,6 +206,7 @@ def _result(name: str, content: bytes, file: dict[str, Any]) -> Result:
         data_name=_typed(data, "name", str),
         split=_optional(data, "split", str),
         data_sha256=_optional(data, "sha256", str),
+        of_bytes=_optional(data, "dtype", str) == "uint8",
         asked=_optional(data, "count", int) or len(samples),
         attacked_accuracy=_optional_number(summary, "attacked_accuracy"),
         samples=samples,

@@ -12,7 +12,7 @@ from verify.tasks.effort import Effort
 from verify.tasks.result import Question, Summary, versions
 
 _PROVED = {
-    "float32-any-order": "every float32 input within the perturbation gets the same class from every execution of the "
+    "float32-any-order": "every input within the perturbation gets the same class from every execution of the "
     "file with this SHA-256 that follows the contract `float32-any-order`: IEEE binary32, rounded to nearest, no "
     "flush to zero, sums in any order, no TF32, no reduced precision, direct convolution",
     "real": "over the real numbers, every input within the perturbation gets the same class; this says nothing about "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from verify.boxes import InputRange
-from verify.core.primitives import Shape
+from verify.core.primitives import Tensor
 from verify.errors import Problem
 from verify.files import write_atomically
 from verify.tasks.effort import Effort
@@ -64,6 +64,7 @@ class Question:
                 "start": data.start,
                 "count": len(data),
                 "sha256": data.sha256,
+                "dtype": "uint8" if data.of_bytes else "float32",
             },
         }
 
@@ -130,14 +131,15 @@ def write_result(path: Path, question: Question, verdicts: Sequence[Verdict], cu
     write_atomically(path, result_json(question, verdicts, curve))
 
 
-def counterexamples(verdicts: Sequence[Verdict], shape: Shape) -> bytes:
-    """An .npz file with those that were found: index (of the sample), x (float32, N x shape) and y (its label)."""
+def counterexamples(verdicts: Sequence[Verdict], taken: Tensor) -> bytes:
+    """An .npz file with those that were found: index (of the sample), x (N x shape of the input, of the type that the
+    model takes) and y (its label)."""
     found = [verdict for verdict in verdicts if verdict.counterexample is not None]
     content = io.BytesIO()
     np.savez(
         content,
         index=np.array([verdict.index for verdict in found], np.int64),
-        x=np.array([verdict.counterexample for verdict in found], np.float32).reshape(len(found), *shape),
+        x=np.array([verdict.counterexample for verdict in found], taken.dtype).reshape(len(found), *taken.shape),
         y=np.array([verdict.label for verdict in found], np.int64),
     )
     return content.getvalue()

@@ -19,12 +19,12 @@ from verify.bounds.crown import margin_problem
 from verify.bounds.evaluation import lanes_at_a_time, values
 from verify.bounds.margins import Labels, classes
 from verify.bounds.methods import ALPHA_CROWN, COMPLETE, PROOFS, searches, ways_of
-from verify.boxes import InputRange, box_around, eps_text
+from verify.boxes import InputRange, box_around
 from verify.compiled.engine import CompiledEngine
 from verify.core.environment import require_ieee_arithmetic
 from verify.core.intervals import Interval
 from verify.core.rounding import Array, Contract
-from verify.errors import Problem, Rejected
+from verify.errors import Rejected
 from verify.model.network import Network
 from verify.proofs.parts import of_each
 from verify.proofs.split_trees import SplitProof, split_bounds
@@ -110,8 +110,6 @@ def verify_classifier(
     none.
     """
     require_ieee_arithmetic()
-    if network.takes_bytes:
-        _require_whole(eps, input_range)
     count = classes(network)
     require_labels(samples, count)
     proofs = [way for way in ways_of(method) if way in PROOFS]
@@ -246,14 +244,6 @@ def _searched(
             verdict = replace(verdict, status=Status.TIMEOUT)
         parts[lane].forget()
         yield replace(verdict, time_s=spent + time.perf_counter() - began)
-
-
-def _require_whole(eps: Fraction, input_range: InputRange | None) -> None:
-    """Boxes of such a radius have ends that are bytes."""
-    if eps.denominator != 1:
-        raise Problem(f"the model takes bytes (uint8): eps is a whole number, not {eps_text(eps)}")
-    if input_range is None or not all(end in range(256) for end in input_range):
-        raise Problem("the model takes bytes (uint8): the input range is a part of [0, 255] with whole ends")
 
 
 def _limit(seconds: float) -> AbstractContextManager[None]:

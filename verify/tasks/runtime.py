@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +40,12 @@ class Runtime:
         """For a model file."""
         return cls(content_of(Path(path)), network)
 
-    def output(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def output(self, x: NDArray[np.float32]) -> NDArray[Any]:
         """The only output, flat, for one input, of any shape that has its elements in C order; of whole numbers if the
         model takes bytes."""
         source = self._network.input
         (y,) = self._session.run([self._network_output], {source.name: x.reshape(source.shape).astype(source.dtype)})
-        return np.asarray(y, np.float32).reshape(-1)
+        return np.asarray(y).reshape(-1)
 
     @property
     def _network_output(self) -> str:

@@ -17,6 +17,8 @@ from verify.core.primitives import Shape
 from verify.datasets import DataProblem, Dataset
 from verify.model.network import Network
 
+_BYTES = 0.0, 255.0
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -35,6 +37,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def of_bytes(self) -> bool:
+        """Whether they are as the model takes them, which takes bytes."""
+        return self.natural_range == _BYTES
 
     def first(self, count: int) -> Samples:
         """So many of them."""
@@ -58,10 +65,12 @@ def samples_of(dataset: Dataset, network: Network, *, start: int = 0, count: int
     stored_as_bytes = x.dtype == np.uint8
     if network.takes_bytes and not stored_as_bytes:
         raise DataProblem(f"the model takes bytes (uint8), but {name} holds numbers of type {x.dtype}")
-    largest = np.float32(255 if network.takes_bytes else 1)
-    inputs = x[part].astype(np.float32) / (np.float32(255) / largest) if stored_as_bytes else x[part]
+    inputs = x[part].astype(np.float32)
+    natural_range = None
+    if stored_as_bytes:
+        inputs = inputs if network.takes_bytes else inputs / np.float32(255)
+        natural_range = _BYTES if network.takes_bytes else (0.0, 1.0)
     inputs = _fitted(inputs, network.input.shape, name)
-    natural_range = (0.0, float(largest)) if stored_as_bytes else None
     return Samples(name, dataset.split, start, dataset.sha256, inputs, y[part], natural_range)
 
 

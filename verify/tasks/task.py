@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from verify.bounds.methods import searches, ways_of
-from verify.boxes import InputRange, parse_eps
+from verify.boxes import InputRange, parse_eps, require_boxes, require_inside
 from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.errors import ModelProblem, Problem
 from verify.files import require_folder
@@ -90,18 +90,22 @@ def question_on(
     eps = eps or network.metadata.get("adcert.eps")
     if not eps:
         raise Problem("the model does not name its eps: say which with --eps")
-    return Question(
+    valid = valid or input_range(network.metadata) or samples.natural_range
+    require_inside(samples.inputs, valid)
+    question = Question(
         model_path=model_path,
         model_sha256=network.sha256,
         contract=contract_named(contract).name,
         method=method,
         timeout_s=timeout_s or (_DEFAULT_TIMEOUT_S if searches(method) else None),
         eps=parse_eps(eps),
-        input_range=valid or input_range(network.metadata) or samples.natural_range,
+        input_range=valid,
         data=samples,
         attack=attack,
         engine=engine,
     )
+    require_boxes(question.eps, valid, of_bytes=network.takes_bytes)
+    return question
 
 
 def answer(
@@ -143,7 +147,7 @@ def answer(
                 saved = time.monotonic()
                 took = saved - began
     finally:
-        if result_path:
+        if result_path and verdicts:
             write_result(result_path, question, verdicts)
 
 

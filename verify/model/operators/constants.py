@@ -75,8 +75,8 @@ def cast_like(node: Node, x: Operand, like: Operand) -> Operand:
 
 
 def _as_type(node: Node, x: Operand, dtype: np.dtype[Any]) -> Operand:
-    node.attribute("saturate")  # of types that are not supported
-    node.attribute("round_mode")
+    if not node.flag("saturate", 1) or node.attribute("round_mode", b"up") != b"up":  # of types that are not supported
+        node.refuse("a cast of numbers that saturate or round in other ways than by default is not supported")
     if isinstance(x, Tensor):
         if dtype != np.float32:
             node.refuse(f"a cast of the network's values to {dtype} is not supported")

@@ -121,6 +121,8 @@ def qgemm(
         node.refuse("a factor alpha and a transposed first operand are not supported")
     if node.flag("transB") and isinstance(b, np.ndarray):
         b = b.T
+    if bias is not None and bias.shape != b.shape[-1:]:
+        node.refuse(f"a bias of shape {bias.shape} is not a number for each of {b.shape[-1]} columns")
     weights = grid_of(node, b_scale, b_zero, b.dtype)
     sums, source = _multiplied(node, a, a_scale, a_zero, b, weights, bias)
     if y_scale is None:

@@ -64,6 +64,8 @@ def dropout(node: Node, x: Operand, ratio: Operand | None = None, training: Oper
 @operator("Reshape", 5, 13, 14, 19, *_SINCE_21)
 def reshape(node: Node, x: Operand, shape: Operand) -> Operand:
     target = node.integers(shape, "the shape")
+    if min(target, default=0) < -1:
+        node.refuse(f"the shape {target} holds a negative length")
     if not node.flag("allowzero"):
         target = [x.shape[i] if size == 0 else size for i, size in enumerate(target)]
     return move(node, x, lambda a: a.reshape(target))
@@ -73,6 +75,8 @@ def reshape(node: Node, x: Operand, shape: Operand) -> Operand:
 def flatten(node: Node, x: Operand) -> Operand:
     axis = node.attribute("axis", 1)
     rank = len(x.shape)
+    if axis < 0 and node.version < 11:
+        node.refuse(f"axis {axis} is negative")
     axis = axis if axis == rank else reduced(axis, rank, node)
     return move(node, x, lambda a: a.reshape(int(np.prod(a.shape[:axis], dtype=np.int64)), -1))
 

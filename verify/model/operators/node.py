@@ -79,9 +79,9 @@ class Node:
         )
 
     def integers(self, operand: Operand | None, what: str) -> list[int]:
-        """A constant integer operand as a list."""
-        if not isinstance(operand, np.ndarray) or operand.dtype.kind not in "iu":
-            self.refuse(f"{what} must be constant integers")
+        """A constant operand, a list of integers or a single one, as a list."""
+        if not isinstance(operand, np.ndarray) or operand.dtype not in (np.int32, np.int64) or operand.ndim > 1:
+            self.refuse(f"{what} must be a constant list of int32 or int64")
         return [int(value) for value in operand.reshape(-1)]
 
     def tensor(self, operand: Operand, *, integers: bool = False) -> Tensor:

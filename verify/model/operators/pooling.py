@@ -230,12 +230,16 @@ def max_pool(node: Node, x: Operand) -> Tensor:
 
 @operator("GlobalAveragePool", 1, 22)
 def global_average_pool(node: Node, x: Operand) -> Tensor:
+    if len(x.shape) < 3:
+        node.refuse(f"an operand of shape {x.shape} has no spatial axes")
     return reduce_over(node, x, list(range(2, len(x.shape))), mean=True, keep=True)
 
 
 @operator("GlobalMaxPool", 1, 22)
 def global_max_pool(node: Node, x: Operand) -> Tensor:
     x = node.tensor(x)
+    if len(x.shape) < 3:
+        node.refuse(f"an operand of shape {x.shape} has no spatial axes")
     if math.prod(x.shape[2:]) > LARGEST_WINDOW:
         node.refuse(f"a window of {math.prod(x.shape[2:])} elements is not supported")
     ones, zeros = (1,) * (len(x.shape) - 2), (0,) * (len(x.shape) - 2)

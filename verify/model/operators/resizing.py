@@ -87,7 +87,7 @@ def _repeated(node: Node, x: Operand, axes: Sequence[int], factors: Sequence[flo
 def tile(node: Node, x: Operand, repeats: Operand) -> Operand:
     """All of x so many times along each axis."""
     counts = node.integers(repeats, "the repeats")
-    if len(repeats.shape) != 1 or len(counts) != len(x.shape) or min(counts, default=1) < 1:
+    if len(counts) != len(x.shape) or min(counts, default=1) < 1:
         node.refuse(f"the repeats {counts} do not fit {x.shape}")
     node.require_size([size * count for size, count in zip(x.shape, counts, strict=True)])
     return move(node, x, lambda a: np.tile(a, counts))
