@@ -173,7 +173,7 @@ def find_counterexamples(
 
     effort: steps, restarts and seed of projected gradient descent (Madry et al., arXiv 1706.06083); `Effort()` if it is
     left out. For the other arguments, and what is raised, see `verify`. Where one is found the verdict's status is
-    `Status.COUNTEREXAMPLE`, and its `counterexample` the float32 input, of the shape of the model's. Needs torch and
+    `Status.COUNTEREXAMPLE`, and its `counterexample` the input, of the shape of the model's. Needs torch and
     onnxruntime.
     """
     effort = effort or Effort()
