@@ -473,6 +473,10 @@ SEVERAL = {
         ),
         node("ReduceSum", ["k0", "one"], "y"),
     ],
+    "joined, joined along another axis, and summed": [
+        *(node("Concat", ["s", "d", "r"], "j", axis=1), node("Concat", ["j", "j"], "k0", axis=0)),
+        *(node("ReduceSum", ["k0", "one"], "u"), node("Slice", ["u", "zero", "one", "zero"], "y")),
+    ],
     "a mean": [node("Mean", ["d", "r", "s"], "m"), node("Mul", ["m", "three"], "y")],
 }
 
@@ -495,7 +499,7 @@ def test_residuals_are_added_inside_a_product_however_the_sum_is_written(way: st
         *SEVERAL[way],
     ]
     used = {name for each in nodes for name in each.input}
-    content = model(nodes, ["n", terms + 2], {name: value for name, value in constants.items() if name in used})
+    content = model(nodes, [1, terms + 2], {name: value for name, value in constants.items() if name in used})
     x = np.ones((1, terms + 2), F32)
     x[0, -1] = 0.25
     total = x[0, terms] + x[0, terms + 1]

@@ -65,9 +65,11 @@ def fused_additions(outputs: Outputs) -> Outputs:
         if isinstance(primitive, Linear) and _joins(tensor):
             primitive = replace(primitive, roundings=primitive.roundings + max(inside))
             tensor = replace(tensor, primitive=primitive)
-        if isinstance(primitive, Variance) and _mixes(tensor.operands[1], reduction(tensor.operands[0])):
-            # As much more as the mean may be off by: mean(x^2) - m^2 has that twice.
-            tensor = replace(tensor, primitive=replace(primitive, roundings=primitive.roundings + 6 * inside[1]))
+        if isinstance(primitive, Variance):
+            v, x = tensor.operands
+            if (over := reduction(v)) and _mixes(x, over):
+                # As much more as the mean may be off by: mean(x^2) - m^2 has that twice.
+                tensor = replace(tensor, primitive=replace(primitive, roundings=primitive.roundings + 6 * inside[1]))
         if isinstance(primitive, Sum):
             first, second = (own + each for own, each in zip(primitive.fused_roundings, inside, strict=True))
             tensor = replace(tensor, primitive=replace(primitive, fused_roundings=(first, second)))
@@ -103,24 +105,28 @@ def _joins(tensor: Tensor) -> int:
     return over.terms - 1 if over and _mixes(tensor.operands[0], over) else 0
 
 
-def _mixes(tensor: Tensor, over: Reduction | None) -> bool:
+def _mixes(tensor: Tensor, over: Reduction) -> bool:
     """Whether a tensor holds, along the axes of a sum, elements that several operations yield."""
-    if over is None:
-        return False
-    moves = []
-    while isinstance(tensor.primitive, Reshape | Select) or changes_nothing(tensor):
-        moves.append(tensor.primitive)
-        (tensor,) = tensor.operands
-    if not isinstance(tensor.primitive, Concatenate):
-        return False
-    number = np.concatenate(
-        [np.full((1, *operand.shape), place) for place, operand in enumerate(tensor.operands)],
-        axis=tensor.primitive.axis + 1,
-    )
-    for move in reversed(moves):
-        number = move.apply(number) if isinstance(move, Reshape | Select) else number
-    axes = tuple(axis + 1 for axis in over.axes)
-    return bool((number.min(axis=axes) < number.max(axis=axes)).any())
+    sources, axes = _sources(tensor), tuple(axis + 1 for axis in over.axes)
+    return bool((sources.min(axis=axes) < sources.max(axis=axes)).any())
+
+
+def _sources(tensor: Tensor) -> Array:
+    """For each element (with a leading axis of length one) a number of the operation that yields it, before moves and
+    what changes nothing."""
+    found: dict[Tensor, Array] = {}
+    waiting = [tensor]
+    while waiting:
+        each = waiting[-1]
+        move = each.primitive if isinstance(each.primitive, _MOVES) else None
+        operands = each.operands if move or changes_nothing(each) else ()
+        if left := [operand for operand in operands if operand not in found]:
+            waiting.extend(left)
+            continue
+        waiting.pop()
+        values = [found[operand] for operand in operands] or [np.full((1, *each.shape), float(len(found)))]
+        found[each] = move.apply(*values) if move else values[0]
+    return found[tensor]
 
 
 def _folded_scale(tensor: Tensor) -> Tensor:
