@@ -193,14 +193,14 @@ def verify_command(
         _require_unused(context, *of_samples.split(), reason="with --vnnlib")
         return _verify_property(model, vnnlib, method, contract, timeout, certificates, json_path)
     from verify import terminal
-    from verify.boxes import eps_text, parse_eps, parse_range, require_boxes
+    from verify.boxes import eps_text, parse_eps, parse_range
     from verify.errors import Problem
     from verify.files import require_writable
     from verify.tasks import curve as curves
     from verify.tasks.card import write_card
     from verify.tasks.effort import Effort
     from verify.tasks.result import Summary, read_verdicts, result_json, write_result
-    from verify.tasks.task import answer, question_about
+    from verify.tasks.task import answer, question_about, require_radius
 
     terminal.CONSOLE.quiet = quiet()
     radii = [parse_eps(eps) for eps in curve.split(",")] if curve else []
@@ -219,9 +219,9 @@ def verify_command(
         valid=None if input_range is None else parse_range(input_range),
     )
     for each in radii:
-        require_boxes(each, question.input_range, of_bytes=network.takes_bytes)
-    result_path = json_path if json_path and str(json_path) != "-" else None
-    require_writable(result_path, card, report)
+        require_radius(question, each)
+    result_path = _kept(json_path)
+    require_writable(_file(json_path), card, report)
     if resume and not result_path:
         raise Problem("--resume needs --json FILE, the result file of the run")
     verdicts = read_verdicts(result_path, question) if resume and result_path and result_path.exists() else []
@@ -243,7 +243,7 @@ def verify_command(
         if result_path:
             write_result(result_path, question, verdicts, points)
     if json_path and not result_path:
-        sys.stdout.buffer.write(result_json(question, verdicts, points))
+        _put(json_path, result_json(question, verdicts, points))
     if card:
         write_card(card, question, summary, network.metadata)
     if report:
@@ -296,7 +296,7 @@ def _verify_property(
     from verify.tasks.decision import Answer
     from verify.tasks.property_task import answer_property, result_json, verdict_text
 
-    require_writable(json_path if str(json_path) != "-" else None)
+    require_writable(_file(json_path))
     result = answer_property(
         model,
         path,
@@ -367,15 +367,15 @@ def attack_command(
         attack=Effort(steps, restarts, seed),
         valid=None if input_range is None else parse_range(input_range),
     )
-    result_path = json_path if json_path and str(json_path) != "-" else None
-    require_writable(result_path, out)
+    result_path = _kept(json_path)
+    require_writable(_file(json_path), out)
     verdicts: list[Verdict] = []
     with _interruptible(question, verdicts, result_path):
         watch = terminal.progress(verdicts, len(question.data), proves=False)
         answer(network, question, verdicts, result_path=result_path, jobs=jobs, watch=watch)
     terminal.show_summary(question, Summary.of(verdicts, attacked=True))
     if json_path and not result_path:
-        sys.stdout.buffer.write(result_json(question, verdicts))
+        _put(json_path, result_json(question, verdicts))
     if out:
         write_atomically(out, counterexamples(verdicts, network.input))
         found = sum(verdict.counterexample is not None for verdict in verdicts)
@@ -432,6 +432,28 @@ def check_command(
     if fail_under is not None:
         _require_certified(min(certified, default=None), fail_under)
     return 0
+
+
+def _file(path: Path | None) -> Path | None:
+    """None for stdout."""
+    return path if str(path) != "-" else None
+
+
+def _kept(path: Path | None) -> Path | None:
+    """A result file that is kept up to date; stdout, devices and pipes get the result once, at the end."""
+    from verify.files import is_device
+
+    file = _file(path)
+    return file if file and not is_device(file) else None
+
+
+def _put(path: Path, content: bytes) -> None:
+    from verify.files import write_atomically
+
+    if _file(path):
+        write_atomically(path, content)
+    else:
+        sys.stdout.buffer.write(content)
 
 
 def _require_certified(percent: float | None, least: float) -> None:

@@ -75,17 +75,7 @@ def require_inside(x: NDArray[np.float32], input_range: InputRange | None) -> No
     if input_range is not None:
         low, high = input_range
         if not ((x >= np.float32(low)) & (x <= np.float32(high))).all():
-            raise Problem(
-                f"the inputs leave the range [{low}, {high}] that the model is meant for: --input-range says another"
-            )
-
-
-def require_boxes(eps: Fraction, input_range: InputRange | None, *, of_bytes: bool) -> None:
-    """Raise Problem when boxes of that radius have ends that are no bytes, if these are what the model takes."""
-    if of_bytes and eps.denominator != 1:
-        raise Problem(f"the model takes bytes (uint8): eps is a whole number, not {eps_text(eps)}")
-    if of_bytes and (input_range is None or not all(end in range(256) for end in input_range)):
-        raise Problem("the model takes bytes (uint8): the input range is a part of [0, 255] with whole ends")
+            raise Problem(f"the inputs leave the range [{low}, {high}] that the model is meant for: say another one")
 
 
 def _exact_sum_below(x: Array, y: float) -> Array:

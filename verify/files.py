@@ -18,7 +18,7 @@ def require_writable(*paths: Path | None) -> None:
         if path is None:
             continue
         path = _target(path)
-        if _is_device(path):
+        if is_device(path):
             if not os.access(path, os.W_OK):
                 raise FileProblem(f"cannot write {path}: the device does not allow it")
             continue
@@ -34,7 +34,7 @@ def _target(path: Path) -> Path:
     """Where a link leads to, but for devices and pipes; raises FileProblem where that is nowhere, or a file that
     somebody holds open, who would go on writing to what is replaced."""
     try:
-        if _is_device(path):
+        if is_device(path):
             return path
         steps = [path, *([path.parent / path.readlink()] if path.is_symlink() else [])]
         if any(step.is_symlink() and step.parent.resolve().parts[1:2] == ("proc",) for step in steps):
@@ -46,7 +46,7 @@ def _target(path: Path) -> Path:
         ) from error
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Or a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
@@ -90,7 +90,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises FileProblem when the folder does not exist or cannot be written, or the disk is full.
     """
     path = _target(path)
-    if _is_device(path):
+    if is_device(path):
         try:
             with path.open("ab") as device:
                 device.write(content)

@@ -22,6 +22,7 @@ from verify.core.intervals import Interval
 from verify.core.primitives import Variance, topological
 from verify.core.rounding import FLOAT32_ANY_ORDER, REAL
 from verify.errors import ModelProblem
+from verify.model.network import Network
 
 Floats = NDArray[np.float32]
 
@@ -76,6 +77,20 @@ def in_one_pass(x: Floats, scale: Floats, shift: Floats, rng: np.random.Generato
     return np.asarray(y[..., np.argsort(order)])
 
 
+def require_bounded(network: Network, box: Interval, found: list[Floats], rng: np.random.Generator) -> None:
+    """None of the outputs that executions found (points x the output's shape) leaves intervals or linear bounds."""
+    outputs = int(np.prod(network.output.shape))
+    rows = np.concatenate([np.eye(outputs), -np.eye(outputs), rng.normal(size=(8, outputs))])
+    with np.errstate(all="ignore"):
+        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
+        linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
+    for y in found:
+        values = y.reshape(len(y), outputs)
+        assert not (values < lower.reshape(outputs)).any()
+        assert not (values > upper.reshape(outputs)).any()
+        assert not (values @ rows.T < linear).any()
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("way", WAYS)
 def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
@@ -86,19 +101,10 @@ def test_no_execution_leaves_its_bounds(way: str, seed: int) -> None:
     eps = (Fraction(0), Fraction(1, 10**5), Fraction(1, 100), Fraction(1, 2))[seed % 4]
     offset, spread = ((0.0, 1.0), (30.0, 1.0), (1.0, 0.05))[seed % 3]
     box = box_around((offset + spread * rng.normal(size=(1, 1, 2, WIDTH))).astype(F32), eps, None)
-    outputs = 2 * WIDTH
-    rows = np.concatenate([np.eye(outputs), -np.eye(outputs), rng.normal(size=(8, outputs))])
-    with np.errstate(all="ignore"):
-        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
-        linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
     points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
     found = executions(content, points)
     found += [in_one_pass(points, scale, shift, rng) for _ in range(5)]
-    for y in found:
-        values = y.reshape(len(y), outputs)
-        assert not (values < lower.reshape(outputs)).any()
-        assert not (values > upper.reshape(outputs)).any()
-        assert not (values @ rows.T < linear).any()
+    require_bounded(network, box, found, rng)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -156,19 +162,10 @@ def test_no_execution_leaves_the_bounds_of_normalised_groups(kind: str, seed: in
     offset, spread = ((0.0, 1.0), (30.0, 1.0), (1.0, 0.05))[seed % 3]
     shape = 6, *PIXELS
     box = box_around((offset + spread * rng.normal(size=(1, 1, *shape))).astype(F32), eps, None)
-    outputs = int(np.prod(shape))
-    rows = np.concatenate([np.eye(outputs), -np.eye(outputs), rng.normal(size=(8, outputs))])
-    with np.errstate(all="ignore"):
-        ((lower, upper),) = bounds(network, box, FLOAT32_ANY_ORDER)
-        linear = crown_bounds(network, box, rows.reshape(1, -1, *network.output.shape), FLOAT32_ANY_ORDER)[0]
     points = sampled_points(Interval(box.lower[:, 0], box.upper[:, 0]), rng, 60)
     found = executions(content, points)
     found += [as_factor_and_summand(points, groups, scale, shift, rng) for _ in range(5)]
-    for y in found:
-        values = y.reshape(len(y), outputs)
-        assert not (values < lower.reshape(outputs)).any()
-        assert not (values > upper.reshape(outputs)).any()
-        assert not (values @ rows.T < linear).any()
+    require_bounded(network, box, found, rng)
 
 
 @pytest.mark.parametrize(("epsilon", "scale"), [(0.0, 1.0), (1e-30, 1.0), (1e-5, 1e7)])

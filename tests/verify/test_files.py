@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import stat
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.command_line import adcert_in_process as adcert
 from verify.errors import FileProblem
 from verify.files import read_unpacked, require_writable, write_atomically
 
@@ -58,6 +60,18 @@ def test_a_pipe_gets_the_content(tmp_path: Path) -> None:
     reader.join()
     assert read == [b"content"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_gets_one_result(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    done = adcert("verify", "exported/mnist-0.1-small.onnx", "--count", "3", "--curve", "0.05", "--json", pipe)
+    reader.join()
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(read[0])["samples"]) == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")

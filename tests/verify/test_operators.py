@@ -334,6 +334,18 @@ MISREAD: dict[str, tuple[list[onnx.NodeProto], list[int | str], dict[str, Any], 
         13,
         "upper-case",
     ),
+    "a bias that is no list": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], "q"),
+            onnx.helper.make_node(
+                "QGemm", ["q", "s", "z", "q8", "s", "z8", "b"], ["y"], domain="com.microsoft", name="g"
+            ),
+        ],
+        [2, 2],
+        QUANTISED | {"q8": np.ones((2, 2), np.int8), "z8": np.int8(0), "b": np.ones((2, 1), np.int32)},
+        17,
+        "not a number for each of 2 columns",
+    ),
     "a diagonal": ([node("Einsum", ["x"], "y", equation="ii->i")], [3, 3], {}, 13, "an index twice"),
     "an ellipsis": ([node("Einsum", ["x"], "y", equation="...i->i...")], [2, 3], {}, 13, "letters are"),
     "an index of two lengths": (

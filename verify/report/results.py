@@ -79,8 +79,8 @@ class Point:
 @dataclass(frozen=True)
 class Result:
     """A result file. name: of the file. attacked_accuracy: in percent, None if no attack was run. eps_text: as it was
-    asked for, such as 2/255. limits: what else was asked for, in words. of_bytes: as the model takes
-    its inputs. versions: of what made the result. elsewhere:
+    asked for, such as 2/255. limits: what else was asked for, in words. of_bytes: whether the model takes
+    its inputs as such. versions: of what made the result. elsewhere:
     what was found at other eps."""
 
     name: str

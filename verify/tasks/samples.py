@@ -65,7 +65,7 @@ def samples_of(dataset: Dataset, network: Network, *, start: int = 0, count: int
     stored_as_bytes = x.dtype == np.uint8
     if network.takes_bytes and not stored_as_bytes:
         raise DataProblem(f"the model takes bytes (uint8), but {name} holds numbers of type {x.dtype}")
-    inputs = x[part].astype(np.float32)
+    inputs = x[part].astype(np.float32, copy=False)
     natural_range = None
     if stored_as_bytes:
         inputs = inputs if network.takes_bytes else inputs / np.float32(255)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 from verify.bounds.methods import searches, ways_of
-from verify.boxes import InputRange, parse_eps, require_boxes, require_inside
+from verify.boxes import InputRange, eps_text, parse_eps, require_inside
 from verify.core.rounding import FLOAT32_ANY_ORDER, contract_named
 from verify.errors import ModelProblem, Problem
 from verify.files import require_folder
@@ -104,8 +105,18 @@ def question_on(
         attack=attack,
         engine=engine,
     )
-    require_boxes(question.eps, valid, of_bytes=network.takes_bytes)
+    require_radius(question, question.eps)
     return question
+
+
+def require_radius(question: Question, eps: Fraction) -> None:
+    """Raise Problem where boxes of that radius around bytes have ends that are none."""
+    if not question.data.of_bytes:
+        return
+    if eps.denominator != 1:
+        raise Problem(f"the model takes bytes (uint8): eps is a whole number, not {eps_text(eps)}")
+    if question.input_range is None or not all(end in range(256) for end in question.input_range):
+        raise Problem("the model takes bytes (uint8): the input range is a part of [0, 255] with whole ends")
 
 
 def answer(
